@@ -1,0 +1,29 @@
+# conffusion: calibrated per-pixel confidence intervals for image restoration.
+#   .venv/bin/snakemake all --cores 8 --resources gpu=2        (the target first: list options swallow what follows)
+#   .venv/bin/snakemake --cores 2 --configfile config/smoke.yaml
+
+configfile: "config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/data.smk"
+include: "rules/priors.smk"
+include: "rules/sample.smk"
+include: "rules/bounds.smk"
+include: "rules/finetune.smk"
+include: "rules/calibrate.smk"
+include: "rules/evaluate.smk"
+include: "rules/report.smk"
+
+
+# Everything: tables, figures and the report.
+rule all:
+    default_target: True
+    input:
+        rules.save_config.output,
+        rules.tables.input,
+        rules.figures.input,
+        rules.write_report.output,
+
+
+# Results under the wildcard {protocol} exist for both protocols.

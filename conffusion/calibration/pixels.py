@@ -1,0 +1,194 @@
+"""Critical values of all evaluated pixels, streamed in blocks of images, and counts of them per image."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from conffusion.arrays import ArrayLike, BoolArray, FloatArray, as_numpy, check_same_shape, is_zarr, iterate_blocks
+from conffusion.calibration.scaling import Scaling, get_scaling
+from conffusion.errors import DataError, ShapeError
+
+IntArray = npt.NDArray[np.integer[Any]]
+_CACHE_PIXELS = 1 << 16  # computed at a time, so that temporaries stay in the processor's cache
+_READ_PIXELS = 1 << 22  # read from zarr at a time
+_SAMPLE_PIXELS = 1 << 19  # looked at to place the first edges
+
+
+@dataclass(frozen=True)
+class Block:
+    """Evaluated pixels of consecutive images, flattened image after image.
+
+    Attributes:
+        rows: Images of the block.
+        lower: (n_evaluated,) float64.
+        upper: (n_evaluated,) float64.
+        target: (n_evaluated,) float64.
+        ends: (n_rows,) number of evaluated pixels up to and including each image.
+    """
+
+    rows: slice
+    lower: FloatArray
+    upper: FloatArray
+    target: FloatArray
+    ends: IntArray
+
+    @property
+    def n_rows(self) -> int:
+        """Number of images of the block."""
+        return self.rows.stop - self.rows.start
+
+    def row_of(self, positions: IntArray) -> IntArray:
+        """Row within the block to which evaluated pixels belong."""
+        return np.searchsorted(self.ends, positions, side="right")
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Bounds, truth and mask of a set of images under one scaling; nothing is read before it is asked for."""
+
+    lower: ArrayLike
+    upper: ArrayLike
+    target: ArrayLike
+    mask: ArrayLike | None
+    scaling: Scaling
+
+    @property
+    def n_images(self) -> int:
+        """Number of images N."""
+        return int(self.target.shape[0])
+
+    def blocks(self, slices: list[slice] | None = None, stride: int = 1) -> Iterator[Block]:
+        """Evaluated pixels block by block; `stride` takes every so many pixels of the flattened images only.
+
+        Raises:
+            DataError: If an evaluated value is NaN or infinite.
+        """
+        for big in self.slices() if slices is None else slices:
+            arrays = [_read(array, big) for array in (self.lower, self.upper, self.target, self.mask)]
+            for small in iterate_blocks(big.stop - big.start, self._rows_of(_CACHE_PIXELS)):
+                parts = [None if array is None else array[small] for array in arrays]
+                yield _block(slice(big.start + small.start, big.start + small.stop), parts, stride)
+
+    def critical(self, block: Block) -> FloatArray:
+        """(n_evaluated,) critical lambda of each pixel of a block; inf where no lambda covers."""
+        critical = self.scaling.critical(block.lower, block.upper, block.target)
+        critical[(block.target < 0.0) | (block.target > 1.0)] = np.inf  # sets are clamped to [0, 1]
+        return critical
+
+    def slices(self) -> list[slice]:
+        """Slices of images in which the arrays are read: all at once in memory, whole chunks from zarr."""
+        stored = [array for array in (self.lower, self.upper, self.target, self.mask) if is_zarr(array)]
+        if not stored:
+            return [slice(0, self.n_images)]
+        chunk = max(int(array.chunks[0]) for array in stored)
+        return list(iterate_blocks(self.n_images, chunk * max(1, self._rows_of(_READ_PIXELS) // chunk)))
+
+    def sample(self) -> FloatArray:
+        """Critical values of about half a million pixels, spread over memory or over some chunks of the store."""
+        slices = self.slices()
+        per_slice = self._pixels_per_image() * (slices[0].stop - slices[0].start)
+        step = max(1, len(slices) * per_slice // max(_SAMPLE_PIXELS, 4 * per_slice))
+        chosen = slices[::step]
+        stride = max(1, len(chosen) * per_slice // _SAMPLE_PIXELS)
+        stride += 1 - stride % 2  # odd, so that no column of the image is favoured
+        return np.concatenate([self.critical(block) for block in self.blocks(chosen, stride)])
+
+    def count_evaluated(self) -> IntArray:
+        """(N,) number of evaluated pixels of each image."""
+        if self.mask is None:
+            return np.full(self.n_images, self._pixels_per_image(), dtype=np.int64)
+        counts = np.zeros(self.n_images, dtype=np.int64)
+        repeats = self._pixels_per_image() // max(1, int(np.prod(self.mask.shape[1:])))
+        for rows in self.slices():
+            chosen = _chosen(_read(self.mask, rows))
+            counts[rows] = chosen.reshape(len(chosen), -1).sum(axis=1) * repeats
+        return counts
+
+    def count_above(self, edges: FloatArray) -> IntArray:
+        """(N, n_edges) number of critical values > edge, per image and edge; edges increasing, -inf allowed."""
+        counts = np.zeros((self.n_images, len(edges)), dtype=np.int32)
+        for block in self.blocks():
+            critical = self.critical(block)
+            positions = np.flatnonzero(critical > edges[0])
+            bins = np.searchsorted(edges, critical[positions], side="left") - 1
+            cells = block.row_of(positions) * len(edges) + bins
+            table = np.bincount(cells, minlength=block.n_rows * len(edges)).reshape(block.n_rows, -1)
+            counts[block.rows] = table[:, ::-1].cumsum(axis=1)[:, ::-1]
+        return counts
+
+    def between(self, low: float, high: float) -> tuple[FloatArray, IntArray]:
+        """All critical values in the open interval (low, high), with the image of each."""
+        values, images = [], []
+        for block in self.blocks():
+            critical = self.critical(block)
+            positions = np.flatnonzero((critical > low) & (critical < high))
+            values.append(critical[positions])
+            images.append(block.row_of(positions) + block.rows.start)
+        return np.concatenate(values), np.concatenate(images)
+
+    def largest(self) -> float:
+        """Largest finite critical value; -inf if there is none."""
+        blocks = (self.critical(block) for block in self.blocks())
+        return float(max(np.max(critical, initial=-np.inf, where=critical < np.inf) for critical in blocks))
+
+    def _pixels_per_image(self) -> int:
+        return int(np.prod(self.target.shape[1:], dtype=np.int64))
+
+    def _rows_of(self, n_pixels: int) -> int:
+        return max(1, n_pixels // max(1, self._pixels_per_image()))
+
+
+def open_pixels(
+    lower: ArrayLike, upper: ArrayLike, target: ArrayLike, mask: ArrayLike | None, scaling: str
+) -> Pixels:
+    """Check the shapes and wrap the arrays; torch tensors become NumPy views, zarr arrays stay on disk.
+
+    Raises:
+        ShapeError: If the shapes differ or the arrays are empty; a mask may have 1 channel for all channels.
+        ConfigError: If the scaling is unknown.
+    """
+    shape = check_same_shape(lower=lower, upper=upper, target=target)
+    if not shape or 0 in shape:
+        raise ShapeError(f"target has shape {shape}: at least one image with at least one pixel is needed")
+    if mask is not None and tuple(mask.shape) not in (shape, (*shape[:1], 1, *shape[2:])):
+        raise ShapeError(f"mask has shape {tuple(mask.shape)} but target has {shape}: they must be equal")
+    arrays = [array if array is None or is_zarr(array) else as_numpy(array) for array in (lower, upper, target, mask)]
+    return Pixels(*arrays, scaling=get_scaling(scaling))
+
+
+def _read(array: ArrayLike | None, rows: slice) -> npt.NDArray[Any] | None:
+    return None if array is None else np.asarray(array[rows])
+
+
+def _chosen(mask: npt.NDArray[Any] | None) -> BoolArray:
+    """Pixels that are evaluated: where the mask is 1 (or True)."""
+    return np.asarray(mask == 1)
+
+
+def _block(rows: slice, parts: list[Any], stride: int) -> Block:
+    """Block from the arrays lower, upper, target and mask (or None) of its images."""
+    n_rows = rows.stop - rows.start
+    *values, mask = parts
+    flat = [part.reshape(n_rows, -1)[:, ::stride] for part in values]
+    if mask is None:
+        ends = np.arange(1, n_rows + 1) * flat[0].shape[1]
+    else:
+        whole = np.broadcast_to(_chosen(mask), values[0].shape).reshape(n_rows, -1)[:, ::stride]
+        ends = whole.sum(axis=1).cumsum()
+        flat = [part[whole] for part in flat]
+    numbers = [part.astype(np.float64).reshape(-1) for part in flat]
+    for name, array in zip(("lower", "upper", "target"), numbers, strict=True):
+        _check_finite(name, array, rows)
+    return Block(rows, *numbers, ends)
+
+
+def _check_finite(name: str, values: FloatArray, rows: slice) -> None:
+    finite = np.isfinite(values)
+    if not finite.all():
+        raise DataError(
+            f"{name} has {int((~finite).sum())} evaluated values that are NaN or infinite in images {rows.start} to"
+            f" {rows.stop - 1}: replace them or leave them out by the mask"
+        )

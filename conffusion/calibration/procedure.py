@@ -1,0 +1,218 @@
+"""Calibration: the smallest scale whose risk is bounded by alpha with probability 1 - delta."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from conffusion.arrays import ArrayLike, FloatArray, as_numpy, check_same_shape
+from conffusion.calibration.pixels import Pixels, open_pixels
+from conffusion.calibration.rules import Level, Rule, get_rule
+from conffusion.calibration.scaling import ScalingName, get_scaling
+from conffusion.calibration.search import Found, Question, smallest_passing
+from conffusion.calibration.ucb import check_level
+from conffusion.calibration.units import GroupLabels, UnitName, Units, make_units
+from conffusion.errors import CalibrationError, ConfigError, DataError
+
+UcbName: TypeAlias = Literal["wsr", "hoeffding_bentkus", "hoeffding", "official"]
+LambdaGrid: TypeAlias = tuple[float, float, int]
+_MAX_BETTING_PIXELS = 1 << 20
+_MAX_UNITS_NAMED = 1 << 20
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A calibrated scale and what it promises.
+
+    Attributes:
+        lambda_hat: Scale to apply.
+        risk: Mean loss of the calibration units at lambda_hat, in [0, 1].
+        risk_ucb: Upper confidence bound of the risk at lambda_hat, at most alpha.
+        n: Number given to the bound (images, groups or pixel values).
+        alpha: Promised risk level.
+        delta: Error level: probability, over calibration sets, that the promise fails.
+        scaling: Name of the set family.
+        ucb: Name of the bound.
+        unit: "image", "group" or "pixel".
+        n_images: Number of calibration images, whatever the unit.
+    """
+
+    lambda_hat: float
+    risk: float
+    risk_ucb: float
+    n: int
+    alpha: float
+    delta: float
+    scaling: ScalingName
+    ucb: UcbName
+    unit: UnitName
+    n_images: int
+
+    def apply(self, lower: ArrayLike, upper: ArrayLike) -> tuple[Any, Any]:
+        """Scale bounds by lambda_hat and clamp them to [0, 1].
+
+        Args:
+            lower: Lower bounds, any shape, in [0, 1].
+            upper: Upper bounds, same shape.
+        Returns:
+            (lower, upper), float64, torch tensors for torch tensors, else NumPy arrays. Computed in double precision
+            so that exactly the pixels counted as covered are covered; rounding the result to float32 can only cover
+            more of a float32 truth.
+        Raises:
+            ShapeError: If the shapes differ.
+        """
+        check_same_shape(lower=lower, upper=upper)
+        with np.errstate(over="ignore"):
+            low, high = get_scaling(self.scaling).apply(_double(lower), _double(upper), self.lambda_hat)
+        return low.clip(0.0, 1.0), high.clip(0.0, 1.0)
+
+
+def calibrate(
+    lower: ArrayLike,
+    upper: ArrayLike,
+    target: ArrayLike,
+    *,
+    alpha: float,
+    delta: float,
+    mask: ArrayLike | None = None,
+    groups: GroupLabels | None = None,
+    scaling: ScalingName = "multiplicative",
+    ucb: UcbName = "wsr",
+    unit: UnitName | None = None,
+    lambda_grid: LambdaGrid | None = None,
+) -> Calibration:
+    """Find the smallest scale lambda_hat whose risk is at most alpha with probability at least 1 - delta.
+
+    lambda_hat is the smallest critical value such that at it and at every larger lambda the upper confidence bound of
+    the risk is at most alpha; it is exact. Bounds of the mean are monotone in lambda. The betting bound ("wsr") need
+    not be, as smaller losses can spread more; stretches of lambda are accepted only if every point in them passes.
+    Targets outside [0, 1] count as missed at every lambda, because sets are clamped to [0, 1]. zarr arrays are read
+    in blocks, twice, after a sample of them; memory is bounded.
+
+    Args:
+        lower: (N, C, H, W) lower bounds in [0, 1], units in the order in which "wsr" shall take their losses; NumPy
+            array, torch tensor or zarr array.
+        upper: Upper bounds, same shape. Where upper < lower a pixel counts as covered only if both ends hold.
+        target: Truth, same shape, in [0, 1].
+        alpha: Risk level, in (0, 1).
+        delta: Error level, in (0, 1).
+        mask: Same shape, or (N, 1, H, W); pixels where it is 1 are evaluated. None evaluates all.
+        groups: (N,) group label of each image; images of a group may depend on each other.
+        scaling: "multiplicative", "additive" or "interval".
+        ucb: "wsr", "hoeffding_bentkus", "hoeffding" or "official" (the official code's bound; no guarantee).
+        unit: One loss per "image", per "group" (mean of its images) or "pixel" (the paper's protocol: no guarantee,
+            since pixels of an image depend on each other). None = "group" where groups are given, else "image".
+        lambda_grid: (start, stop, num); reproduces the official scan of a float32 grid from the top down.
+    Returns:
+        The calibration; its `apply` misses, on the calibration data, exactly the fraction `.risk`.
+    Raises:
+        ConfigError: If alpha, delta, a name or the grid is invalid.
+        ShapeError: If shapes do not match.
+        DataError: If evaluated values are NaN or infinite, or an image has no evaluated pixel.
+        CalibrationError: If no lambda (or no grid point) will do; names the number of units that would be needed.
+    Source:
+        Bates et al. 2021 (arXiv 2101.02703), section 2; the pixel protocol is that of Horwitz and Hoshen 2022,
+        "Conffusion" (arXiv 2211.09795), section 3.
+    """
+    check_level("alpha", alpha)
+    check_level("delta", delta)
+    rule = get_rule(ucb)
+    pixels = open_pixels(lower, upper, target, mask, scaling)
+    units = make_units(unit, pixels.count_evaluated(), groups)
+    name, n_images = units.name, units.n_images
+    if name == "pixel" and ucb == "wsr":
+        pixels, units = _pixels_as_images(pixels, units)
+    question = Question(units, rule, Level(alpha, delta, units.n_bound))
+    found = smallest_passing(pixels, question) if lambda_grid is None else _scan(pixels, question, lambda_grid, ucb)
+    losses = units.losses(found.counts[:, None])[:, 0]
+    if found.lambda_hat is None:
+        raise CalibrationError(_infeasible(question, losses, "at any lambda"))
+    bound = rule.bound(losses, question.level)
+    return Calibration(
+        found.lambda_hat, float(losses.mean()), bound, units.n_bound, alpha, delta, scaling, ucb, name, n_images
+    )
+
+
+def _scan(pixels: Pixels, question: Question, lambda_grid: LambdaGrid, ucb: str) -> Found:
+    """The official scan: the last grid point, from the top down, before the first that fails.
+
+    Official quirk kept: with ucb "official" a point below the top whose risk is exactly 0 fails.
+    """
+    grid = _grid_points(lambda_grid)
+    counts = pixels.count_above(grid)
+    losses = question.units.losses(counts)
+    passes = question.rule.passes(losses, question.level)
+    if ucb == "official":
+        passes[:-1] &= losses.mean(axis=0)[:-1] > 0.0
+    if not passes[-1]:
+        raise CalibrationError(_infeasible(question, losses[:, -1], f"at the top of the grid, lambda = {grid[-1]:g}"))
+    failing = np.flatnonzero(~passes)
+    if not failing.size:
+        raise CalibrationError(
+            f"every lambda of the grid from {grid[-1]:g} down to {lambda_grid[0]:g} passes, so the grid ends without"
+            " lambda_hat: lower its start, or leave lambda_grid out"
+        )
+    return Found(float(grid[failing[-1] + 1]), counts[:, failing[-1] + 1])
+
+
+def _grid_points(lambda_grid: LambdaGrid) -> FloatArray:
+    """float32 grid as float64, with one point below the start, at which the official scan still looks."""
+    start, stop, num = lambda_grid
+    if not (num >= 2 and math.isfinite(start) and start < stop < math.inf):
+        raise ConfigError(f"lambda_grid = {lambda_grid}: must be (start, stop, num) with start < stop and num >= 2")
+    grid = np.linspace(start, stop, num, dtype=np.float32)
+    return np.concatenate([[2 * grid[0] - grid[1]], grid]).astype(np.float64)
+
+
+def _pixels_as_images(pixels: Pixels, units: Units) -> tuple[Pixels, Units]:
+    """Every evaluated pixel as an image of its own: one loss, 0 or 1, per pixel in array order."""
+    n_pixels = units.n_bound
+    if n_pixels > _MAX_BETTING_PIXELS:
+        raise ConfigError(
+            f"ucb = 'wsr' with unit = 'pixel' takes at most {_MAX_BETTING_PIXELS} pixel values, got {n_pixels}:"
+            " choose unit 'image' or 'group', or the bound 'hoeffding_bentkus' or 'official'"
+        )
+    chosen = np.ones(pixels.target.shape, bool) if pixels.mask is None else as_numpy(pixels.mask) == 1
+    chosen = np.broadcast_to(chosen, pixels.target.shape)
+    arrays = [as_numpy(array)[chosen].reshape(-1, 1) for array in (pixels.lower, pixels.upper, pixels.target)]
+    flat = replace(pixels, lower=arrays[0], upper=arrays[1], target=arrays[2], mask=None)
+    return flat, Units("image", np.ones(n_pixels, dtype=np.int64))
+
+
+def _infeasible(question: Question, losses: FloatArray, where: str) -> str:
+    """What went wrong and how many units would mend it, from the losses at the most favourable lambda."""
+    level, unit = question.level, "pixel value" if question.units.name == "pixel" else question.units.name
+    risk = float(losses.mean())
+    found = (
+        f"no lambda_hat: the upper bound of the risk is {question.rule.bound(losses, level):.4g} > alpha ="
+        f" {level.alpha:g} {where}, with n = {level.n} {unit}s, delta = {level.delta:g} and risk {risk:.4g} there"
+    )
+    if risk >= level.alpha:
+        return f"{found}; a risk of alpha or more is left, so no number of {unit}s would do: mend bounds or targets"
+    needed = _units_needed(question.rule, losses, level)
+    return f"{found}; about {needed} {unit}s would be needed, or a larger alpha or delta"
+
+
+def _units_needed(rule: Rule, losses: FloatArray, level: Level) -> str:
+    """Smallest number of units at which losses like these would pass, as text."""
+
+    def enough(n: int) -> bool:
+        return rule.would_pass(losses, replace(level, n=n))
+
+    low, high = level.n, 2 * level.n
+    while not enough(high):
+        low, high = high, 2 * high
+        if high > max(_MAX_UNITS_NAMED, 64 * level.n):
+            return f"more than {low}"
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return str(high)
+
+
+def _double(array: ArrayLike) -> Any:
+    """float64 copy, in torch for a torch tensor."""
+    if hasattr(array, "double"):
+        return array.double()
+    return as_numpy(array).astype(np.float64)

@@ -1,0 +1,186 @@
+"""Exact search for lambda_hat: selection on critical values, without a grid.
+
+Losses change only at critical values, so the lambdas fall into pieces [c_k, c_{k+1}) of constant losses. lambda_hat is
+the left end of the lowest piece above which, itself included, every piece passes (Bates et al. 2021, equation for
+lambda_hat: the smallest lambda such that the bound is at most alpha at every larger one). A few hundred pieces are
+judged at once; what lies between two of them is accepted only on a certificate that covers every piece between, so
+the definition is kept even for a bound that is not monotone in lambda.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from conffusion.arrays import BoolArray, FloatArray
+from conffusion.calibration.pixels import IntArray, Pixels
+from conffusion.calibration.rules import Level, Rule
+from conffusion.calibration.units import Units
+
+_LARGEST = float(np.finfo(np.float64).max)  # above every finite critical value
+_MAX_EDGES = 256
+_MAX_CELLS = 1 << 22  # units x edges judged at once
+_MAX_COLLECTED = 1 << 22  # critical values held in memory
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of every lambda: do the losses of the units, judged by the rule, keep the level?"""
+
+    units: Units
+    rule: Rule
+    level: Level
+
+    def passes(self, counts: IntArray) -> BoolArray:
+        """Answer for each column of (N, n_columns) counts of missed pixels per image."""
+        return self.rule.passes(self.units.losses(counts), self.level)
+
+    def certified(self, counts: IntArray) -> BoolArray:
+        """Whether all losses between each column of counts and the next pass: (n_columns - 1,)."""
+        losses = self.units.losses(counts)
+        ends = self.rule.passes(losses[:, :-1], self.level)
+        return ends & self.rule.certifies(losses[:, :-1], losses[:, 1:], self.level)
+
+    @property
+    def n_edges(self) -> int:
+        """Number of pieces judged at once."""
+        return int(np.clip(_MAX_CELLS // self.units.n_units, 4, _MAX_EDGES))
+
+
+@dataclass(frozen=True)
+class Found:
+    """Answer of the search.
+
+    Attributes:
+        lambda_hat: Smallest passing lambda, None if even lambda = infinity fails.
+        counts: (N,) missed pixels of each image at lambda_hat (at lambda = infinity where there is none).
+    """
+
+    lambda_hat: float | None
+    counts: IntArray
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """An interval [low, high) of lambda that holds the highest failing piece.
+
+    Attributes:
+        low: Left end, where the question is answered no.
+        high: Right end, from which on the answer is yes.
+        counts_low: (N,) missed pixels per image at `low`.
+        counts_high: (N,) missed pixels per image at `high`.
+    """
+
+    low: float
+    high: float
+    counts_low: IntArray
+    counts_high: IntArray
+
+    @property
+    def inside(self) -> int:
+        """Number of critical values in (low, high]."""
+        return int(self.counts_low.sum() - self.counts_high.sum())
+
+
+def smallest_passing(pixels: Pixels, question: Question) -> Found:
+    """The smallest lambda such that it and every larger one pass.
+
+    After a sample that places the edges the critical values are read twice: to count misses at the edges, and to
+    collect those in the one bracket left (more often only if that bracket holds millions). Memory is bounded by the
+    table of counts and the bracket.
+    """
+    sample = np.sort(pixels.sample())
+    n_tail = max(1, int(np.ceil(min(1.0, 1.5 * question.level.alpha) * len(sample))))
+    edges = _spread(sample[-n_tail:], -np.inf, _LARGEST, question.n_edges)
+    for _ in range(4):
+        bracket = _narrow(pixels, question, edges)
+        if isinstance(bracket, Found):
+            return bracket
+        if bracket.inside <= _MAX_COLLECTED:
+            break
+        edges = _spread(sample, bracket.low, bracket.high, question.n_edges)
+    return _Ladder.collect(pixels, bracket).climb(question)
+
+
+def _spread(values: FloatArray, low: float, high: float, n_edges: int) -> FloatArray:
+    """`low`, about n_edges of the sorted `values` strictly in between, and `high`."""
+    inner = values[np.searchsorted(values, low, side="right") : np.searchsorted(values, high, side="left")]
+    chosen = inner[np.linspace(0, len(inner) - 1, min(n_edges, len(inner))).astype(np.intp)]
+    return np.concatenate([[low], np.unique(chosen), [high]])
+
+
+def _narrow(pixels: Pixels, question: Question, edges: FloatArray) -> Bracket | Found:
+    """The part of [edges[0], edges[-1]) that holds the highest failing piece; Found(None) if the last edge fails."""
+    counts = pixels.count_above(edges)
+    passes, certified = question.passes(counts), question.certified(counts)
+    if not passes[-1]:
+        return Found(None, counts[:, -1])
+    low = int(np.flatnonzero(~passes)[-1])  # at -inf everything is missed, so one always fails
+    high = int(np.flatnonzero(~certified)[-1]) + 1
+    return Bracket(float(edges[low]), float(edges[high]), counts[:, low], counts[:, high])
+
+
+@dataclass(frozen=True)
+class _Ladder:
+    """Collected critical values in (bracket.low, bracket.high), sorted, and the pieces that start at them.
+
+    Piece 0 is [low, first value) and fails; piece k >= 1 starts at the k-th distinct value.
+
+    Attributes:
+        bracket: The bracket.
+        images: Image of each collected value, in sorted order.
+        starts: (n_pieces,) left end of each piece.
+        ends: (n_pieces,) number of collected values up to and including the piece's left end.
+    """
+
+    bracket: Bracket
+    images: IntArray
+    starts: FloatArray
+    ends: IntArray
+
+    @classmethod
+    def collect(cls, pixels: Pixels, bracket: Bracket) -> "_Ladder":
+        values, images = pixels.between(bracket.low, bracket.high)
+        order = np.argsort(values, kind="stable")
+        distinct, n_equal = np.unique(values, return_counts=True)
+        starts = np.concatenate([[bracket.low], distinct])
+        return cls(bracket, images[order], starts, np.concatenate([[0], n_equal.cumsum()]))
+
+    def climb(self, question: Question) -> Found:
+        """lambda_hat, the left end of the piece after the highest failing one, and the misses there."""
+        n_pieces, n_images = len(self.starts), question.units.n_images
+        at_last = self.bracket.counts_low - np.bincount(self.images, minlength=n_images)
+        failing = self._highest_failing(question, 0, n_pieces - 1, at_last)
+        piece = 1 if failing is None else failing + 1  # piece 0 fails by construction
+        if piece >= n_pieces:
+            return Found(self.bracket.high, self.bracket.counts_high)
+        above = np.bincount(self.images[self.ends[piece] :], minlength=n_images)
+        return Found(float(self.starts[piece]), at_last + above)
+
+    def _highest_failing(self, question: Question, first: int, last: int, counts_last: IntArray) -> int | None:
+        """Highest failing piece of first..last, None if all pass; `counts_last` are the misses at piece `last`."""
+        n_points = min(question.n_edges, last - first + 1)
+        points = np.unique(np.linspace(first, last, n_points).astype(np.intp))
+        counts = self._counts(points, counts_last)
+        passes = question.passes(counts)
+        if not passes[-1]:
+            return last
+        certified = question.certified(counts)
+        for j in np.flatnonzero(~certified)[::-1]:
+            here, upper = int(points[j]), int(points[j + 1]) - 1
+            if here == upper:
+                failing = None if passes[j] else here
+            else:
+                between = self._counts(np.array([upper, upper + 1]), counts[:, j + 1])[:, 0]
+                failing = self._highest_failing(question, here, upper, between)
+            if failing is not None:
+                return failing
+        return None
+
+    def _counts(self, points: IntArray, counts_last: IntArray) -> IntArray:
+        """(N, n_points) misses per image at increasing pieces `points`, given those at the last of them."""
+        begin, end = int(self.ends[points[0]]), int(self.ends[points[-1]])
+        segment = np.repeat(np.arange(len(points) - 1), np.diff(self.ends[points]))
+        n_images, width = len(counts_last), len(points)
+        cells = self.images[begin:end] * width + segment
+        table = np.bincount(cells, minlength=n_images * width).reshape(n_images, width)
+        return np.asarray(counts_last[:, None] + table[:, ::-1].cumsum(axis=1)[:, ::-1])

@@ -1,0 +1,102 @@
+"""Units of a guarantee: what counts as one independent loss (an image, a group of images, or each pixel value)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from conffusion.arrays import ArrayLike, FloatArray, as_numpy
+from conffusion.calibration.pixels import IntArray
+from conffusion.errors import ConfigError, DataError, ShapeError
+
+UnitName: TypeAlias = Literal["image", "group", "pixel"]
+GroupLabels: TypeAlias = Sequence[Any] | ArrayLike
+
+
+@dataclass(frozen=True)
+class Units:
+    """How missed pixels per image become one loss per unit.
+
+    Attributes:
+        name: "image" (loss = share of the image's evaluated pixels missed), "group" (mean of its images' losses), or
+            "pixel" (all pixels in one pot: a single column of losses that holds their mean).
+        n_pixels: (N,) evaluated pixels of each image.
+        group: (N,) index of the image's group, in order of first appearance; only for "group".
+    """
+
+    name: UnitName
+    n_pixels: IntArray
+    group: IntArray | None = None
+
+    @property
+    def n_images(self) -> int:
+        """Number of images N."""
+        return len(self.n_pixels)
+
+    @property
+    def n_units(self) -> int:
+        """Number of losses: images, groups, or 1 for "pixel"."""
+        if self.name == "pixel":
+            return 1
+        return self.n_images if self.group is None else int(self.group.max()) + 1
+
+    @property
+    def n_bound(self) -> int:
+        """The n given to the bound: images, groups, or pixel values."""
+        return int(self.n_pixels.sum()) if self.name == "pixel" else self.n_units
+
+    def losses(self, counts: IntArray) -> FloatArray:
+        """(n_units, n_columns) losses from (N, n_columns) missed pixels per image."""
+        if self.name == "pixel":
+            return np.asarray(counts.sum(axis=0, keepdims=True) / self.n_pixels.sum())
+        per_image = counts / self.n_pixels[:, None]
+        return per_image if self.group is None else group_means(per_image, self.group)
+
+
+def make_units(name: UnitName | None, n_pixels: IntArray, groups: GroupLabels | None) -> Units:
+    """Units of a calibration set.
+
+    Args:
+        name: "image", "group" or "pixel"; None means "group" where groups are given, else "image".
+        n_pixels: (N,) evaluated pixels of each image.
+        groups: (N,) label of each image's group, or None.
+    Raises:
+        ConfigError: If the name is unknown, or "group" comes without groups.
+        ShapeError: If there is not one group label per image.
+        DataError: If no pixel is evaluated, or under "image" and "group" an image has none.
+    """
+    name = name or ("image" if groups is None else "group")
+    if name not in ("image", "group", "pixel"):
+        raise ConfigError(f"unit = {name!r}: must be 'image', 'group' or 'pixel'")
+    if n_pixels.sum() == 0:
+        raise DataError("the mask selects no pixel: it must be 1 where pixels are evaluated")
+    if name != "pixel" and not n_pixels.all():
+        raise DataError(f"the mask selects no pixel in image {int(np.argmin(n_pixels))}: leave the image out")
+    if name != "group":
+        return Units(name, n_pixels)
+    if groups is None:
+        raise ConfigError("unit = 'group' needs groups, one label per image")
+    return Units(name, n_pixels, group_index(groups, len(n_pixels)))
+
+
+def group_index(groups: GroupLabels, n_images: int) -> IntArray:
+    """(N,) index of each image's group, numbered in order of first appearance.
+
+    Raises:
+        ShapeError: If there is not one label per image.
+    """
+    labels = as_numpy(groups)
+    if labels.shape != (n_images,):
+        raise ShapeError(f"groups has shape {labels.shape}: one label for each of {n_images} images is needed")
+    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[inverse]
+
+
+def group_means(values: FloatArray, group: IntArray) -> FloatArray:
+    """(n_groups, ...) means of (N, ...) values over the images of each group."""
+    order = np.argsort(group, kind="stable")
+    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
+    sizes = np.diff(starts, append=len(group))
+    sums = np.add.reduceat(values[order], starts, axis=0)
+    return np.asarray(sums / sizes.reshape(-1, *(1,) * (values.ndim - 1)))

@@ -1,0 +1,161 @@
+"""Every configuration key with its type and range; the comments for users stand in `config.yaml`."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+Probability = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+SplitSize = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A frozen part of the configuration that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class Splits(Section):
+    finetune: SplitSize
+    selection: SplitSize
+    calibration: SplitSize
+    test: SplitSize
+
+
+class FacesSettings(Section):
+    population: Literal["wide", "shifted"]
+
+
+class FolderSettings(Section):
+    path: str | None
+    pattern: str
+    fit: Literal["crop", "resize", "tile"]
+    tile_size: Count | None
+    max_tiles_per_image: Count | None
+    group_pattern: str | None
+    group_csv: str | None
+
+
+class DatasetSettings(Section):
+    name: Literal["faces", "folder"]
+    splits: Splits
+    faces: FacesSettings
+    folder: FolderSettings
+
+    @model_validator(mode="after")
+    def _folder_has_path(self) -> "DatasetSettings":
+        if self.name == "folder" and not self.folder.path:
+            raise ValueError("dataset.folder.path must name the folder of images when dataset.name is 'folder'")
+        return self
+
+
+class TaskSettings(Section):
+    degradation: dict[str, Any]
+    prior: Name
+
+
+class ScheduleSettings(Section):
+    name: Literal["linear", "cosine", "quad", "const", "warmup10", "warmup50"]
+    n_timesteps: Count
+    linear_start: PositiveFloat
+    linear_end: PositiveFloat
+    cosine_s: PositiveFloat
+    respacing: Count | None
+
+
+class PriorSettings(Section):
+    network: Literal["sr3", "palette", "adm", "resnext_small", "resnest_small"]
+    options: dict[str, Any]
+    schedule: ScheduleSettings | None
+    task: Name | None
+    images: Literal["faces", "photos"]
+    n_images: Count
+    n_steps: Count
+    batch_size: Count
+    learning_rate: PositiveFloat
+    ema: Share
+
+
+class SamplingSettings(Section):
+    solver: Literal["ancestral", "dpmpp_2m"]
+    n_steps: Count
+    n_variants: Annotated[int, Field(ge=2)]
+    shared_start: bool
+    batch_size: Count
+    images_per_shard: Count
+    shards_per_share: Count
+    storage: Literal["uint8", "float16", "float32"]
+
+
+class MethodTuning(Section):
+    learning_rate: PositiveFloat
+    prediction_time: Share
+    n_steps: Count
+
+
+class FinetuningSettings(Section):
+    batch_size: Count
+    n_validations: Count
+    ema: Share
+    tuned: dict[Name, dict[Name, MethodTuning]]
+
+
+class TuningSettings(Section):
+    learning_rate: list[PositiveFloat]
+    prediction_time: list[Share]
+    n_steps: list[Count]
+    n_trials: Count
+
+
+class CalibrationSettings(Section):
+    alpha: Probability
+    delta: Probability
+    ucb: Literal["wsr", "hoeffding_bentkus", "hoeffding"]
+    scaling: Literal["multiplicative", "additive", "interval"]
+
+
+class ValiditySettings(Section):
+    n: list[Count] | None
+    n_draws: Annotated[int, Field(ge=1)]
+
+
+class ReportSettings(Section):
+    n_examples: Count
+    n_bootstrap: Annotated[int, Field(ge=100)]
+
+
+class Config(Section):
+    """The whole configuration of one run."""
+
+    run: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    seed: Annotated[int, Field(ge=0)]
+    device: Literal["auto", "cpu", "cuda"]
+    precision: Literal["auto", "float32", "bfloat16"]
+    threads: Count
+    replicates: Count
+    keep_results_of_older_code: bool
+    image_size: Annotated[int, Field(ge=8)]
+    dataset: DatasetSettings
+    tasks: Annotated[dict[Name, TaskSettings], Field(min_length=1)]
+    methods: Annotated[list[Name], Field(min_length=1)]
+    priors_dir: str | None
+    networks: dict[Name, Name]
+    priors: dict[Name, PriorSettings]
+    sampling: SamplingSettings
+    finetuning: FinetuningSettings
+    tuning: TuningSettings
+    calibration: CalibrationSettings
+    validity: ValiditySettings
+    report: ReportSettings
+
+    @model_validator(mode="after")
+    def _names_resolve(self) -> "Config":
+        used = {f"tasks.{task}.prior": settings.prior for task, settings in self.tasks.items()}
+        used |= {f"networks.{role}": prior for role, prior in self.networks.items()}
+        for key, prior in used.items():
+            if prior not in self.priors:
+                raise ValueError(f"{key} = {prior!r} is not one of the priors: {', '.join(self.priors)}")
+        return self

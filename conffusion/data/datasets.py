@@ -1,0 +1,41 @@
+"""What a dataset is, and the datasets that the configuration can name."""
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import pandas as pd
+
+from conffusion.arrays import FloatArray
+from conffusion.data.faces_dataset import FacesDataset
+from conffusion.data.folder import FolderDataset
+from conffusion.data.named import build_named
+
+
+class Dataset(Protocol):
+    """Images with stable names."""
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether several images may share a group, so that the group is the unit of the guarantee."""
+
+    def table(self) -> pd.DataFrame:
+        """One row an image: image_id, group and source, all text; without groups, group is the image id."""
+
+    def load(self, image_ids: Sequence[str]) -> FloatArray:
+        """(N, 3, S, S) float32 in [0, 1], in the order of `image_ids`."""
+
+
+DATASETS: Mapping[str, Callable[..., Dataset]] = MappingProxyType({"faces": FacesDataset, "folder": FolderDataset})
+
+
+def build_dataset(name: str, **settings: Any) -> Dataset:
+    """Dataset called `name`.
+
+    Args:
+        name: A key of `DATASETS`.
+        settings: Fields of its class; `image_size` is always needed.
+    Raises:
+        ConfigError: If the name or a setting is unknown, missing or out of range.
+    """
+    return build_named(DATASETS, name, settings, "dataset")

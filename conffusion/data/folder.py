@@ -1,0 +1,252 @@
+"""Any folder of a user's images as a dataset, with rules that say which images belong together."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from conffusion.arrays import FloatArray
+from conffusion.data.reading import SUFFIXES, check_min_side, naming_file, read_image, read_pixels, read_size
+from conffusion.data.resize import PixelArray, from_uint8, resize_pixels
+from conffusion.errors import ConfigError, DataError
+
+__all__ = ["Fit", "FolderDataset", "read_image"]
+
+Fit = Literal["crop", "resize", "tile"]
+
+
+@dataclass(frozen=True)
+class FolderDataset:
+    """Images of a folder and its subfolders; see `conffusion.data.reading` for the formats.
+
+    Attributes:
+        path: The folder.
+        image_size: Side of the square images, in pixels.
+        pattern: Glob below `path`; hidden files and files without an image suffix are passed over.
+        fit: `crop`: the shorter edge is resized to `image_size`, then the centre is cut out. `resize`: squeezed to a
+            square. `tile`: non-overlapping squares of `tile_size` source pixels on a centred grid, each resized to
+            `image_size`. Images are never enlarged: smaller ones are errors.
+        tile_size: Side of a tile in source pixels, at least `image_size`, which is also the default.
+        max_tiles_per_image: Tiles kept per photograph, spread evenly over its grid; None keeps all.
+        group_pattern: Regular expression, searched in the path below the folder (with `/`); its group named `group`, or
+            else its first one, is the group of the image: a person, a photograph, a patient.
+        group_csv: CSV with the columns file (path below the folder) and group. Further rows are allowed.
+
+    Without a group rule every image is its own group, except that the tiles of one photograph form a group.
+
+    Raises:
+        ConfigError: If a setting is out of range or contradicts another.
+    """
+
+    path: str | Path
+    image_size: int
+    pattern: str = "**/*"
+    fit: Fit = "crop"
+    tile_size: int | None = None
+    max_tiles_per_image: int | None = None
+    group_pattern: str | None = None
+    group_csv: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        """Check the settings against each other; the folder itself is looked at when it is first needed."""
+        if not self.pattern or Path(self.pattern).is_absolute():
+            raise ConfigError(f"dataset.folder.pattern = {self.pattern!r}: must be a glob below dataset.folder.path")
+        if self.fit not in get_args(Fit):
+            raise ConfigError(f"dataset.folder.fit = {self.fit!r}: must be one of {', '.join(get_args(Fit))}")
+        for key in ("image_size", "tile_size", "max_tiles_per_image"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ConfigError(f"dataset.folder.{key} = {value}: must be at least 1")
+            if key != "image_size" and value is not None and self.fit != "tile":
+                raise ConfigError(f"dataset.folder.{key} is only used with fit: tile, but fit is {self.fit!r}")
+        if self.source_side < self.image_size:
+            raise ConfigError(
+                f"dataset.folder.tile_size = {self.tile_size}: must be at least image_size = {self.image_size}"
+            )
+        if self.group_pattern is not None and self.group_csv is not None:
+            raise ConfigError("dataset.folder: give either group_pattern or group_csv, not both")
+        if self.group_pattern is not None:
+            _compile(self.group_pattern)
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether several images may share a group, so that the group is the unit of the guarantee."""
+        return self.fit == "tile" or self.group_pattern is not None or self.group_csv is not None
+
+    @property
+    def source_side(self) -> int:
+        """Smallest acceptable length of a photograph's shorter edge, in pixels."""
+        return self.tile_size or self.image_size
+
+    def table(self) -> pd.DataFrame:
+        """All images, by path and then by tile; every file's header has been read.
+
+        Returns:
+            Columns image_id (path below the folder, for tiles followed by `#` and the tile's place on the grid), group
+            and source (path below the folder), all text.
+        Raises:
+            DataError: If there are no images, a file is damaged or too small, or a file has no group.
+        """
+        groups = self._groups()
+        rows = [
+            (image_id, groups.get(file, image_id), file) for file in self._files for image_id in self._image_ids(file)
+        ]
+        return pd.DataFrame(rows, columns=["image_id", "group", "source"], dtype=str)
+
+    def load(self, image_ids: Sequence[str]) -> FloatArray:
+        """Images in the order given; consecutive tiles of one photograph read its file once.
+
+        Returns:
+            (len(image_ids), 3, image_size, image_size) float32 in [0, 1].
+        Raises:
+            DataError: If a file is missing or damaged, or an id does not belong to the folder.
+        """
+        images = np.empty((len(image_ids), 3, self.image_size, self.image_size), dtype=np.float32)
+        keyed = [(*self._split_id(image_id), k) for k, image_id in enumerate(image_ids)]
+        for file, rows in groupby(keyed, key=lambda row: row[0]):
+            pixels = read_pixels(Path(self.path) / file, min_side=self.source_side)
+            for _, tile, k in rows:
+                with naming_file(Path(self.path) / file):
+                    images[k] = _to_image(self._fit(pixels, tile))
+        return images
+
+    @cached_property
+    def _files(self) -> list[str]:
+        """Image files below the folder, as sorted paths with `/`."""
+        root = Path(self.path)
+        if not root.is_dir():
+            raise DataError(f"dataset.folder.path = {self.path}: is not a folder; check the path")
+        below = [file.relative_to(root) for file in root.glob(self.pattern) if file.is_file()]
+        shown = [file for file in below if not any(part.startswith((".", "__MACOSX")) for part in file.parts)]
+        files = sorted({file.as_posix() for file in shown if file.suffix.lower() in SUFFIXES})
+        if not files:
+            raise DataError(
+                f"{self.path}: no images match dataset.folder.pattern = {self.pattern!r} ({len(shown)} other files); "
+                f"images end in {', '.join(SUFFIXES)}"
+            )
+        return files
+
+    def _groups(self) -> dict[str, str]:
+        """Group of each file; empty where no rule joins images."""
+        if self.group_pattern is not None:
+            return {file: self._match_group(file) for file in self._files}
+        if self.group_csv is not None:
+            return self._read_groups(Path(self.group_csv))
+        return {file: file for file in self._files} if self.fit == "tile" else {}
+
+    def _match_group(self, file: str) -> str:
+        expression = _compile(self.group_pattern or "")
+        match = expression.search(file)
+        group = match.group("group" if "group" in expression.groupindex else 1) if match else None
+        if not group:
+            raise DataError(
+                f"{Path(self.path) / file}: dataset.folder.group_pattern = {self.group_pattern!r} finds no group in "
+                f"{file!r}; change the expression or dataset.folder.pattern"
+            )
+        return group
+
+    def _read_groups(self, csv: Path) -> dict[str, str]:
+        rows = read_text_table(csv, ("file", "group"))
+        if rows["file"].duplicated().any():
+            twice = rows.loc[rows["file"].duplicated(), "file"].iloc[0]
+            raise DataError(f"{csv}: lists the file {twice!r} twice; keep one row")
+        groups = dict(zip(rows["file"], rows["group"], strict=True))
+        missing = [file for file in self._files if not groups.get(file)]
+        if missing:
+            raise DataError(
+                f"{csv}: gives no group for {missing[0]!r} ({len(missing)} files in all); add rows with the path below "
+                f"{self.path} in the column file"
+            )
+        return groups
+
+    def _image_ids(self, file: str) -> list[str]:
+        path = Path(self.path) / file
+        height, width = read_size(path)
+        with naming_file(path):
+            check_min_side(height, width, self.source_side)
+        if self.fit != "tile":
+            return [file]
+        n_tiles = (height // self.source_side) * (width // self.source_side)
+        return [f"{file}#{tile}" for tile in _spread(n_tiles, self.max_tiles_per_image or n_tiles)]
+
+    def _split_id(self, image_id: str) -> tuple[str, int]:
+        """File and tile of an id; the tile is 0 where photographs are not cut."""
+        file, mark, tile = image_id.rpartition("#") if self.fit == "tile" else (image_id, "", "0")
+        if not file or not tile.isdecimal() or Path(file).is_absolute() or ".." in Path(file).parts:
+            raise DataError(f"{image_id!r} is not an image of {self.path} with fit: {self.fit}; rebuild the splits")
+        return file, int(tile)
+
+    def _fit(self, pixels: PixelArray, tile: int) -> PixelArray:
+        if self.fit == "crop":
+            return crop_centre(pixels, self.image_size)
+        if self.fit == "tile":
+            pixels = cut_tile(pixels, self.source_side, tile)
+        return resize_pixels(pixels, self.image_size, self.image_size)
+
+
+def crop_centre(pixels: PixelArray, side: int) -> PixelArray:
+    """Resize the shorter edge of (H, W, 3) to `side` and cut the central square out."""
+    height, width = pixels.shape[:2]
+    shorter = min(height, width)
+    height, width = side * height // shorter, side * width // shorter
+    top, left = round((height - side) / 2), round((width - side) / 2)
+    return resize_pixels(pixels, height, width)[top : top + side, left : left + side]
+
+
+def cut_tile(pixels: PixelArray, side: int, tile: int) -> PixelArray:
+    """Square number `tile` (by rows) of the grid of squares that is centred in (H, W, 3).
+
+    Raises:
+        DataError: If the grid has fewer squares.
+    """
+    n_rows, n_columns = pixels.shape[0] // side, pixels.shape[1] // side
+    if tile >= n_rows * n_columns:
+        raise DataError(f"has {n_rows * n_columns} tiles of {side} pixels, so no tile {tile}; rebuild the splits")
+    top = (pixels.shape[0] - n_rows * side) // 2 + tile // n_columns * side
+    left = (pixels.shape[1] - n_columns * side) // 2 + tile % n_columns * side
+    return pixels[top : top + side, left : left + side]
+
+
+def read_text_table(path: str | Path, columns: Sequence[str]) -> pd.DataFrame:
+    """CSV with every cell as text, surely holding `columns`.
+
+    Raises:
+        DataError: If the file is missing, not a CSV, or lacks a column.
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as a CSV file ({error})") from error
+    lacking = [column for column in columns if column not in table.columns]
+    if lacking:
+        raise DataError(f"{path}: lacks the column {lacking[0]!r}; it must have {', '.join(columns)}")
+    return table
+
+
+def _compile(expression: str) -> re.Pattern[str]:
+    key = f"dataset.folder.group_pattern = {expression!r}"
+    try:
+        compiled = re.compile(expression)
+    except re.error as error:
+        raise ConfigError(f"{key}: not a regular expression ({error})") from error
+    if compiled.groups < 1:
+        raise ConfigError(f"{key}: needs a part in round brackets, which is the group")
+    return compiled
+
+
+def _spread(n_available: int, n_wanted: int) -> Iterator[int]:
+    """At most `n_wanted` of range(n_available), evenly spread and in order."""
+    n_kept = min(n_available, n_wanted)
+    return ((2 * k + 1) * n_available // (2 * n_kept) for k in range(n_kept))
+
+
+def _to_image(pixels: PixelArray) -> npt.NDArray[np.float32]:
+    values = from_uint8(pixels) if pixels.dtype == np.uint8 else pixels
+    return np.asarray(values, dtype=np.float32).transpose(2, 0, 1)

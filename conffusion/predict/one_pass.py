@@ -1,0 +1,67 @@
+"""Bounds of many images, one forward pass each."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from conffusion.arrays import FloatArray, iterate_blocks, to_pm1
+from conffusion.compute import Compute
+from conffusion.methods.predictor import BoundPredictor
+from conffusion.methods.random_inputs import image_classes, image_noise
+
+
+@dataclass(frozen=True)
+class CorruptedImages:
+    """Images to predict bounds for.
+
+    Attributes:
+        task: Name of the task, part of the random keys.
+        seed: The run's seed, likewise.
+        image_ids: One per image, likewise.
+        condition: (N, C, H, W) float32 in [0, 1].
+        mask: (N, C, H, W), 1 at evaluated pixels.
+    """
+
+    task: str
+    seed: int
+    image_ids: Sequence[str]
+    condition: FloatArray
+    mask: npt.NDArray[np.uint8]
+
+
+def predict_bounds(
+    predictor: BoundPredictor, images: CorruptedImages, compute: Compute, batch_size: int = 100
+) -> tuple[FloatArray, FloatArray, float]:
+    """Uncalibrated bounds of every image.
+
+    The noise and class that the network is shown depend on (seed, task, image id) alone.
+
+    Returns:
+        lower and upper, (N, C, H, W) float32 in [0, 1], and the seconds per image of the forward passes.
+    """
+    shape = images.condition.shape[1:]
+    n_classes = getattr(predictor.network, "n_classes", 0)
+    lower, upper, seconds = [], [], 0.0
+    predictor.eval()
+    for rows in iterate_blocks(len(images.image_ids), batch_size):
+        ids = images.image_ids[rows]
+        noise = compute.tensor(image_noise(predictor.noise_purpose, images.seed, images.task, ids, shape))
+        classes = image_classes(images.seed, images.task, ids, n_classes) if n_classes else None
+        labels = None if classes is None else torch.as_tensor(classes).to(compute.device)
+        start = time.perf_counter()
+        with torch.inference_mode(), compute.autocast():
+            bounds = predictor(
+                compute.tensor(to_pm1(images.condition[rows])), compute.tensor(images.mask[rows]), noise, labels
+            )
+        lower.append(_to_numpy_01(bounds.lower))
+        upper.append(_to_numpy_01(bounds.upper))
+        seconds += time.perf_counter() - start
+    return np.concatenate(lower), np.concatenate(upper), seconds / len(images.image_ids)
+
+
+def _to_numpy_01(bound_pm1: torch.Tensor) -> FloatArray:
+    return ((bound_pm1.float() + 1) / 2).clamp(0, 1).cpu().numpy()

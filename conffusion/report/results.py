@@ -1,0 +1,134 @@
+"""The evaluated results of one arm (a method, or one replicate of it) under one protocol."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from conffusion.errors import DataError, StoreError
+from conffusion.methods.protocols import PROTOCOLS
+from conffusion.methods.registry import METHODS
+from conffusion.store import read_json
+from conffusion.tasks import TASKS, build_task
+
+N_STRATA = 4
+_PER_IMAGE = [
+    "image_id", "group", "risk", "interval_size",
+    *(f"{name}_{k}" for name in ("misses", "pixels") for k in range(1, N_STRATA + 1)),
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """What the stages wrote about one arm under one protocol.
+
+    Attributes:
+        folder: results/<run>/<task>/<arm>/<protocol>.
+        task: Name of the task.
+        method: Name of the method.
+        replicate: 0 for the first fine-tuning run, 1 for the second, ...
+        protocol: "paper" or "guaranteed".
+        metrics: Content of metrics.json.
+        calibration: Content of calibration.json.
+        per_image: per_image.csv, one row per test image, with text in `image_id` and `group`.
+    """
+
+    folder: Path
+    task: str
+    method: str
+    replicate: int
+    protocol: str
+    metrics: Mapping[str, Any]
+    calibration: Mapping[str, Any]
+    per_image: pd.DataFrame
+
+
+def load_results(folders: Sequence[Path | str]) -> list[ArmResult]:
+    """Results of the given folders, in the order task, method, replicate, protocol.
+
+    Args:
+        folders: Each results/<run>/<task>/<arm>/<protocol>, holding metrics.json, calibration.json and per_image.csv.
+    Raises:
+        DataError: If there is none, or two hold the same arm and protocol.
+        StoreError: If a file is missing or unreadable; names it.
+    """
+    results = sorted((_load(Path(folder)) for folder in folders), key=sort_key)
+    if not results:
+        raise DataError("no result folders were given; expected results/<run>/<task>/<arm>/<protocol>")
+    for first, second in zip(results, results[1:], strict=False):
+        if sort_key(first) == sort_key(second):
+            raise DataError(f"{first.folder} and {second.folder} hold the same task, method, replicate and protocol")
+    return results
+
+
+def sort_key(result: ArmResult) -> tuple[Any, ...]:
+    """Order of results: tasks and methods as registered, then replicates; `guaranteed` before `paper`."""
+    return (
+        _rank(result.task, TASKS), result.task, _rank(result.method, METHODS), result.method, result.replicate,
+        protocol_rank(result.protocol),
+    )  # fmt: skip
+
+
+def protocol_rank(name: str) -> int:
+    """Place of a protocol: the one whose promise holds comes first."""
+    return _rank(name, ("guaranteed", *PROTOCOLS))
+
+
+def select(results: Sequence[ArmResult], **fields: Any) -> list[ArmResult]:
+    """The results whose attributes have these values."""
+    return [result for result in results if all(getattr(result, name) == value for name, value in fields.items())]
+
+
+def distinct(results: Sequence[ArmResult], field: str) -> list[Any]:
+    """Values of an attribute, each once, in order of appearance."""
+    return list(dict.fromkeys(getattr(result, field) for result in results))
+
+
+def task_label(name: str) -> str:
+    """Name of a task for people."""
+    return build_task(name).label if name in TASKS else name.replace("_", " ").capitalize()
+
+
+def method_label(name: str, n_variants: float | None = None) -> str:
+    """Name of a method for people; J stands beside a method whose bounds come from variants."""
+    label = METHODS[name].label if name in METHODS else name
+    return label if n_variants is None or pd.isna(n_variants) else f"{label} (J = {int(n_variants)})"
+
+
+def result_label(result: ArmResult) -> str:
+    """Name of the method of a result, with J where its bounds come from variants."""
+    return method_label(result.method, result.metrics["n_variants"])
+
+
+def read_csv(path: Path | str, *, text_columns: Sequence[str] = ()) -> pd.DataFrame:
+    """A CSV file of results.
+
+    Raises:
+        StoreError: If it is missing, empty or not a CSV; says what to do.
+    """
+    try:
+        return pd.read_csv(path, dtype=dict.fromkeys(text_columns, str))
+    except (OSError, ValueError) as error:
+        message = f"{path}: cannot be read as CSV ({error}); delete it and rerun the rule that makes it"
+        raise StoreError(message) from error
+
+
+def _load(folder: Path) -> ArmResult:
+    metrics = read_json(folder / "metrics.json")
+    path = folder / "per_image.csv"
+    per_image = read_csv(path, text_columns=("image_id", "group"))
+    missing = [name for name in _PER_IMAGE if name not in per_image]
+    if missing or per_image.empty:
+        lack = f"lacks {', '.join(missing)}" if missing else "holds no image"
+        raise StoreError(f"{path}: {lack}; delete it and rerun the rule evaluate_method")
+    return ArmResult(
+        folder, metrics["task"], metrics["method"], int(metrics["replicate"]), metrics["protocol"], metrics,
+        read_json(folder / "calibration.json"), per_image,
+    )  # fmt: skip
+
+
+def _rank(name: str, names: Any) -> int:
+    order = list(names)
+    return order.index(name) if name in order else len(order)

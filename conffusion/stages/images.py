@@ -1,0 +1,62 @@
+"""Splits, and the images of every task."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from conffusion.config.schema import DatasetSettings
+from conffusion.data.datasets import Dataset, build_dataset
+from conffusion.data.splits import assign_splits, has_groups, read_splits, write_splits
+from conffusion.randomness import keyed_generator
+from conffusion.store import write_store
+from conffusion.tasks import build_task
+
+
+def configured_dataset(settings: DatasetSettings, image_size: int, seed: int) -> Dataset:
+    """The dataset that the configuration names."""
+    if settings.name == "faces":
+        sizes = settings.splits.model_dump().values()
+        extra: dict[str, Any] = {"seed": seed, "n_images": int(sum(sizes)), **settings.faces.model_dump()}
+    else:
+        extra = settings.folder.model_dump()
+    return build_dataset(settings.name, image_size=image_size, **extra)
+
+
+def split_images(dataset: DatasetSettings, image_size: int, seed: int, output: str | Path) -> None:
+    """Deal images, by whole groups, to the splits: `splits.csv`.
+
+    Raises:
+        DataError: If an image is unreadable, or there are too few for the splits asked for.
+    """
+    table = configured_dataset(dataset, image_size, seed).table()
+    write_splits(assign_splits(table, dataset.splits.model_dump(), seed), output)
+
+
+def prepare_images(
+    dataset: DatasetSettings, image_size: int, seed: int, task: str, degradation: Mapping[str, Any],
+    *, splits: str | Path, split: str, output: str | Path,
+) -> None:
+    """Images of one task and split: arrays target, condition, mask (N, C, H, W) and image_id.
+
+    Rows stand in a seeded random order, fixed before any result is seen, because the betting bound depends on order.
+    """
+    rows = read_splits(splits)
+    rows = rows[rows["split"] == split]
+    order = keyed_generator("order", seed, split).permutation(len(rows))
+    ids = [str(image_id) for image_id in rows["image_id"].sort_values().to_numpy()[order]]
+    target = configured_dataset(dataset, image_size, seed).load(ids)
+    condition, mask = build_task(task, **degradation).apply(target, ids, seed)
+    arrays = {"target": target.astype(np.float32), "condition": condition, "mask": mask}
+    attributes = {"task": task, "split": split, "seed": seed, "degradation": dict(degradation)}
+    write_store(output, arrays, ids, attributes)
+
+
+def groups_of(splits: str | Path, image_ids: tuple[str, ...]) -> Any | None:
+    """Group of every image, or None where every image is its own group."""
+    table: pd.DataFrame = read_splits(splits)
+    if not has_groups(table):
+        return None
+    return table.set_index("image_id").loc[list(image_ids), "group"].to_numpy()

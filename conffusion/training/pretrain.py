@@ -1,0 +1,138 @@
+"""Pretraining of the priors: diffusion networks (noise prediction) and encoders (classification of source photographs)."""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from conffusion.compute import Compute
+from conffusion.models.denoiser import LEVEL_INPUTS
+from conffusion.models.schedules import NoiseSchedule
+from conffusion.progress import Progress
+from conffusion.training.loop import Optimisation, Trainer, batch_indices
+
+LOGGER = logging.getLogger(__name__)
+RECORD_EVERY = 100
+
+
+@dataclass(frozen=True)
+class PretrainingImages:
+    """Images in memory, uint8 to save space.
+
+    Attributes:
+        target: (N, C, H, W) uint8 clean images.
+        condition: (N, C, H, W) uint8 corrupted images of a conditional prior, else None.
+        labels: (N,) int64 classes, else None.
+        has_holes: Whether training cuts random holes, which the condition shows as noise (Palette).
+    """
+
+    target: Any
+    condition: Any | None
+    labels: Any | None
+    has_holes: bool
+
+
+Objective = Callable[[Tensor], Tensor]  # row numbers -> scalar loss
+
+
+def pretrain(
+    network: nn.Module, objective: Objective, n_images: int, settings: Optimisation, seed: int
+) -> list[dict[str, float]]:
+    """Minimise an objective over shuffled epochs; the network ends up with the averaged weights, in evaluation mode.
+
+    Returns:
+        Records {step, loss}: the mean loss of every `RECORD_EVERY` steps.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    trainer, progress = Trainer(network, settings), Progress("pretraining", settings.n_steps, unit="steps")
+    records, recent = [], []
+    network.train()
+    for rows in batch_indices(n_images, settings.batch_size, settings.n_steps, generator):
+        loss = objective(rows)
+        trainer.apply(loss)
+        recent.append(loss.detach())
+        if len(recent) == RECORD_EVERY or trainer.step == settings.n_steps:
+            records.append({"step": trainer.step, "loss": float(torch.stack(recent).mean())})
+            LOGGER.info("step %d: loss %.5f", trainer.step, records[-1]["loss"])
+            recent = []
+        progress.update()
+    with trainer.averaged():
+        averaged = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+    network.load_state_dict(averaged)
+    network.eval()
+    return records
+
+
+def diffusion_objective(
+    network: nn.Module, kind: str, images: PretrainingImages, schedule: NoiseSchedule, compute: Compute, seed: int
+) -> Objective:
+    """Squared error of the predicted noise (Ho et al. 2020, eq. 14), only inside the hole where there is one.
+
+    The noise level is uniform within a uniformly drawn step, as SR3 and Palette train (Chen et al. 2021), so the
+    network can be asked at any level; "adm" gets the step itself.
+    """
+    generator = torch.Generator().manual_seed(seed + 1)
+    abars = torch.as_tensor(np.append(1.0, schedule.alphas_cumprod), dtype=torch.float32)
+
+    def objective(rows: Tensor) -> Tensor:
+        x0 = _pm1(images.target, rows, compute)
+        noise = torch.randn(x0.shape, generator=generator).to(x0.device)
+        steps = torch.randint(schedule.n_timesteps, (len(rows),), generator=generator)
+        position = torch.rand(len(rows), generator=generator) if kind != "adm" else torch.zeros(len(rows))
+        abar = torch.lerp(abars[steps + 1], abars[steps], position).to(x0.device)
+        hole = _random_holes(x0.shape, generator).to(x0.device) if images.has_holes else torch.ones_like(x0)
+        signal, spread = abar.sqrt()[:, None, None, None], (1 - abar).sqrt()[:, None, None, None]
+        x_t = (signal * x0 + spread * noise) * hole + x0 * (1 - hole)
+        inputs, labels = x_t, None
+        if images.condition is not None:
+            inputs = torch.cat([_pm1(images.condition, rows, compute), x_t], dim=1)
+        elif images.has_holes:
+            fill = torch.randn(x0.shape, generator=generator).to(x0.device)
+            inputs = torch.cat([x0 * (1 - hole) + fill * hole, x_t], dim=1)
+        if images.labels is not None:
+            labels = torch.as_tensor(images.labels)[rows].to(x0.device)
+        level = LEVEL_INPUTS[kind](abar, torch.as_tensor(schedule.timestep_map)[steps].float().to(x0.device))
+        with compute.autocast():
+            prediction = network(inputs, level, labels)
+        return ((prediction.float() - noise) ** 2 * hole).sum() / hole.sum()
+
+    return objective
+
+
+def classification_objective(network: nn.Module, images: PretrainingImages, compute: Compute) -> Objective:
+    """Cross-entropy of the class of each image, which is the photograph it was cut from."""
+
+    def objective(rows: Tensor) -> Tensor:
+        with compute.autocast():
+            logits = network(_pm1(images.target, rows, compute))
+        return F.cross_entropy(logits.float(), torch.as_tensor(images.labels)[rows].to(compute.device))
+
+    return objective
+
+
+def _pm1(images: Any, rows: Tensor, compute: Compute) -> Tensor:
+    batch = torch.as_tensor(images[rows.numpy()]).to(compute.device, torch.float32) / 127.5 - 1
+    return batch.contiguous(memory_format=torch.channels_last)
+
+
+def _random_holes(shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """Half of the holes are the centre square of half the side, half are boxes of 40 to 60 % at random places."""
+    n_images, channels, height, width = shape
+    masks = torch.zeros(n_images, 1, height, width)
+    for mask, box in zip(masks, _boxes(n_images, generator), strict=True):
+        top, left, rows, columns = (box * torch.tensor([height, width, height, width])).round().int().tolist()
+        mask[:, top : top + rows, left : left + columns] = 1
+    return masks.expand(-1, channels, -1, -1)
+
+
+def _boxes(n_images: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """(top, left, height, width) of each hole, as shares of the image's sides."""
+    for centred, side, top, left in torch.rand(n_images, 4, generator=generator).tolist():
+        share = 0.5 if centred < 0.5 else 0.4 + 0.2 * side
+        corner = (0.25, 0.25) if centred < 0.5 else (top * (1 - share), left * (1 - share))
+        yield torch.tensor([*corner, share, share])

@@ -1,0 +1,87 @@
+"""Digest of the numerical code behind each stage, so that an edit of it reruns what depends on it."""
+
+import ast
+import hashlib
+import logging
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+
+from conffusion.store.files import read_json, write_json
+
+LOGGER = logging.getLogger(__name__)
+PACKAGE = Path(__file__).resolve().parents[1]
+
+_BASE = ("arrays.py", "randomness.py", "store/zarr_store.py")
+_NETWORKS = ("compute.py", "models/unet.py", "models/unet_blocks.py", "models/unet_spec.py", "models/encoders.py",
+             "models/encoder_unet.py", "models/networks.py", "models/schedules.py", "models/denoiser.py")
+_PREDICTORS = (*_NETWORKS, "methods/predictor.py", "methods/random_inputs.py", "methods/models.py")
+_CALIBRATION = ("calibration", "methods/protocols.py", "bounds.py")
+
+# What each stage's numbers depend on: files and folders of the package.
+STAGE_CODE: Mapping[str, tuple[str, ...]] = MappingProxyType({
+    "split_images": ("randomness.py", "data", "stages/images.py"),
+    "prepare_images": (*_BASE, "data", "tasks", "stages/images.py"),
+    "train_prior": (*_BASE, *_NETWORKS, "data", "tasks", "training/loop.py", "training/pretrain.py",
+                    "training/priors.py"),
+    "sample_variants": (*_BASE, *_NETWORKS, "methods/random_inputs.py", "sampling", "stages/sampling.py"),
+    "extract_bounds": (*_BASE, "bounds.py", "methods/protocols.py", "stages/bounds.py"),
+    "finetune_method": (*_BASE, *_PREDICTORS, *_CALIBRATION, "losses.py", "methods/competition.py", "predict",
+                        "training/loop.py", "training/finetune.py", "training/objectives.py", "stages/finetuning.py"),
+    "predict_bounds": (*_BASE, *_PREDICTORS, "bounds.py", "predict", "stages/bounds.py", "stages/prediction.py"),
+    "trace_candidates": (*_BASE, *_PREDICTORS, "calibration", "predict", "stages/prediction.py"),
+    "calibrate_method": (*_BASE, *_CALIBRATION, "stages/evaluation.py"),
+    "evaluate_method": (*_BASE, *_CALIBRATION, "metrics.py", "stages/evaluation.py"),
+    "assess_validity": (*_BASE, *_CALIBRATION, "stages/evaluation.py"),
+    "report": ("report",),
+})
+
+
+def code_versions(record: str | Path, *, keep: bool) -> dict[str, str]:
+    """Digest of every stage's code, as rules take it for a parameter.
+
+    Args:
+        record: Digests that the results were made with, as `write_code_versions` left them.
+        keep: Whether results of older code are kept: recorded digests then stand in for today's, with a warning.
+    """
+    current = {stage: stage_digest(stage) for stage in STAGE_CODE}
+    if not keep or not Path(record).is_file():
+        return current
+    older = {stage: digest for stage, digest in read_json(record).items() if stage in current}
+    changed = [stage for stage, digest in older.items() if digest != current[stage]]
+    if changed:
+        LOGGER.warning("results of older code are kept (keep_results_of_older_code) for: %s", ", ".join(changed))
+    return {**current, **older}
+
+
+def write_code_versions(record: str | Path, versions: Mapping[str, str]) -> None:
+    """Record the digests that a run starts with."""
+    write_json(record, dict(versions))
+
+
+def stage_digest(stage: str) -> str:
+    """Digest of the syntax trees behind a stage; docstrings, comments and layout do not count."""
+    digest = hashlib.sha256()
+    for entry in STAGE_CODE[stage]:
+        path = PACKAGE / entry
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            digest.update(file.relative_to(PACKAGE).as_posix().encode())
+            digest.update(code_digest(file).encode())
+    return digest.hexdigest()[:16]
+
+
+@cache
+def code_digest(file: Path) -> str:
+    """Digest of one module's syntax tree without docstrings."""
+    tree = ast.parse(file.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            _drop_docstring(node)
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def _drop_docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+    first = node.body[0] if node.body else None
+    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+        node.body = node.body[1:]

@@ -1,0 +1,62 @@
+"""One GPU index per local job, by an advisory lock that the kernel releases when the job dies."""
+
+import fcntl
+import os
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import IO
+
+_POLL_SECONDS = 0.5
+
+
+def visible_gpus() -> list[str]:
+    """Indices of the GPUs that jobs may use, without importing torch: CUDA_VISIBLE_DEVICES, else all of the machine."""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is not None:
+        return [index.strip() for index in listed.split(",") if index.strip() not in ("", "-1")]
+    try:
+        names = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [str(index) for index, _ in enumerate(line for line in names.splitlines() if line.startswith("GPU "))]
+
+
+def gpus_per_job(device: str) -> int:
+    """The `gpu` resource of a rule that runs networks: 1 on CUDA, 0 on the CPU."""
+    if device == "auto":
+        return int(bool(visible_gpus()))
+    return int(device == "cuda")
+
+
+def claim_gpu(lock_folder: str | Path | None = None) -> IO[str] | None:
+    """Reserve a GPU index for this process and make it the only visible one; call before torch is imported.
+
+    Waits while all indices are taken. Under a scheduler that hands out GPUs itself (Slurm) its choice is kept.
+
+    Returns:
+        The open lock file, to be kept open as long as the GPU is used; None where no lock was needed.
+    """
+    gpus = visible_gpus()
+    if not gpus or "SLURM_JOB_ID" in os.environ:
+        return None
+    folder = Path(lock_folder or Path(tempfile.gettempdir()) / f"conffusion-gpus-{os.getuid()}")
+    folder.mkdir(exist_ok=True)
+    while True:
+        for index in gpus:
+            lock = _try_lock(folder / f"gpu-{index}.lock")
+            if lock is not None:
+                os.environ["CUDA_VISIBLE_DEVICES"] = index
+                return lock
+        time.sleep(_POLL_SECONDS)
+
+
+def _try_lock(path: Path) -> IO[str] | None:
+    lock = path.open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    return lock

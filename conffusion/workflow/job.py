@@ -1,0 +1,82 @@
+"""What every scripted rule does first and last: log to its file, take a GPU, turn errors into clear messages."""
+
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from conffusion.config import schema
+from conffusion.errors import ConffusionError
+from conffusion.workflow.gpu import claim_gpu
+
+if TYPE_CHECKING:
+    from conffusion.compute import Compute
+
+LOGGER = logging.getLogger("conffusion.job")
+
+# Parameters that stand for a section of the configuration come back as that section.
+_SECTIONS: Mapping[str, type[schema.Section]] = MappingProxyType({
+    "dataset": schema.DatasetSettings, "prior": schema.PriorSettings, "sampling": schema.SamplingSettings,
+    "tuned": schema.MethodTuning, "finetuning": schema.FinetuningSettings, "calibration": schema.CalibrationSettings,
+    "tuning": schema.TuningSettings,
+})
+
+
+@dataclass(frozen=True)
+class Job:
+    """A rule's inputs, outputs, typed settings and device, as Snakemake hands them to a script.
+
+    Attributes:
+        settings: `params.settings` with sections of the configuration as their own types.
+        precision: "auto", "float32" or "bfloat16".
+        device: "cuda" where the rule holds a GPU, else "cpu".
+        threads: Threads of the job.
+    """
+
+    input: Any
+    output: Any
+    wildcards: Any
+    settings: Mapping[str, Any]
+    precision: str
+    device: str
+    threads: int
+
+    def compute(self) -> "Compute":
+        """Device and precision of the job; imports torch, so only after the GPU has been claimed."""
+        from conffusion.compute import select_compute
+
+        return select_compute(self.device, self.precision, self.threads)
+
+
+@contextmanager
+def run_job(snakemake: Any) -> Iterator[Job]:
+    """Run the body of a workflow script.
+
+    A `ConffusionError` or lack of memory or disk ends the script with one clear line and exit code 1.
+    """
+    _start_log(snakemake.log)
+    uses_gpu = bool(snakemake.resources.get("gpu", 0))
+    lock = claim_gpu() if uses_gpu else None
+    values = dict(snakemake.params.get("settings", {}))
+    precision = values.pop("precision", "auto")
+    settings = {name: _SECTIONS[name](**value) if name in _SECTIONS else value for name, value in values.items()}
+    try:
+        yield Job(snakemake.input, snakemake.output, snakemake.wildcards, settings, precision, "cuda" if uses_gpu else "cpu",
+                  snakemake.threads)
+    except (ConffusionError, OSError, MemoryError) as error:
+        LOGGER.error("%s: %s", type(error).__name__, error)
+        sys.exit(1)
+    finally:
+        if lock is not None:
+            lock.close()
+
+
+def _start_log(paths: Any) -> None:
+    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    if paths:
+        handlers.append(logging.FileHandler(str(paths[0]), mode="w"))
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=handlers)
+    logging.captureWarnings(True)

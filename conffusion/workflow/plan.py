@@ -1,0 +1,173 @@
+"""What a configuration asks for: names, files, shards, and the settings that each stage depends on."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from conffusion.config.schema import Config
+from conffusion.data.splits import SPLITS
+from conffusion.errors import ConfigError
+from conffusion.methods.registry import METHODS, Method, get_method
+from conffusion.tasks import build_task
+
+POOL = ("calibration", "test")  # what bounds are evaluated on
+PROTOCOL_NAMES = ("paper", "guaranteed")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Resolves names of the configuration; `checked` refuses what cannot run."""
+
+    config: Config
+
+    @property
+    def run(self) -> str:
+        """Results folder of the run."""
+        return f"results/{self.config.run}"
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the tasks."""
+        return list(self.config.tasks)
+
+    @property
+    def arms(self) -> list[str]:
+        """Methods in the order of the registry, trained ones once per replicate: n_conffusion, n_conffusion-r1, ..."""
+        names = [name for name in METHODS if name in self.config.methods]
+        return [arm for name in names for arm in self.replicates(name)]
+
+    @property
+    def trained_arms(self) -> list[str]:
+        """Arms that have a network of their own."""
+        return [arm for arm in self.arms if not method_of(arm).is_sampled]
+
+    def replicates(self, method: str) -> list[str]:
+        """Arms of one method."""
+        n_replicates = 1 if get_method(method).is_sampled else self.config.replicates
+        return [method, *(f"{method}-r{k}" for k in range(1, n_replicates))]
+
+    def n_shards(self, split: str) -> int:
+        """Sampling jobs of a split."""
+        size = getattr(self.config.dataset.splits, split)
+        if size < 1:
+            return self.config.sampling.shards_per_share
+        return math.ceil(size / self.config.sampling.images_per_shard)
+
+    def shards(self, task: str, split: str) -> list[str]:
+        """Variant stores of a task and split."""
+        n_shards = self.n_shards(split)
+        return [f"{self.run}/{task}/variants/{split}/shard-{k:05d}-of-{n_shards:05d}.zarr" for k in range(n_shards)]
+
+    def prior_name(self, task: str, arm: str) -> str:
+        """The prior that a method uses on a task."""
+        role = method_of(arm).network
+        if role in (None, "task"):
+            return self.config.tasks[task].prior
+        return self.config.networks[str(role)]
+
+    def prior_path(self, name: str) -> str:
+        """Checkpoint of a prior: a shipped one, or one that the run trains."""
+        return f"{self.config.priors_dir or self.run + '/priors'}/{name}.safetensors"
+
+    def settings(self, stage: str, task: str = "", arm: str = "") -> dict[str, Any]:
+        """What the numbers of a stage depend on, as plain values; a change reruns the stage.
+
+        Args:
+            stage: Name of the rule.
+            task: Task of the job, where it has one.
+            arm: Method, with its replicate, of the job, where it has one.
+        """
+        config = self.config.model_dump()
+        shared = {"seed": self.config.seed}
+        if stage in ("split_images", "prepare_images"):
+            folder_or_faces = {"dataset": config["dataset"], "image_size": self.config.image_size}
+            degradation = {"task": task, "degradation": config["tasks"][task]["degradation"]} if task else {}
+            return {**shared, **folder_or_faces, **degradation}
+        if stage == "sample_variants":
+            prior = config["priors"][self.config.tasks[task].prior]
+            return {**shared, "prior": prior, "sampling": config["sampling"], "precision": self.config.precision}
+        if stage == "finetune_method":
+            return {**shared, **self._finetuning(task, arm), "precision": self.config.precision}
+        if stage in ("predict_bounds", "trace_candidates"):
+            return {**shared, "precision": self.config.precision}
+        if stage in ("extract_bounds", "calibrate_method"):
+            return {"calibration": config["calibration"]}
+        if stage == "assess_validity":
+            return {**shared, "calibration": config["calibration"], "validity": config["validity"]}
+        raise ValueError(f"{stage}: is not a stage with settings")
+
+    def prior_settings(self, name: str) -> dict[str, Any]:
+        """What the training of one prior depends on."""
+        prior = self.config.priors[name]
+        degradation = self.config.tasks[prior.task].degradation if prior.task in self.config.tasks else {}
+        return {"seed": self.config.seed, "name": name, "prior": prior.model_dump(), "degradation": degradation,
+                "image_size": self.config.image_size, "precision": self.config.precision}
+
+    def _finetuning(self, task: str, arm: str) -> dict[str, Any]:
+        config = self.config.model_dump()
+        finetuning = config["finetuning"]
+        tuned = finetuning["tuned"][task][method_of(arm).name]
+        return {
+            "method": method_of(arm).name, "replicate": replicate_of(arm),
+            "prior": config["priors"][self.prior_name(task, arm)], "tuned": tuned,
+            "finetuning": {**finetuning, "tuned": {}}, "calibration": config["calibration"],
+        }
+
+
+def checked_plan(config: Config) -> Plan:
+    """Plan of a configuration after checks that need more than types and ranges.
+
+    Raises:
+        ConfigError: If a method, task, tuned setting, prior file or folder is unknown or missing; names the key.
+    """
+    plan = Plan(config)
+    for name in config.methods:
+        method = get_method(name)
+        if method.network not in (None, "task") and method.network not in config.networks:
+            raise ConfigError(f"networks.{method.network}: is missing; the method {name!r} needs it")
+    for task, settings in config.tasks.items():
+        build_task(task, **settings.degradation).mask((1, 3, config.image_size, config.image_size))
+        _check_tuned(plan, task)
+    _check_files(plan)
+    return plan
+
+
+def method_of(arm: str) -> Method:
+    """Method of an arm such as "resnext" or "resnext-r2"."""
+    return get_method(arm.partition("-r")[0])
+
+
+def replicate_of(arm: str) -> int:
+    """Replicate number of an arm, 0 for the first."""
+    return int(arm.partition("-r")[2] or 0)
+
+
+def config_text(config: Config) -> str:
+    """The merged configuration as YAML."""
+    return yaml.safe_dump(config.model_dump(), sort_keys=False)
+
+
+def _check_tuned(plan: Plan, task: str) -> None:
+    for arm in plan.trained_arms:
+        method = method_of(arm).name
+        if method not in plan.config.finetuning.tuned.get(task, {}):
+            raise ConfigError(f"finetuning.tuned.{task}.{method}: is missing; copy the settings of another task")
+
+
+def _check_files(plan: Plan) -> None:
+    config = plan.config
+    if config.dataset.name == "folder" and not Path(str(config.dataset.folder.path)).is_dir():
+        raise ConfigError(f"dataset.folder.path = {config.dataset.folder.path!r}: no such folder")
+    if config.priors_dir is None:
+        return
+    needed = {plan.prior_name(task, arm) for task in plan.tasks for arm in plan.arms}
+    for name in sorted(needed):
+        if not Path(plan.prior_path(name)).is_file():
+            raise ConfigError(f"priors_dir = {config.priors_dir!r}: lacks {name}.safetensors; name the folder that has "
+                              "it, or set priors_dir: null to train it in the run")
+
+
+__all__ = ["POOL", "PROTOCOL_NAMES", "SPLITS", "Plan", "checked_plan", "config_text", "method_of", "replicate_of"]

@@ -1,0 +1,56 @@
+# Bounds before calibration: quantiles of the variants (DM_SB), or one forward pass of a fine-tuned network.
+
+
+rule extract_bounds:
+    input:
+        shards=lambda wildcards: PLAN.shards(wildcards.task, wildcards.split),
+    output:
+        store=store(bounds("{split}").replace("{arm}", "dm_sb")),
+        manifest=bounds("{split}").replace("{arm}", "dm_sb"),
+    params:
+        settings=settings("extract_bounds"),
+        code=CODE["extract_bounds"],
+    log:
+        f"{LOGS}/{{task}}/extract_bounds/{{protocol}}-{{split}}.log",
+    benchmark:
+        f"{TIMES}/extract_bounds/{{task}}-{{protocol}}-{{split}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    script:
+        "../workflow_scripts/extract_bounds.py"
+
+
+# One job predicts all splits, so that the network is loaded once.
+rule predict_bounds:
+    input:
+        model=f"{ARM}/{{protocol}}/model.safetensors",
+        selection=images("selection"),
+        calibration=images("calibration"),
+        test=images("test"),
+    output:
+        selection_store=store(bounds("selection")),
+        calibration_store=store(bounds("calibration")),
+        test_store=store(bounds("test")),
+        selection=bounds("selection"),
+        calibration=bounds("calibration"),
+        test=bounds("test"),
+    params:
+        settings=settings("predict_bounds"),
+        code=CODE["predict_bounds"],
+    log:
+        f"{LOGS}/{{task}}/predict_bounds/{{arm}}-{{protocol}}.log",
+    benchmark:
+        f"{TIMES}/predict_bounds/{{task}}-{{arm}}-{{protocol}}.tsv"
+    threads: CONFIG.threads
+    resources:
+        mem_mb=3000,
+        runtime=60,
+        gpu=GPUS,
+    script:
+        "../workflow_scripts/predict_bounds.py"
+
+
+# DM_SB has its own rule; every other method predicts.
+ruleorder: extract_bounds > predict_bounds

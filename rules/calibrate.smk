@@ -1,0 +1,23 @@
+# lambda_hat of every method under both protocols.
+
+
+rule calibrate_method:
+    input:
+        bounds=bounds("calibration"),
+        images=images("calibration"),
+        splits=rules.split_images.output.splits,
+    output:
+        calibration=f"{ARM}/{{protocol}}/calibration.json",
+    params:
+        settings=settings("calibrate_method"),
+        code=CODE["calibrate_method"],
+    log:
+        f"{LOGS}/{{task}}/calibrate_method/{{arm}}-{{protocol}}.log",
+    benchmark:
+        f"{TIMES}/calibrate_method/{{task}}-{{arm}}-{{protocol}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    script:
+        "../workflow_scripts/calibrate_method.py"

@@ -1,0 +1,58 @@
+# Names shared by all rules. What they mean, and which files exist, is decided in conffusion/workflow.
+
+from conffusion.config import parse_config
+from conffusion.errors import ConffusionError
+from conffusion.workflow.code_digest import code_versions, write_code_versions
+from conffusion.workflow.gpu import gpus_per_job
+from conffusion.workflow.plan import POOL, PROTOCOL_NAMES, SPLITS, checked_plan, config_text, method_of, replicate_of
+
+try:
+    CONFIG = parse_config(config, source="config")
+    PLAN = checked_plan(CONFIG)
+except ConffusionError as error:
+    raise WorkflowError(str(error))
+
+RUN = PLAN.run
+LOGS = f"{RUN}/logs"
+TIMES = f"{RUN}/benchmarks"
+GPUS = gpus_per_job(CONFIG.device)
+CODE = code_versions(f"{RUN}/code.json", keep=CONFIG.keep_results_of_older_code)
+ARM = f"{RUN}/{{task}}/{{arm}}"  # a method, with its replicate
+
+
+wildcard_constraints:
+    task="|".join(PLAN.tasks),
+    arm="|".join(PLAN.arms + ["dm_sb"]),
+    protocol="|".join(PROTOCOL_NAMES),
+    split="|".join(SPLITS),
+    k=r"\d{5}",
+    n=r"\d{5}",
+
+
+onstart:
+    write_code_versions(f"{RUN}/code.json", CODE)
+
+
+def settings(stage):
+    """Parameter function: what the stage depends on, for the job's task and arm."""
+    return lambda wildcards: PLAN.settings(stage, wildcards.get("task", ""), wildcards.get("arm", ""))
+
+
+def images(split):
+    """Manifest of a task's images."""
+    return f"{RUN}/{{task}}/images/{split}.json"
+
+
+def bounds(split):
+    """Manifest of the bounds of one method under one protocol."""
+    return f"{ARM}/{{protocol}}/bounds/{split}.json"
+
+
+def store(manifest):
+    """The zarr store beside a manifest, as an output."""
+    return directory(manifest.removesuffix(".json") + ".zarr")
+
+
+def every(pattern, **choices):
+    """All files of a pattern over tasks, arms and protocols."""
+    return expand(pattern, **{"task": PLAN.tasks, "arm": PLAN.arms, "protocol": PROTOCOL_NAMES, **choices})

@@ -1,0 +1,76 @@
+# Metrics on the test images, and how often the promise breaks when calibration sets are drawn again.
+
+
+rule evaluate_method:
+    input:
+        calibration=rules.calibrate_method.output.calibration,
+        calibration_bounds=bounds("calibration"),
+        test_bounds=bounds("test"),
+        calibration_images=images("calibration"),
+        test_images=images("test"),
+        splits=rules.split_images.output.splits,
+    output:
+        metrics=f"{ARM}/{{protocol}}/metrics.json",
+        per_image=f"{ARM}/{{protocol}}/per_image.csv",
+        curve=f"{ARM}/{{protocol}}/curve.csv",
+        pool=f"{ARM}/{{protocol}}/pool.npz",
+    params:
+        code=CODE["evaluate_method"],
+    log:
+        f"{LOGS}/{{task}}/evaluate_method/{{arm}}-{{protocol}}.log",
+    benchmark:
+        f"{TIMES}/evaluate_method/{{task}}-{{arm}}-{{protocol}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=3000,
+        runtime=60,
+    script:
+        "../workflow_scripts/evaluate_method.py"
+
+
+rule trace_candidates:
+    input:
+        candidates=rules.finetune_method.output.candidates,
+        images=[images(split) for split in POOL],
+        splits=rules.split_images.output.splits,
+    output:
+        curves=f"{ARM}/candidates.npz",
+    params:
+        settings=settings("trace_candidates"),
+        code=CODE["trace_candidates"],
+    log:
+        f"{LOGS}/{{task}}/trace_candidates/{{arm}}.log",
+    benchmark:
+        f"{TIMES}/trace_candidates/{{task}}-{{arm}}.tsv"
+    threads: CONFIG.threads
+    resources:
+        mem_mb=3000,
+        runtime=120,
+        gpu=GPUS,
+    script:
+        "../workflow_scripts/trace_candidates.py"
+
+
+rule assess_validity:
+    input:
+        calibrations=[f"{ARM}/{protocol}/calibration.json" for protocol in PROTOCOL_NAMES],
+        pools=[f"{ARM}/{protocol}/pool.npz" for protocol in PROTOCOL_NAMES],
+        candidates=branch(
+            lambda wildcards: method_of(wildcards.arm).is_sampled, then=[], otherwise=rules.trace_candidates.output.curves
+        ),
+        splits=rules.split_images.output.splits,
+    output:
+        rows=f"{ARM}/validity.csv",
+    params:
+        settings=settings("assess_validity"),
+        code=CODE["assess_validity"],
+    log:
+        f"{LOGS}/{{task}}/assess_validity/{{arm}}.log",
+    benchmark:
+        f"{TIMES}/assess_validity/{{task}}-{{arm}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=3000,
+        runtime=60,
+    script:
+        "../workflow_scripts/assess_validity.py"

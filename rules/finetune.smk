@@ -1,0 +1,37 @@
+# Fine-tuning: one run per method, task and replicate; its checkpoints compete under both protocols.
+
+
+def sampled_bounds(wildcards):
+    """DM_SB's bounds of the fine-tuning images, for methods that are fitted to them."""
+    if method_of(wildcards.arm).target != "sampled_bounds":
+        return []
+    return f"{RUN}/{wildcards.task}/dm_sb/guaranteed/bounds/finetune.json"
+
+
+rule finetune_method:
+    input:
+        prior=lambda wildcards: PLAN.prior_path(PLAN.prior_name(wildcards.task, wildcards.arm)),
+        splits=rules.split_images.output.splits,
+        finetune=images("finetune"),
+        selection=images("selection"),
+        calibration=images("calibration"),
+        sampled_bounds=sampled_bounds,
+    output:
+        paper=f"{ARM}/paper/model.safetensors",
+        guaranteed=f"{ARM}/guaranteed/model.safetensors",
+        candidates=directory(f"{ARM}/candidates"),
+        curve=f"{ARM}/training.csv",
+    params:
+        settings=settings("finetune_method"),
+        code=CODE["finetune_method"],
+    log:
+        f"{LOGS}/{{task}}/finetune_method/{{arm}}.log",
+    benchmark:
+        f"{TIMES}/finetune_method/{{task}}-{{arm}}.tsv"
+    threads: CONFIG.threads
+    resources:
+        mem_mb=4000,
+        runtime=24 * 60,
+        gpu=GPUS,
+    script:
+        "../workflow_scripts/finetune_method.py"

@@ -1,0 +1,18 @@
+# Tables, figures and the report, from result files only.
+
+
+rule tables:
+    input:
+        every(f"{ARM}/{{protocol}}/metrics.json", arm=PLAN.arms),
+
+
+rule figures:
+    input:
+        [],
+
+
+rule write_report:
+    output:
+        f"{RUN}/report.html",
+    shell:
+        "touch {output}"

@@ -1,0 +1,29 @@
+# DM_SB: J variants of every image, in shards. The manifest of a shard is the declared file: it is written last, and a
+# killed job leaves finished shards alone.
+
+
+rule sample_variants:
+    input:
+        images=images("{split}"),
+        prior=lambda wildcards: PLAN.prior_path(CONFIG.tasks[wildcards.task].prior),
+    output:
+        manifest=f"{RUN}/{{task}}/variants/{{split}}/shard-{{k}}-of-{{n}}.json",
+    params:
+        settings=settings("sample_variants"),
+        code=CODE["sample_variants"],
+    log:
+        f"{LOGS}/{{task}}/sample_variants/{{split}}-{{k}}-of-{{n}}.log",
+    benchmark:
+        f"{TIMES}/sample_variants/{{task}}-{{split}}-{{k}}-of-{{n}}.tsv"
+    threads: CONFIG.threads
+    resources:
+        mem_mb=3000,
+        runtime=120,
+        gpu=GPUS,
+    script:
+        "../workflow_scripts/sample_variants.py"
+
+
+rule variants:
+    input:
+        [PLAN.shards(task, split) for task in PLAN.tasks for split in SPLITS],

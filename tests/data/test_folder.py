@@ -1,0 +1,242 @@
+import csv
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from conffusion.data.folder import FolderDataset, crop_centre
+from conffusion.data.splits import assign_splits
+from conffusion.errors import ConfigError, DataError
+
+REAL = Path(__file__).parents[3] / "shared" / "data" / "real_images"
+
+
+def save(path: Path, height: int = 40, width: int = 52, seed: int = 0) -> np.ndarray:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return pixels
+
+
+@pytest.fixture
+def people(tmp_path: Path) -> Path:
+    """Three people with two photographs each, and files that are no images."""
+    for person in range(3):
+        for k, mood in enumerate(("neutral", "smiling")):
+            save(tmp_path / "people" / f"p{person:03d}_{mood}.png", seed=2 * person + k)
+    (tmp_path / "people" / "LICENSE.md").write_text("CC-BY")
+    (tmp_path / "people" / ".hidden.png").write_text("not an image")
+    return tmp_path / "people"
+
+
+def test_table_lists_images_by_path(people: Path) -> None:
+    save(people / "été 2024" / "日本 1.PNG")
+    dataset = FolderDataset(people, 16)
+    table = dataset.table()
+    assert list(table.columns) == ["image_id", "group", "source"]
+    assert list(table["image_id"]) == sorted(table["image_id"])
+    assert table["image_id"].iloc[-1] == "été 2024/日本 1.PNG"
+    assert list(table["group"]) == list(table["image_id"]) == list(table["source"])
+    assert len(table) == 7 and not dataset.has_groups
+
+
+def test_load_follows_the_ids_and_is_float_in_0_1(people: Path) -> None:
+    dataset = FolderDataset(people, 16)
+    ids = list(dataset.table()["image_id"])
+    images = dataset.load(ids)
+    assert images.shape == (6, 3, 16, 16) and images.dtype == np.float32
+    assert 0 <= images.min() and images.max() <= 1
+    np.testing.assert_array_equal(dataset.load(ids[::-1]), images[::-1])
+    assert dataset.load([]).shape == (0, 3, 16, 16)
+
+
+def test_pattern_selects_files(people: Path) -> None:
+    assert len(FolderDataset(people, 16, pattern="*_smiling.png").table()) == 3
+
+
+def test_crop_keeps_the_centre_and_resize_squeezes(tmp_path: Path) -> None:
+    pixels = np.zeros((32, 96, 3), np.uint8)
+    pixels[:, 32:64] = 255
+    Image.fromarray(pixels).save(tmp_path / "bar.png")
+    assert (FolderDataset(tmp_path, 32).load(["bar.png"]) == 1).all()
+    squeezed = FolderDataset(tmp_path, 32, fit="resize").load(["bar.png"])[0, 0, 16]
+    assert squeezed[0] == 0 and squeezed[16] == 1 and squeezed[31] == 0
+
+
+@pytest.mark.parametrize("shape", [(40, 52), (52, 40), (33, 33), (32, 47)])
+def test_crop_size(shape: tuple[int, int]) -> None:
+    assert crop_centre(np.zeros((*shape, 3), np.uint8), 32).shape == (32, 32, 3)
+
+
+def test_tiles_cover_a_centred_grid_without_overlap(tmp_path: Path) -> None:
+    pixels = save(tmp_path / "scene.png", 35, 52)
+    dataset = FolderDataset(tmp_path, 16, fit="tile")
+    table = dataset.table()
+    assert list(table["image_id"]) == [f"scene.png#{k}" for k in range(6)]
+    assert set(table["group"]) == set(table["source"]) == {"scene.png"}
+    assert dataset.has_groups
+    tiles = np.rint(dataset.load(list(table["image_id"])) * 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    rows = [np.concatenate(list(tiles[k : k + 3]), axis=1) for k in (0, 3)]
+    np.testing.assert_array_equal(np.concatenate(rows), pixels[1:33, 2:50])
+
+
+def test_large_tiles_are_reduced_and_counted(tmp_path: Path) -> None:
+    for k in range(2):
+        save(tmp_path / f"scene{k}.png", 100, 170, seed=k)
+    dataset = FolderDataset(tmp_path, 16, fit="tile", tile_size=32, max_tiles_per_image=4)
+    ids = list(dataset.table()["image_id"])
+    assert len(ids) == 8
+    full = FolderDataset(tmp_path, 16, fit="tile", tile_size=32)
+    assert set(ids) < set(full.table()["image_id"])
+    assert dataset.load(ids).shape == (8, 3, 16, 16)
+    np.testing.assert_array_equal(dataset.load(ids[2:3]), full.load(ids)[2:3])
+
+
+def test_group_pattern(people: Path) -> None:
+    for pattern in (r"p(\d+)_", r"(p)(?P<group>\d+)_"):
+        dataset = FolderDataset(people, 16, group_pattern=pattern)
+        assert list(dataset.table()["group"]) == ["000", "000", "001", "001", "002", "002"]
+        assert dataset.has_groups
+
+
+def test_group_rule_goes_before_the_photograph_for_tiles(people: Path) -> None:
+    dataset = FolderDataset(people, 16, fit="tile", group_pattern=r"(p\d+)_")
+    assert dataset.table()["group"].value_counts().to_dict() == {f"p00{k}": 12 for k in range(3)}
+
+
+def test_group_pattern_that_misses_a_file(people: Path) -> None:
+    save(people / "visitor.png")
+    with pytest.raises(DataError, match=r"visitor\.png: .*group_pattern.*finds no group in 'visitor\.png'"):
+        FolderDataset(people, 16, group_pattern=r"p(\d+)_").table()
+
+
+def write_csv(path: Path, rows: list[tuple[str, str]], header: tuple[str, str] = ("file", "group")) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+def test_group_csv(people: Path, tmp_path: Path) -> None:
+    files = [f"p{person:03d}_{mood}.png" for person in range(3) for mood in ("neutral", "smiling")]
+    rows = [(file, "NA" if file.startswith("p000") else "others") for file in files]
+    path = write_csv(tmp_path / "groups.csv", [*rows, ("not_there.png", "x")])
+    dataset = FolderDataset(people, 16, group_csv=path)
+    assert list(dataset.table()["group"]) == ["NA", "NA", "others", "others", "others", "others"]
+    assert dataset.has_groups
+
+
+def test_group_csv_errors(people: Path, tmp_path: Path) -> None:
+    path = tmp_path / "groups.csv"
+    dataset = FolderDataset(people, 16, group_csv=path)
+    with pytest.raises(DataError, match=r"groups\.csv: cannot be read"):
+        dataset.table()
+    write_csv(path, [("p000_neutral.png", "a")])
+    with pytest.raises(DataError, match=r"gives no group for 'p000_smiling\.png' \(5 files in all\)"):
+        dataset.table()
+    write_csv(path, [("p000_neutral.png", "a"), ("p000_neutral.png", "b")])
+    with pytest.raises(DataError, match="lists the file 'p000_neutral.png' twice"):
+        dataset.table()
+    write_csv(path, [("p000_neutral.png", "a")], header=("file", "person"))
+    with pytest.raises(DataError, match="lacks the column 'group'"):
+        dataset.table()
+
+
+def test_damaged_files_stop_the_indexing(people: Path) -> None:
+    cut = people / "p001_cut.jpg"
+    save(cut)
+    cut.write_bytes(cut.read_bytes()[:-50])
+    with pytest.raises(DataError, match=r"p001_cut\.jpg: truncated"):
+        FolderDataset(people, 16).table()
+
+
+def test_text_renamed_to_png_stops_the_indexing(people: Path) -> None:
+    (people / "notes.png").write_text("hello")
+    with pytest.raises(DataError, match=r"notes\.png: cannot be read as an image"):
+        FolderDataset(people, 16).table()
+
+
+def test_damage_behind_the_header_is_named_when_loading(people: Path) -> None:
+    path = people / "deep.tif"
+    tifffile.imwrite(path, np.zeros((64, 64, 3), np.uint16), photometric="rgb")
+    path.write_bytes(path.read_bytes()[:-1000])
+    dataset = FolderDataset(people, 16)
+    assert "deep.tif" in set(dataset.table()["image_id"])
+    with pytest.raises(DataError, match=r"deep\.tif: "):
+        dataset.load(["deep.tif"])
+
+
+def test_images_too_small_for_the_size_or_the_tiles(people: Path) -> None:
+    with pytest.raises(DataError, match=r"p000_neutral\.png: is too small: 52x40 pixels.*at least 64"):
+        FolderDataset(people, 64).table()
+    with pytest.raises(DataError, match=r"p000_neutral\.png: is too small.*at least 48"):
+        FolderDataset(people, 16, fit="tile", tile_size=48).table()
+
+
+def test_empty_and_missing_folders(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(DataError, match=r"no images match dataset\.folder\.pattern = '\*\*/\*' \(1 other files\)"):
+        FolderDataset(tmp_path, 16).table()
+    with pytest.raises(DataError, match=r"dataset\.folder\.path = .*nowhere: is not a folder"):
+        FolderDataset(tmp_path / "nowhere", 16).table()
+
+
+@pytest.mark.parametrize("image_id", ["gone.png", "../people/p000_neutral.png", "/etc/passwd", ""])
+def test_foreign_ids(people: Path, image_id: str) -> None:
+    with pytest.raises(DataError, match="is missing|is not an image of"):
+        FolderDataset(people, 16).load([image_id])
+
+
+@pytest.mark.parametrize("image_id", ["p000_neutral.png", "p000_neutral.png#x", "p000_neutral.png#6"])
+def test_foreign_tiles(people: Path, image_id: str) -> None:
+    with pytest.raises(DataError, match="is not an image of|so no tile 6"):
+        FolderDataset(people, 16, fit="tile").load([image_id])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"fit": "stretch"}, "fit = 'stretch': must be one of crop, resize, tile"),
+        ({"image_size": 0}, "image_size = 0: must be at least 1"),
+        ({"tile_size": 32}, "tile_size is only used with fit: tile"),
+        ({"fit": "tile", "tile_size": 8}, "tile_size = 8: must be at least image_size = 16"),
+        ({"fit": "tile", "max_tiles_per_image": 0}, "max_tiles_per_image = 0"),
+        ({"group_pattern": "p("}, "not a regular expression"),
+        ({"group_pattern": r"p\d+"}, "needs a part in round brackets"),
+        ({"group_pattern": r"(p)", "group_csv": "groups.csv"}, "either group_pattern or group_csv"),
+        ({"pattern": "/tmp/*.png"}, "must be a glob below"),
+    ],
+)
+def test_settings_are_checked(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
+        FolderDataset("anywhere", **{"image_size": 16, **settings})  # type: ignore[arg-type]
+
+
+def unpack(name: str, folder: Path) -> Path:
+    archive = REAL / f"{name}.zip"
+    if not archive.exists():
+        pytest.skip(f"the real photographs are not on this machine: {archive} is missing")
+    with zipfile.ZipFile(archive) as opened:
+        opened.extractall(folder)
+    return folder / name
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "n_images", "n_groups"),
+    [
+        ("faces_london", {"group_pattern": r"(p\d+)_"}, 140, 70),
+        ("faces_orl", {"group_pattern": r"(s\d+)/"}, 300, 30),
+        ("natural_bsds500", {"fit": "tile", "tile_size": 96, "max_tiles_per_image": 4}, 320, 80),
+    ],
+)
+def test_real_photographs(tmp_path: Path, name: str, settings: dict[str, object], n_images: int, n_groups: int) -> None:
+    dataset = FolderDataset(unpack(name, tmp_path), 32, **settings)  # type: ignore[arg-type]
+    table = dataset.table()
+    assert (len(table), table["group"].nunique()) == (n_images, n_groups)
+    shares = {"finetune": 0.4, "selection": 0.1, "calibration": 0.3, "test": 0.2}
+    splits = assign_splits(table, shares, seed=0)
+    assert splits.groupby("group")["split"].nunique().max() == 1 and len(splits) == n_images
+    images = dataset.load(list(splits["image_id"][:40]))
+    assert images.std() > 0.1 and 0 <= images.min() and images.max() <= 1

@@ -1,0 +1,9 @@
+"""Rule prepare_images: target, condition and mask of one task and split."""
+
+from conffusion.stages.images import prepare_images
+from conffusion.workflow.job import run_job
+
+with run_job(snakemake) as job:  # noqa: F821
+    prepare_images(
+        **job.settings, splits=job.input.splits, split=job.wildcards.split, output=job.output.manifest
+    )

@@ -1,0 +1,11 @@
+"""Rule sample_variants: J variants of the images of one shard."""
+
+from conffusion.workflow.job import run_job
+
+with run_job(snakemake) as job:  # noqa: F821
+    from conffusion.stages.sampling import sample_variants
+
+    sample_variants(
+        **job.settings, compute=job.compute(), checkpoint=job.input.prior, images=job.input.images,
+        shard=(int(job.wildcards.k), int(job.wildcards.n)), output=job.output.manifest,
+    )

@@ -1,0 +1,11 @@
+"""Rule trace_candidates: loss curves of all checkpoints of one fine-tuning run."""
+
+from conffusion.workflow.job import run_job
+
+with run_job(snakemake) as job:  # noqa: F821
+    from conffusion.stages.prediction import trace_candidates
+
+    trace_candidates(
+        job.settings["seed"], job.compute(), candidates=job.input.candidates, images=job.input.images,
+        splits=job.input.splits, output=job.output.curves,
+    )

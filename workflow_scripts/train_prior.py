@@ -1,0 +1,8 @@
+"""Rule train_prior: one pretrained network, stored in half precision to keep it small."""
+
+from conffusion.workflow.job import run_job
+
+with run_job(snakemake) as job:  # noqa: F821
+    from conffusion.training.priors import write_prior
+
+    write_prior(**job.settings, compute=job.compute(), output=job.output.checkpoint)
