@@ -170,21 +170,19 @@ class _Intervals:
         return int(self.target.shape[0])
 
     def blocks(self) -> Iterator[_Block]:
-        arrays = (self.lower, self.upper, self.target, self.mask)
         for rows in iterate_blocks(self.n_images, self._block_rows()):
-            yield _measure(rows, *(None if array is None else np.asarray(array[rows]) for array in arrays))
+            lower, upper, target = (np.asarray(array[rows]) for array in (self.lower, self.upper, self.target))
+            yield _measure(rows, lower, upper, target, None if self.mask is None else np.asarray(self.mask[rows]))
 
     def unit_sums(self, per_channel: bool) -> _UnitSums:
         """Sums per image, or per (image, channel) pair."""
         axis = 2 if per_channel else (1, 2)
         parts = []
         for block in self.blocks():
-            sums = (
-                (block.missed & block.chosen).sum(axis=axis),
-                np.where(block.chosen, block.sizes, 0.0).sum(axis=axis, dtype=np.float64),
-                block.chosen.sum(axis=axis),
-            )
-            parts.append([np.asarray(total, dtype=np.float64).reshape(-1) for total in sums])
+            misses = (block.missed & block.chosen).sum(axis=axis)
+            sizes = np.where(block.chosen, block.sizes, 0.0).sum(axis=axis, dtype=np.float64)
+            totals = (misses, sizes, block.chosen.sum(axis=axis))
+            parts.append([np.asarray(total, dtype=np.float64).reshape(-1) for total in totals])
         sums = _UnitSums(*(np.concatenate(column) for column in zip(*parts, strict=True)))
         if not sums.pixels.any():
             raise DataError("the mask selects no pixel: it must be 1 where pixels are evaluated")
@@ -196,8 +194,8 @@ class _Intervals:
             yield block.sizes[block.chosen]
 
     def _block_rows(self) -> int:
-        stored = [array for array in (self.lower, self.upper, self.target, self.mask) if is_zarr(array)]
-        chunk = max((int(array.chunks[0]) for array in stored), default=1)
+        arrays = (self.lower, self.upper, self.target, self.mask)
+        chunk = max((int(array.chunks[0]) for array in arrays if array is not None and is_zarr(array)), default=1)
         per_image = max(1, int(np.prod(self.target.shape[1:], dtype=np.int64)))
         return chunk * max(1, _BLOCK_PIXELS // per_image // chunk)
 
@@ -208,8 +206,12 @@ def _open(lower: ArrayLike, upper: ArrayLike, target: ArrayLike, mask: ArrayLike
         raise ShapeError(f"target has shape {shape}: at least one image with at least one pixel is needed")
     if mask is not None and tuple(mask.shape) not in (shape, (*shape[:1], 1, *shape[2:])):
         raise ShapeError(f"mask has shape {tuple(mask.shape)} but target has {shape}: they must be equal")
-    arrays = (array if array is None or is_zarr(array) else as_numpy(array) for array in (lower, upper, target, mask))
-    return _Intervals(*arrays)
+    mask = None if mask is None else _keep_zarr(mask)
+    return _Intervals(_keep_zarr(lower), _keep_zarr(upper), _keep_zarr(target), mask)
+
+
+def _keep_zarr(array: ArrayLike) -> ArrayLike:
+    return array if is_zarr(array) else as_numpy(array)
 
 
 def _measure(
@@ -230,7 +232,7 @@ def _measure(
 
 def _evaluate_units(sums: _UnitSums) -> Metrics:
     filled = sums.pixels > 0
-    sizes, risks = ((total / sums.pixels)[filled] for total in (sums.sizes, sums.misses))
+    sizes, risks = (total[filled] / sums.pixels[filled] for total in (sums.sizes, sums.misses))
     edges = np.concatenate([[0.0], np.quantile(sizes, _QUARTERS)])
     stratum = np.searchsorted(edges, sizes, side="left")  # 0: size <= 0, in no quarter
     totals, counts = (np.bincount(stratum, weights, minlength=5)[1:] for weights in (risks, np.ones_like(risks)))
@@ -281,11 +283,12 @@ def _order_statistics(data: _Intervals, cumulative: IntArray, ranks: IntArray) -
         upper = keys >> 16
         for prefix, counts in low_bits.items():
             counts += np.bincount(keys[upper == prefix] & 0xFFFF, minlength=1 << 16)
-    keys = []
+    found = []
     for rank, prefix in zip(ranks, prefixes, strict=True):
-        before = cumulative[prefix] - low_bits[int(prefix)].sum()
-        keys.append((int(prefix) << 16) + int(np.searchsorted(low_bits[int(prefix)].cumsum(), rank - before, "right")))
-    return _from_keys(np.array(keys, dtype=np.int64))
+        counts = low_bits[int(prefix)].cumsum()
+        before = cumulative[prefix] - counts[-1]
+        found.append((int(prefix) << 16) + int(np.searchsorted(counts, rank - before, side="right")))
+    return _from_keys(np.array(found, dtype=np.int64))
 
 
 def _keys(sizes: FloatArray) -> IntArray:

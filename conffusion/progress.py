@@ -28,7 +28,12 @@ class Progress:
     """
 
     def __init__(
-        self, label: str, total: int, *, unit: str = "items", interval: float = 5.0,
+        self,
+        label: str,
+        total: int,
+        *,
+        unit: str = "items",
+        interval: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._label, self._total, self._unit, self._interval, self._clock = label, total, unit, interval, clock

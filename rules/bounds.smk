@@ -22,27 +22,24 @@ rule extract_bounds:
         "../workflow_scripts/extract_bounds.py"
 
 
-# One job predicts all splits, so that the network is loaded once.
+# One job predicts all splits under both protocols, so that torch is loaded once.
+PREDICTED = [f"{protocol}/bounds/{split}" for protocol in PROTOCOL_NAMES for split in ("selection", *POOL)]
+
+
 rule predict_bounds:
     input:
-        model=f"{ARM}/{{protocol}}/model.safetensors",
-        selection=images("selection"),
-        calibration=images("calibration"),
-        test=images("test"),
+        models=[f"{ARM}/{protocol}/model.safetensors" for protocol in PROTOCOL_NAMES],
+        images=[images(split) for split in ("selection", *POOL)],
     output:
-        selection_store=store(bounds("selection")),
-        calibration_store=store(bounds("calibration")),
-        test_store=store(bounds("test")),
-        selection=bounds("selection"),
-        calibration=bounds("calibration"),
-        test=bounds("test"),
+        stores=[directory(f"{ARM}/{name}.zarr") for name in PREDICTED],
+        manifests=[f"{ARM}/{name}.json" for name in PREDICTED],
     params:
         settings=settings("predict_bounds"),
         code=CODE["predict_bounds"],
     log:
-        f"{LOGS}/{{task}}/predict_bounds/{{arm}}-{{protocol}}.log",
+        f"{LOGS}/{{task}}/predict_bounds/{{arm}}.log",
     benchmark:
-        f"{TIMES}/predict_bounds/{{task}}-{{arm}}-{{protocol}}.tsv"
+        f"{TIMES}/predict_bounds/{{task}}-{{arm}}.tsv"
     threads: CONFIG.threads
     resources:
         mem_mb=3000,

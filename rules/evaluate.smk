@@ -34,7 +34,7 @@ rule trace_candidates:
         images=[images(split) for split in POOL],
         splits=rules.split_images.output.splits,
     output:
-        curves=f"{ARM}/candidates.npz",
+        curves=directory(f"{ARM}/candidate_curves"),
     params:
         settings=settings("trace_candidates"),
         code=CODE["trace_candidates"],
@@ -58,7 +58,6 @@ rule assess_validity:
         candidates=branch(
             lambda wildcards: method_of(wildcards.arm).is_sampled, then=[], otherwise=rules.trace_candidates.output.curves
         ),
-        splits=rules.split_images.output.splits,
     output:
         rows=f"{ARM}/validity.csv",
     params:
@@ -74,3 +73,18 @@ rule assess_validity:
         runtime=60,
     script:
         "../workflow_scripts/assess_validity.py"
+
+
+rule gather_validity:
+    input:
+        rows=expand(rules.assess_validity.output.rows, task=PLAN.tasks, arm=PLAN.first_arms),
+    output:
+        table=f"{RUN}/tables/validity.csv",
+    log:
+        f"{LOGS}/gather_validity.log",
+    threads: 1
+    resources:
+        mem_mb=500,
+        runtime=5,
+    script:
+        "../workflow_scripts/gather_validity.py"

@@ -3,7 +3,7 @@
 
 rule tables:
     input:
-        every(f"{ARM}/{{protocol}}/metrics.json", arm=PLAN.arms),
+        every(f"{ARM}/{{protocol}}/metrics.json", arm=PLAN.arms), f"{RUN}/tables/validity.csv",
 
 
 rule figures:

@@ -6,7 +6,11 @@ from conffusion.workflow.plan import PROTOCOL_NAMES, method_of
 
 with run_job(snakemake) as job:  # noqa: F821
     assess_method_validity(
-        job.wildcards.task, method_of(job.wildcards.arm).name, **job.settings,
-        pools=dict(zip(PROTOCOL_NAMES, job.input.pools, strict=True)), candidates=job.input.get("candidates") or None,
-        splits=job.input.splits, output=job.output.rows,
+        job.wildcards.task,
+        method_of(job.wildcards.arm).name,
+        **job.settings,
+        calibrations=dict(zip(PROTOCOL_NAMES, job.input.calibrations, strict=True)),
+        pools=dict(zip(PROTOCOL_NAMES, job.input.pools, strict=True)),
+        candidates=job.input.get("candidates") or None,
+        output=job.output.rows,
     )

@@ -5,6 +5,10 @@ from conffusion.workflow.job import run_job
 
 with run_job(snakemake) as job:  # noqa: F821
     calibrate_method(
-        job.settings["calibration"], job.wildcards.protocol, bounds=job.input.bounds, images=job.input.images,
-        splits=job.input.splits, output=job.output.calibration,
+        job.settings["calibration"],
+        job.wildcards.protocol,
+        bounds=job.input.bounds,
+        images=job.input.images,
+        splits=job.input.splits,
+        output=job.output.calibration,
     )

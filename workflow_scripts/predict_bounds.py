@@ -1,12 +1,14 @@
-"""Rule predict_bounds: bounds of every split by one fine-tuned network."""
+"""Rule predict_bounds: bounds of every split by the chosen checkpoints of one method."""
 
 from conffusion.workflow.job import run_job
+from conffusion.workflow.plan import PROTOCOL_NAMES
 
 with run_job(snakemake) as job:  # noqa: F821
     from conffusion.stages.prediction import predict_method_bounds
 
-    splits = ("selection", "calibration", "test")
-    predict_method_bounds(
-        job.wildcards.protocol, job.settings["seed"], job.compute(), model=job.input.model,
-        images={split: job.input[split] for split in splits}, outputs={split: job.output[split] for split in splits},
-    )
+    n_splits = len(job.input.images)
+    for k, (protocol, model) in enumerate(zip(PROTOCOL_NAMES, job.input.models, strict=True)):
+        outputs = job.output.manifests[k * n_splits : (k + 1) * n_splits]
+        predict_method_bounds(
+            protocol, job.settings["seed"], job.compute(), model=model, images=job.input.images, outputs=outputs
+        )

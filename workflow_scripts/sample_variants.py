@@ -6,6 +6,10 @@ with run_job(snakemake) as job:  # noqa: F821
     from conffusion.stages.sampling import sample_variants
 
     sample_variants(
-        **job.settings, compute=job.compute(), checkpoint=job.input.prior, images=job.input.images,
-        shard=(int(job.wildcards.k), int(job.wildcards.n)), output=job.output.manifest,
+        **job.settings,
+        compute=job.compute(),
+        checkpoint=job.input.prior,
+        images=job.input.images,
+        shard=(int(job.wildcards.k), int(job.wildcards.n)),
+        output=job.output.manifest,
     )

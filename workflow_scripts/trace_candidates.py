@@ -6,6 +6,10 @@ with run_job(snakemake) as job:  # noqa: F821
     from conffusion.stages.prediction import trace_candidates
 
     trace_candidates(
-        job.settings["seed"], job.compute(), candidates=job.input.candidates, images=job.input.images,
-        splits=job.input.splits, output=job.output.curves,
+        job.settings["seed"],
+        job.compute(),
+        candidates=job.input.candidates,
+        images=job.input.images,
+        splits=job.input.splits,
+        output=job.output.curves,
     )

@@ -38,7 +38,7 @@ class Block:
     @property
     def n_rows(self) -> int:
         """Number of images of the block."""
-        return self.rows.stop - self.rows.start
+        return int(self.rows.stop - self.rows.start)
 
     def row_of(self, positions: IntArray) -> IntArray:
         """Row within the block to which evaluated pixels belong."""
@@ -80,10 +80,11 @@ class Pixels:
 
     def slices(self) -> list[slice]:
         """Slices of images in which the arrays are read: all at once in memory, whole chunks from zarr."""
-        stored = [array for array in (self.lower, self.upper, self.target, self.mask) if is_zarr(array)]
-        if not stored:
+        arrays = (self.lower, self.upper, self.target, self.mask)
+        chunks = [int(array.chunks[0]) for array in arrays if array is not None and is_zarr(array)]
+        if not chunks:
             return [slice(0, self.n_images)]
-        chunk = max(int(array.chunks[0]) for array in stored)
+        chunk = max(chunks)
         return list(iterate_blocks(self.n_images, chunk * max(1, self._rows_of(_READ_PIXELS) // chunk)))
 
     def sample(self) -> FloatArray:
@@ -141,9 +142,7 @@ class Pixels:
         return max(1, n_pixels // max(1, self._pixels_per_image()))
 
 
-def open_pixels(
-    lower: ArrayLike, upper: ArrayLike, target: ArrayLike, mask: ArrayLike | None, scaling: str
-) -> Pixels:
+def open_pixels(lower: ArrayLike, upper: ArrayLike, target: ArrayLike, mask: ArrayLike | None, scaling: str) -> Pixels:
     """Check the shapes and wrap the arrays; torch tensors become NumPy views, zarr arrays stay on disk.
 
     Raises:
@@ -155,8 +154,12 @@ def open_pixels(
         raise ShapeError(f"target has shape {shape}: at least one image with at least one pixel is needed")
     if mask is not None and tuple(mask.shape) not in (shape, (*shape[:1], 1, *shape[2:])):
         raise ShapeError(f"mask has shape {tuple(mask.shape)} but target has {shape}: they must be equal")
-    arrays = [array if array is None or is_zarr(array) else as_numpy(array) for array in (lower, upper, target, mask)]
-    return Pixels(*arrays, scaling=get_scaling(scaling))
+    mask = None if mask is None else _keep_zarr(mask)
+    return Pixels(_keep_zarr(lower), _keep_zarr(upper), _keep_zarr(target), mask, get_scaling(scaling))
+
+
+def _keep_zarr(array: ArrayLike) -> ArrayLike:
+    return array if is_zarr(array) else as_numpy(array)
 
 
 def _read(array: ArrayLike | None, rows: slice) -> npt.NDArray[Any] | None:
@@ -179,10 +182,10 @@ def _block(rows: slice, parts: list[Any], stride: int) -> Block:
         whole = np.broadcast_to(_chosen(mask), values[0].shape).reshape(n_rows, -1)[:, ::stride]
         ends = whole.sum(axis=1).cumsum()
         flat = [part[whole] for part in flat]
-    numbers = [part.astype(np.float64).reshape(-1) for part in flat]
-    for name, array in zip(("lower", "upper", "target"), numbers, strict=True):
+    lower, upper, target = (part.astype(np.float64).reshape(-1) for part in flat)
+    for name, array in (("lower", lower), ("upper", upper), ("target", target)):
         _check_finite(name, array, rows)
-    return Block(rows, *numbers, ends)
+    return Block(rows, lower, upper, target, ends)
 
 
 def _check_finite(name: str, values: FloatArray, rows: slice) -> None:

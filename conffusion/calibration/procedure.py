@@ -13,7 +13,7 @@ from conffusion.calibration.scaling import ScalingName, get_scaling
 from conffusion.calibration.search import Found, Question, smallest_passing
 from conffusion.calibration.ucb import check_level
 from conffusion.calibration.units import GroupLabels, UnitName, Units, make_units
-from conffusion.errors import CalibrationError, ConfigError, DataError
+from conffusion.errors import CalibrationError, ConfigError
 
 UcbName: TypeAlias = Literal["wsr", "hoeffding_bentkus", "hoeffding", "official"]
 LambdaGrid: TypeAlias = tuple[float, float, int]
@@ -105,7 +105,8 @@ def calibrate(
             since pixels of an image depend on each other). None = "group" where groups are given, else "image".
         lambda_grid: (start, stop, num); reproduces the official scan of a float32 grid from the top down.
     Returns:
-        The calibration; its `apply` misses, on the calibration data, exactly the fraction `.risk`.
+        The calibration. On the calibration data its `apply` misses the fraction `.risk`, or less by pixels whose
+        critical value exceeds lambda_hat by rounding alone.
     Raises:
         ConfigError: If alpha, delta, a name or the grid is invalid.
         ShapeError: If shapes do not match.

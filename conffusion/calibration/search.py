@@ -90,15 +90,12 @@ def smallest_passing(pixels: Pixels, question: Question) -> Found:
     """
     sample = np.sort(pixels.sample())
     n_tail = max(1, int(np.ceil(min(1.0, 1.5 * question.level.alpha) * len(sample))))
-    edges = _spread(sample[-n_tail:], -np.inf, _LARGEST, question.n_edges)
-    for _ in range(4):
-        bracket = _narrow(pixels, question, edges)
-        if isinstance(bracket, Found):
-            return bracket
-        if bracket.inside <= _MAX_COLLECTED:
+    bracket = _narrow(pixels, question, _spread(sample[-n_tail:], -np.inf, _LARGEST, question.n_edges))
+    for _ in range(3):
+        if isinstance(bracket, Found) or bracket.inside <= _MAX_COLLECTED:
             break
-        edges = _spread(sample, bracket.low, bracket.high, question.n_edges)
-    return _Ladder.collect(pixels, bracket).climb(question)
+        bracket = _narrow(pixels, question, _spread(sample, bracket.low, bracket.high, question.n_edges))
+    return bracket if isinstance(bracket, Found) else _Ladder.collect(pixels, bracket).climb(question)
 
 
 def _spread(values: FloatArray, low: float, high: float, n_edges: int) -> FloatArray:

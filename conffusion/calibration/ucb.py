@@ -60,7 +60,7 @@ def hoeffding_bentkus_ucb(risk: float, n: int, delta: float) -> float:
         inf{mu >= risk: min(exp(-n KL(risk, mu)), e P(Bin(n, mu) <= ceil(n risk))) <= delta}.
     """
     _check(risk, n, delta)
-    bentkus = bentkus_root(round_up(n * risk), n, delta)
+    bentkus = bentkus_root(float(round_up(n * risk)), n, delta)
     return max(risk, min(_entropy_root(risk, n, delta), bentkus))
 
 
@@ -87,7 +87,7 @@ def official_ucb(risk: float, n: int, delta: float, variant: OfficialVariant = "
         raise ConfigError(f"variant = {variant!r}: must be 'conffusion' or 'im2im_uq'")
     if risk == 0.0:
         return 1.0
-    bentkus = bentkus_root(round_down(n * risk), n, delta)
+    bentkus = bentkus_root(float(round_down(n * risk)), n, delta)
     return bentkus if variant == "conffusion" else min(bentkus, _entropy_root(risk, n, delta))
 
 

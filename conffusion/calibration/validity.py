@@ -103,7 +103,7 @@ def loss_curves(
 
     The grid holds quantiles of the pooled critical values (from a sample of half a million): 32 where the pooled risk
     exceeds 0.3, the rest evenly spread over risks from 0.3 to 0, and the largest finite critical value. Losses are
-    exact at the grid points. Sizes are exact at 64 of them and interpolated linearly in lambda between.
+    exact at the grid points. Sizes are exact at up to 64 of them and interpolated linearly in lambda between.
 
     Args:
         lower: (N, C, H, W) lower bounds before calibration; NumPy array, torch tensor or zarr array.
@@ -268,9 +268,7 @@ def _draw_outcomes(
     return smallest < np.inf, risks, sizes
 
 
-def _check_request(
-    candidates: Sequence[LossCurves], n: int, n_draws: int, ucb: str, unit: str, reselect: bool
-) -> None:
+def _check_request(candidates: Sequence[LossCurves], n: int, n_draws: int, ucb: str, unit: str, reselect: bool) -> None:
     if not candidates or (len(candidates) > 1 and not reselect):
         raise ConfigError(f"{len(candidates)} candidates: one is needed, or several with reselect = True")
     if n < 1 or n_draws < 1:
@@ -299,7 +297,7 @@ def _grid(pixels: Pixels, n_points: int) -> FloatArray:
 
 def _sizes(pixels: Pixels, lambdas: FloatArray) -> FloatArray:
     """(N, G) float32 mean clamped sizes, exact at up to 64 grid points and interpolated between."""
-    exact = np.unique(np.linspace(0, len(lambdas) - 1, min(_SIZE_POINTS, len(lambdas))).astype(np.intp))
+    exact = _size_points(len(lambdas))
     means = np.empty((pixels.n_images, len(exact)))
     for block in pixels.blocks():
         lower, upper = block.lower.astype(np.float32), block.upper.astype(np.float32)
@@ -310,3 +308,10 @@ def _sizes(pixels: Pixels, lambdas: FloatArray) -> FloatArray:
             sizes = high.clip(0.0, 1.0) - low.clip(0.0, 1.0)
             means[block.rows, column] = np.add.reduceat(sizes, starts) / n_pixels
     return np.stack([np.interp(lambdas, lambdas[exact], row) for row in means]).astype(np.float32)
+
+
+def _size_points(n_lambdas: int) -> IntArray:
+    """Grid points at which sizes are exact: evenly spread, and ever closer towards the ends, where lambda jumps."""
+    near_ends = 2 ** np.arange(min(_SIZE_POINTS // 6, int(math.log2(n_lambdas)) + 1)) - 1
+    even = np.linspace(0, n_lambdas - 1, _SIZE_POINTS - 2 * len(near_ends)).astype(np.intp)
+    return np.unique(np.concatenate([even, near_ends, n_lambdas - 1 - near_ends]))

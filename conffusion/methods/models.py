@@ -30,8 +30,11 @@ class PredictorSpec:
     def build(self, prior: Mapping[str, Tensor] | None) -> BoundPredictor:
         """A predictor that starts from a prior's weights, or from scratch with None."""
         return BoundPredictor(
-            self.architecture.build_with_bounds(prior), self.architecture.kind, self.architecture.build_schedule(),
-            self.prediction_time, self.has_holes,
+            self.architecture.build_with_bounds(prior),
+            self.architecture.kind,
+            self.architecture.build_schedule(),
+            self.prediction_time,
+            self.has_holes,
         )
 
 

@@ -1,8 +1,8 @@
 """The two protocols as data: where the checkpoint is chosen, and how lambda_hat is found."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from collections.abc import Mapping
 from typing import Any
 
 from conffusion.calibration import Calibration, calibrate
@@ -38,13 +38,22 @@ class Protocol:
             CalibrationError: If no scale satisfies alpha and delta.
         """
         return calibrate(
-            lower, upper, target, alpha=settings.alpha, delta=settings.delta, mask=mask,
-            groups=groups if self.unit is None else None, scaling=self.scaling or settings.scaling,
-            ucb=self.ucb or settings.ucb, unit=self.unit,
+            lower,
+            upper,
+            target,
+            alpha=settings.alpha,
+            delta=settings.delta,
+            mask=mask,
+            groups=groups if self.unit is None else None,
+            scaling=self.scaling or settings.scaling,
+            ucb=self.ucb or settings.ucb,
+            unit=self.unit,
         )
 
 
-PROTOCOLS: Mapping[str, Protocol] = MappingProxyType({
-    "paper": Protocol("paper", "calibration", "pixel", "official", "multiplicative", sorts_bounds=False),
-    "guaranteed": Protocol("guaranteed", "selection", None, None, None, sorts_bounds=True),
-})
+PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
+    {
+        "paper": Protocol("paper", "calibration", "pixel", "official", "multiplicative", sorts_bounds=False),
+        "guaranteed": Protocol("guaranteed", "selection", None, None, None, sorts_bounds=True),
+    }
+)

@@ -13,15 +13,14 @@ from conffusion.errors import DataError
 from conffusion.methods.registry import METHODS
 from conffusion.report.bootstrap import MethodDraws, percentile_interval, resample_methods
 from conffusion.report.results import ArmResult, distinct, load_results, method_label, protocol_rank, select, task_label
-from conffusion.report.verdicts import Region, verdict
-from conffusion.report.writing import write_csv
+from conffusion.report.verdict_table import claim_rows, claims_for_people, common_note
+from conffusion.report.verdicts import LARGEST_RISK, PASSES, RISK, SIZE, SPREAD, Region, verdict
+from conffusion.report.writing import latex, markdown, write_csv
+from conffusion.store import write_text
 
 DIFFUSION = ("dm_sb", "dm_sba", "n_conffusion", "g_conffusion")
 SLIGHTLY = 1.2  # "slightly exceeds the risk": by at most a fifth of alpha
-RISK, LARGEST_RISK = "mean risk", "largest mean risk"
-SIZE = "relative difference in mean interval size"
-SPREAD = "difference in spread of quartile risks"
-PASSES = "ratio of forward passes per image"
+_COUNTED = "counted, not estimated"
 
 Draws: TypeAlias = Mapping[str, MethodDraws]
 Outcome: TypeAlias = tuple[FloatArray, str]
@@ -65,7 +64,9 @@ class _Resampling:
 def write_claims(
     folders: Sequence[Path | str], output_csv: Path | str, *, alpha: float, n_bootstrap: int, seed: int, replicates: int
 ) -> None:
-    """Test the claims of the paper: one row per claim, task and protocol. Claims about methods not run are left out.
+    """Test the claims of the paper: one row per claim, task and protocol; also as .md and .tex for people.
+
+    Claims about methods that are not in the run are left out.
 
     `value` is the statistic on all test images (mean over replicates), `ci_low` and `ci_high` the 95 % percentile
     interval of a bootstrap over test images (over groups where images share one; paired between methods; over
@@ -92,8 +93,20 @@ def write_claims(
     rows = list(_rows(results, all_claims(alpha), _Resampling(n_bootstrap, seed)))
     columns = ["claim", "task", "protocol", "statistic", "claimed", "value", "ci_low", "ci_high", "verdict", "note"]
     table = pd.DataFrame(rows, columns=columns)
-    table["note"] = [_join(detail, _replicate_note(replicates)) for detail in table["note"]]
-    write_csv(table, output_csv)
+    table["note"] = [
+        _join(row.note, _COUNTED if row.statistic == PASSES else _replicate_note(replicates))
+        for row in table.itertuples()
+    ]
+    _write(table, Path(output_csv))
+
+
+def _write(table: pd.DataFrame, output: Path) -> None:
+    people, remark = claims_for_people(claim_rows(table)), common_note(table)
+    write_text(
+        output.with_suffix(".md"), f"{markdown(people)}\nIn parentheses: value, 95 % interval, remarks; {remark}.\n"
+    )
+    write_text(output.with_suffix(".tex"), latex(people, f"In parentheses: value, 95 % interval, remarks; {remark}."))
+    write_csv(table, output)
 
 
 def all_claims(alpha: float) -> list[Claim]:
@@ -119,7 +132,7 @@ def all_claims(alpha: float) -> list[Claim]:
 
 def _narrower_than(method: str, other: str) -> Claim:
     def measure(draws: Draws) -> Outcome:
-        return draws[method].size / draws[other].size - 1, ""
+        return draws[method].size / draws[other].size - 1, draws[method].label if METHODS[method].is_sampled else ""
 
     text = f"{method_label(method)} has narrower intervals than {method_label(other)}"
     return Claim(text, SIZE, Region(high=0), (method, other), measure)
@@ -158,7 +171,7 @@ def _passes_saved(draws: Draws) -> Outcome:
     sampled, others = draws["dm_sb"], [draw for method, draw in draws.items() if not METHODS[method].is_sampled]
     ratio = sampled.passes / max(draw.passes for draw in others)
     seconds = sampled.seconds / max(draw.seconds for draw in others)
-    detail = f"{sampled.label}: {sampled.passes:g} passes; counted, not estimated; time per image: {seconds:.3g} times"
+    detail = f"{sampled.label}: {sampled.passes:g} passes; time per image: {seconds:.3g} times"
     return np.full_like(sampled.size, ratio), detail
 
 

@@ -7,10 +7,13 @@ from typing import Any, TypeAlias
 
 import pandas as pd
 
+from conffusion.methods.registry import METHODS
 from conffusion.report.results import N_STRATA, method_label, task_label
 
 Format: TypeAlias = Callable[[Any], str]
 MISSING = "–"
+_UNITS = {"image": "an image", "image_channel": "one channel of an image", "pixel": "a pixel"}
+_FIRST = ("task", "protocol", "method")
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ COLUMNS: Mapping[str, Column] = {
     "stratified_risk": Column("Risk by size quartile, pixels", str),
     "stratified_risk_official": Column("Risk by size quartile, official units", str),
     "size_relative_to_g_conffusion": Column("Size against G-Conffusion", percent),
-    "lambda_hat": Column("λ̂", decimals(4)),
+    "lambda_hat": Column("λ̂", decimals(3)),
     "n_bound": Column("n of the bound", integer),
     "n": Column("n", integer),
     "n_draws": Column("Draws", integer),
@@ -102,18 +105,27 @@ COLUMNS: Mapping[str, Column] = {
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """Text for people: the columns of `COLUMNS` that the table has, in their order in the table.
+    """Text for people: the columns of `COLUMNS` that the table has, in the table's order after those that name a row.
 
     J is put beside the method, the four stratified risks become one cell, and spreads over replicates are left out
     where there is one run.
     """
     table = _join_strata(_label_methods(table)).dropna(axis="columns", how="all")
-    shown = [name for name in table.columns if name in COLUMNS]
+    names = [*(name for name in _FIRST if name in table), *(name for name in table.columns if name not in _FIRST)]
+    shown = [name for name in names if name in COLUMNS]
     if "replicates" in shown and (table["replicates"] == 1).all():
         shown.remove("replicates")
     return pd.DataFrame(
         {COLUMNS[name].heading: [_cell(value, COLUMNS[name].format) for value in table[name]] for name in shown}
     )
+
+
+def with_variants(table: pd.DataFrame, n_variants: int) -> pd.DataFrame:
+    """The table with a column `n_variants` for sampled methods, where it names methods without saying J."""
+    if "method" not in table or "n_variants" in table:
+        return table
+    sampled = [name in METHODS and METHODS[name].is_sampled for name in table["method"]]
+    return table.assign(n_variants=[n_variants if one else None for one in sampled])
 
 
 def numeric_headings(table: pd.DataFrame) -> set[str]:
@@ -131,8 +143,8 @@ def _size_note(table: pd.DataFrame) -> str:
 
 
 def _strata_note(table: pd.DataFrame) -> str:
-    units = " or ".join(str(unit).replace("_", ", ") for unit in table["official_unit"].dropna().unique())
-    return f"Quartiles from narrow to wide intervals; the official unit is ({units})."
+    units = " or ".join(_UNITS.get(unit, str(unit)) for unit in table["official_unit"].dropna().unique())
+    return f"Quartiles from narrow to wide intervals; the official unit is {units}."
 
 
 def _count_note(table: pd.DataFrame) -> str:

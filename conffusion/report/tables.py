@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from conffusion.errors import DataError
-from conffusion.report.results import N_STRATA, ArmResult, distinct, load_results, protocol_rank, read_csv, select
+from conffusion.report.results import N_STRATA, ArmResult, distinct, load_results, protocol_rank
 from conffusion.report.writing import write_table
 
 PRETRAININGS = ("g_conffusion", "resnext", "resnest")

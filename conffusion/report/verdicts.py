@@ -1,8 +1,18 @@
 """When a claim holds: a rule on an interval and a region, the same for every claim."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from conffusion.report.readable import Format, decimals, percent, times
+
+RISK, LARGEST_RISK = "mean risk", "largest mean risk"
+SIZE = "relative difference in mean interval size"
+SPREAD = "difference in spread of quartile risks"
+PASSES = "ratio of forward passes per image"
+FORMATS: Mapping[str, Format] = {
+    RISK: decimals(4), LARGEST_RISK: decimals(4), SIZE: percent, SPREAD: decimals(4), PASSES: times,
+}  # fmt: skip
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
 VERDICTS = (HOLDS, FAILS, UNDECIDED)
 

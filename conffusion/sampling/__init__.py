@@ -5,6 +5,12 @@ from conffusion.sampling.draw import Sampling, SamplingInput, draw_variants
 from conffusion.sampling.samplers import KnownPixels, sample_ancestral, sample_dpmpp_2m
 
 __all__ = [
-    "KnownPixels", "NoiseSchedule", "Sampling", "SamplingInput", "draw_variants", "noise_schedule",
-    "sample_ancestral", "sample_dpmpp_2m",
+    "KnownPixels",
+    "NoiseSchedule",
+    "Sampling",
+    "SamplingInput",
+    "draw_variants",
+    "noise_schedule",
+    "sample_ancestral",
+    "sample_dpmpp_2m",
 ]

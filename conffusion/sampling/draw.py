@@ -41,8 +41,10 @@ class Sampling:
     def __post_init__(self) -> None:
         """Refuse settings under which all variants would be equal."""
         if self.shared_start and self.solver != "ancestral":
-            raise ConfigError("sampling.shared_start = true: needs sampling.solver = 'ancestral'; the deterministic "
-                              f"solver {self.solver!r} would draw the same variant J times")
+            raise ConfigError(
+                "sampling.shared_start = true: needs sampling.solver = 'ancestral'; the deterministic "
+                f"solver {self.solver!r} would draw the same variant J times"
+            )
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,11 @@ def draw_variants(
 
 
 def _draw_batch(
-    network: nn.Module, schedule: NoiseSchedule, inputs: SamplingInput, settings: Sampling, compute: Compute,
+    network: nn.Module,
+    schedule: NoiseSchedule,
+    inputs: SamplingInput,
+    settings: Sampling,
+    compute: Compute,
     batch: list[tuple[int, int]],
 ) -> Tensor:
     rows = [row for row, _ in batch]

@@ -12,9 +12,7 @@ from conffusion.methods.protocols import PROTOCOLS
 from conffusion.store import open_store, read_array, write_store
 
 
-def extract_bounds(
-    alpha: float, protocol: str, *, shards: Sequence[str | Path], output: str | Path
-) -> None:
+def extract_bounds(alpha: float, protocol: str, *, shards: Sequence[str | Path], output: str | Path) -> None:
     """DM_SB's bounds: per pixel the alpha/2 and 1 - alpha/2 quantiles of the variants (Horwitz and Hoshen 2022, eq. 4)."""
     lower, upper, ids, records = [], [], [], []
     for shard in shards:
@@ -26,15 +24,24 @@ def extract_bounds(
             upper.append(bounds[1])
         ids += store.image_ids
         records.append(store.attributes)
-    write_bounds(output, (np.stack(lower), np.stack(upper)), ids, protocol, {
-        "n_variants": records[0]["sampling"]["n_variants"],
-        "forward_passes_per_image": records[0]["forward_passes_per_image"],
-        "seconds_per_image": float(np.mean([record["seconds_per_image"] for record in records])),
-    })
+    write_bounds(
+        output,
+        (np.stack(lower), np.stack(upper)),
+        ids,
+        protocol,
+        {
+            "n_variants": records[0]["sampling"]["n_variants"],
+            "forward_passes_per_image": records[0]["forward_passes_per_image"],
+            "seconds_per_image": float(np.mean([record["seconds_per_image"] for record in records])),
+        },
+    )
 
 
 def write_bounds(
-    output: str | Path, bounds: tuple[FloatArray, FloatArray], image_ids: Sequence[str], protocol: str,
+    output: str | Path,
+    bounds: tuple[FloatArray, FloatArray],
+    image_ids: Sequence[str],
+    protocol: str,
     attributes: dict[str, object],
 ) -> None:
     """Store bounds of one split, crossing ones counted, and sorted where the protocol says so."""

@@ -11,7 +11,7 @@ import pandas as pd
 from conffusion.calibration import Calibration
 from conffusion.calibration.rules import Level, get_rule
 from conffusion.calibration.validity import LossCurves, assess_validity, loss_curves
-from conffusion.config.schema import CalibrationSettings
+from conffusion.config.schema import CalibrationSettings, ValiditySettings
 from conffusion.errors import CalibrationError, StoreError
 from conffusion.methods.protocols import PROTOCOLS, Protocol
 from conffusion.metrics import evaluate, image_losses, size_quartile_edges, stratified_counts
@@ -23,7 +23,12 @@ CURVE_POINTS = 41
 
 
 def calibrate_method(
-    settings: CalibrationSettings, protocol: str, *, bounds: str | Path, images: str | Path, splits: str | Path,
+    settings: CalibrationSettings,
+    protocol: str,
+    *,
+    bounds: str | Path,
+    images: str | Path,
+    splits: str | Path,
     output: str | Path,
 ) -> None:
     """Find lambda_hat on the calibration split: `calibration.json`.
@@ -38,13 +43,25 @@ def calibrate_method(
         result = _calibrate(rules, bound_store, image_store, splits, settings)
     except CalibrationError as error:
         raise CalibrationError(f"{bounds}, protocol {protocol}: {error}") from error
-    write_json(output, {
-        "lambda_hat": result.lambda_hat, "risk": result.risk, "risk_ucb": result.risk_ucb,
-        "n_images": len(image_store.image_ids), "n_bound": result.n, "unit": result.unit, "ucb": result.ucb,
-        "scaling": result.scaling, "alpha": result.alpha, "delta": result.delta, "split": "calibration",
-        "selected_on": rules.selected_on, "checkpoint_step": bound_store.attributes.get("checkpoint_step"),
-        "feasible": True,
-    })
+    write_json(
+        output,
+        {
+            "lambda_hat": result.lambda_hat,
+            "risk": result.risk,
+            "risk_ucb": result.risk_ucb,
+            "n_images": len(image_store.image_ids),
+            "n_bound": result.n,
+            "unit": result.unit,
+            "ucb": result.ucb,
+            "scaling": result.scaling,
+            "alpha": result.alpha,
+            "delta": result.delta,
+            "split": "calibration",
+            "selected_on": rules.selected_on,
+            "checkpoint_step": bound_store.attributes.get("checkpoint_step"),
+            "feasible": True,
+        },
+    )
 
 
 @dataclass(frozen=True)
@@ -84,67 +101,132 @@ def evaluate_method(method: str, replicate: int, protocol: str, files: Evaluatio
     metrics = evaluate(lower, upper, target, mask)
     official = evaluate(lower, upper, target, mask, stratify=unit)
     evaluated = int((np.asarray(mask) > 0).sum())
-    write_json(files.metrics, {
-        "task": task.name, "method": method, "replicate": replicate, "protocol": protocol,
-        "risk": float(metrics.risk), "interval_size_mean": float(metrics.interval_size_mean),
-        "interval_size_median": float(metrics.interval_size_median),
-        "stratified_risk": _floats(metrics.stratified_risk),
-        "stratified_risk_official": _floats(official.stratified_risk), "official_unit": unit,
-        "n_test": len(images.image_ids), "n_variants": bounds.attributes.get("n_variants"),
-        "forward_passes_per_image": bounds.attributes["forward_passes_per_image"],
-        "seconds_per_image": bounds.attributes["seconds_per_image"], "n_crossed": bounds.attributes["n_crossed"],
-        "fraction_crossed": bounds.attributes["n_crossed"] / evaluated,
-    })
+    write_json(
+        files.metrics,
+        {
+            "task": task.name,
+            "method": method,
+            "replicate": replicate,
+            "protocol": protocol,
+            "risk": float(metrics.risk),
+            "interval_size_mean": float(metrics.interval_size_mean),
+            "interval_size_median": float(metrics.interval_size_median),
+            "stratified_risk": _floats(metrics.stratified_risk),
+            "stratified_risk_official": _floats(official.stratified_risk),
+            "official_unit": unit,
+            "n_test": len(images.image_ids),
+            "n_variants": bounds.attributes.get("n_variants"),
+            "forward_passes_per_image": bounds.attributes["forward_passes_per_image"],
+            "seconds_per_image": bounds.attributes["seconds_per_image"],
+            "n_crossed": bounds.attributes["n_crossed"],
+            "fraction_crossed": bounds.attributes["n_crossed"] / evaluated,
+        },
+    )
     _write_per_image(files, images, (lower, upper, target, mask))
     curves = pool_curves([stores["calibration"], stores["test"]], files.splits, calibration.scaling)
-    LossCurves.save_all(files.pool, [curves])
+    curves.save(files.pool)
     _write_curve(calibration, curves, len(stores["calibration"][1].image_ids), files.curve)
 
 
 def pool_curves(
-    stores: Sequence[tuple[Mapping[str, Any] | SealedStore, SealedStore]], splits: str | Path, scaling: str = "multiplicative"
+    stores: Sequence[tuple[Mapping[str, Any] | SealedStore, SealedStore]],
+    splits: str | Path,
+    scaling: str = "multiplicative",
 ) -> LossCurves:
     """Loss curves on the pooled images of several splits, each given as (bounds, images)."""
+
     def joined(member: int, name: str) -> Any:
         return np.concatenate([np.asarray(pair[member][name][:]) for pair in stores])
 
     ids = tuple(image_id for _, images in stores for image_id in images.image_ids)
     return loss_curves(
-        joined(0, "lower"), joined(0, "upper"), joined(1, "target"), joined(1, "mask"), scaling=scaling,
+        joined(0, "lower"),
+        joined(0, "upper"),
+        joined(1, "target"),
+        joined(1, "mask"),
+        scaling=scaling,
         groups=groups_of(splits, ids),
     )
 
 
-def validity_rows(
-    task: str, method: str, settings: CalibrationSettings, sizes: Sequence[int] | None, n_draws: int, seed: int,
-    *, curves: dict[str, Sequence[LossCurves]], n_calibration: int,
-) -> list[dict[str, Any]]:
+def assess_method_validity(
+    task: str,
+    method: str,
+    calibration: CalibrationSettings,
+    validity: ValiditySettings,
+    seed: int,
+    *,
+    calibrations: Mapping[str, str | Path],
+    pools: Mapping[str, str | Path],
+    candidates: str | Path | None,
+    output: str | Path,
+) -> None:
     """Rows of validity.csv for one method: how often the promise breaks when calibration sets are drawn again.
 
+    Checkpoints stay fixed; a further row of the paper's protocol selects anew among all stored ones in every draw.
+
     Args:
-        curves: By protocol, the loss curves on the pool of the protocol's own checkpoint; "candidates", if present,
-            those of all stored checkpoints, among which the paper's protocol selects anew in every draw.
-        n_calibration: Size of the run's calibration set, in units, used where `sizes` is None.
+        task: Name of the task.
+        method: Name of the method.
+        calibration: alpha, delta, bound and family.
+        validity: Sizes and number of draws.
+        seed: The run's seed.
+        calibrations: By protocol, calibration.json; gives the size of the drawn sets where none is configured.
+        pools: By protocol, loss curves on the pool of calibration and test images.
+        candidates: Folder of the loss curves of all stored checkpoints; None for a method without checkpoints.
+        output: CSV to write.
     """
+    variants = [(name, [LossCurves.load(path)], False) for name, path in pools.items()]
+    if candidates is not None:
+        variants.append(("paper", [LossCurves.load(path) for path in sorted(Path(candidates).glob("*.npz"))], True))
     rows = []
-    for name, candidates in curves.items():
-        protocol = PROTOCOLS["paper" if name == "candidates" else name]
-        for n in sizes or [n_calibration]:
-            grouped = candidates[0].groups is not None
-            unit = protocol.unit or ("group" if grouped else "image")
-            ucb, family = protocol.ucb or settings.ucb, protocol.scaling or settings.scaling
+    for name, curves, reselect in variants:
+        record = read_json(calibrations[name])
+        for n in validity.n or [_n_units(record)]:
             outcome = assess_validity(
-                candidates, n=n, n_draws=n_draws, alpha=settings.alpha, delta=settings.delta, ucb=ucb, unit=unit,
-                seed=seed, reselect=name == "candidates",
+                curves,
+                n=n,
+                n_draws=validity.n_draws,
+                alpha=calibration.alpha,
+                delta=calibration.delta,
+                ucb=record["ucb"],
+                unit=record["unit"],
+                seed=seed,
+                reselect=reselect,
             )
-            bound = f"{ucb}, n = {unit}s" + (", checkpoint reselected" if name == "candidates" else "")
-            rows.append({
-                "task": task, "method": method, "protocol": protocol.name, "bound": bound, "family": family, "n": n,
-                "n_draws": n_draws, "violation_rate": outcome.violation_rate,
-                "standard_error": outcome.standard_error, "infeasible_rate": outcome.infeasible_rate,
-                "interval_size_mean": outcome.interval_size_mean,
-            })
-    return rows
+            rows.append(
+                {
+                    "task": task,
+                    "method": method,
+                    "protocol": name,
+                    "bound": _bound_label(record, reselect),
+                    "family": record["scaling"],
+                    "n": n,
+                    "n_draws": validity.n_draws,
+                    "violation_rate": outcome.violation_rate,
+                    "standard_error": outcome.standard_error,
+                    "infeasible_rate": outcome.infeasible_rate,
+                    "interval_size_mean": outcome.interval_size_mean,
+                }
+            )
+    with atomic_path(output) as temporary:
+        pd.DataFrame(rows).to_csv(temporary, index=False)
+
+
+def gather_rows(parts: Sequence[str | Path], output: str | Path) -> None:
+    """Join CSV files with the same columns."""
+    with atomic_path(output) as temporary:
+        pd.concat([pd.read_csv(part) for part in parts]).to_csv(temporary, index=False)
+
+
+def _n_units(record: Mapping[str, Any]) -> int:
+    """Size of the run's own calibration set: groups where they are the unit, else images."""
+    return int(record["n_bound"] if record["unit"] == "group" else record["n_images"])
+
+
+def _bound_label(record: Mapping[str, Any], reselect: bool) -> str:
+    label = f"{record['ucb']}, n = {record['unit']}s"
+    return f"{label}, checkpoint reselected" if reselect else label
 
 
 def _calibrate(
@@ -168,8 +250,8 @@ def _calibration_fields(record: dict[str, Any]) -> dict[str, Any]:
     return {**{name: record[name] for name in names}, "n": record["n_bound"]}
 
 
-def _floats(values: Any) -> list[float]:
-    return [float(value) for value in values]
+def _floats(values: Any) -> list[float | None]:
+    return [float(value) if np.isfinite(value) else None for value in values]  # None: the quartile is empty
 
 
 def _write_per_image(files: EvaluationFiles, images: SealedStore, arrays: tuple[Any, Any, Any, Any]) -> None:
@@ -178,28 +260,35 @@ def _write_per_image(files: EvaluationFiles, images: SealedStore, arrays: tuple[
     misses, pixels = stratified_counts(lower, upper, target, mask, edges)
     risk, size = image_losses(lower, upper, target, mask)
     groups = groups_of(files.splits, images.image_ids)
-    table = pd.DataFrame({"image_id": images.image_ids, "group": images.image_ids if groups is None else groups,
-                          "risk": risk, "interval_size": size})
+    table = pd.DataFrame(
+        {
+            "image_id": images.image_ids,
+            "group": images.image_ids if groups is None else groups,
+            "risk": risk,
+            "interval_size": size,
+        }
+    )
     for k in range(4):
         table[f"misses_{k + 1}"], table[f"pixels_{k + 1}"] = misses[:, k], pixels[:, k]
     with atomic_path(files.per_image) as temporary:
         table.to_csv(temporary, index=False)
 
 
-def _write_curve(
-    calibration: Calibration, curves: LossCurves, n_calibration: int, output: Path
-) -> None:
+def _write_curve(calibration: Calibration, curves: LossCurves, n_calibration: int, output: Path) -> None:
     """Risk, its bound and interval size at scales around lambda_hat, each split by its own images."""
     rows = []
     rule, level = get_rule(calibration.ucb), Level(calibration.alpha, calibration.delta, calibration.n)
     for k in _curve_points(curves, calibration.lambda_hat):
         losses = _unit_losses(curves.losses[:n_calibration, k], curves, n_calibration)
-        rows.append({
-            "lambda": float(curves.lambdas[k]), "calibration_risk": float(losses.mean()),
-            "calibration_risk_ucb": rule.bound(losses, level),
-            "test_risk": float(curves.losses[n_calibration:, k].mean()),
-            "test_size": float(curves.sizes[n_calibration:, k].mean()),
-        })
+        rows.append(
+            {
+                "lambda": float(curves.lambdas[k]),
+                "calibration_risk": float(losses.mean()),
+                "calibration_risk_ucb": rule.bound(losses, level),
+                "test_risk": float(curves.losses[n_calibration:, k].mean()),
+                "test_size": float(curves.sizes[n_calibration:, k].mean()),
+            }
+        )
     with atomic_path(output) as temporary:
         pd.DataFrame(rows).to_csv(temporary, index=False)
 

@@ -101,13 +101,18 @@ def finetune_method(job: FinetuningJob, files: FinetuningFiles, compute: Compute
     compute.place(predictor)
     recorder = _Recorder(job, files, spec, predictor, stores, compute)
     data = _training_set(job, stores["finetune"], files.sampled_bounds, predictor, compute)
-    settings = Optimisation(
-        job.tuned.n_steps, job.finetuning.batch_size, job.tuned.learning_rate, job.finetuning.ema
-    )
+    settings = Optimisation(job.tuned.n_steps, job.finetuning.batch_size, job.tuned.learning_rate, job.finetuning.ema)
     with atomic_path(files.candidates) as recorder.folder:
         losses = finetune(
-            predictor, data, OBJECTIVES[str(job.method.loss)], job.calibration.alpha / 2, settings, compute,
-            seed=job.run_seed, n_validations=job.finetuning.n_validations, on_validation=recorder.validate,
+            predictor,
+            data,
+            OBJECTIVES[str(job.method.loss)],
+            job.calibration.alpha / 2,
+            settings,
+            compute,
+            seed=job.run_seed,
+            n_validations=job.finetuning.n_validations,
+            on_validation=recorder.validate,
         )
     recorder.finish(losses)
 
@@ -116,8 +121,13 @@ class _Recorder:
     """Saves every candidate, scores it under both protocols, and copies the winners at the end."""
 
     def __init__(
-        self, job: FinetuningJob, files: FinetuningFiles, spec: PredictorSpec, predictor: BoundPredictor,
-        stores: Mapping[str, SealedStore], compute: Compute,
+        self,
+        job: FinetuningJob,
+        files: FinetuningFiles,
+        spec: PredictorSpec,
+        predictor: BoundPredictor,
+        stores: Mapping[str, SealedStore],
+        compute: Compute,
     ) -> None:
         self._job, self._files, self._spec, self._predictor = job, files, spec, predictor
         self._stores, self._compute = stores, compute
@@ -129,14 +139,23 @@ class _Recorder:
     def validate(self, step: int) -> None:
         """Save the checkpoint of this step and let it compete."""
         for name, protocol in PROTOCOLS.items():
-            lower, upper, _ = predict_store(self._predictor, self._stores[protocol.selected_on], self._job.seed, self._compute)
+            lower, upper, _ = predict_store(
+                self._predictor, self._stores[protocol.selected_on], self._job.seed, self._compute
+            )
             score = score_checkpoint(protocol, lower, upper, self._images[name], self._job.calibration)
             best = self._best.get(name)
             if score.beats(best[0] if best else None):
                 self._best[name] = (score, step)
             LOGGER.info("step %d, %s: size %.4f at lambda_hat %.4f", step, name, score.interval_size, score.lambda_hat)
-            self._rows.append({"step": step, "protocol": name, "lambda_hat": score.lambda_hat, "risk": score.risk,
-                               "interval_size": score.interval_size})
+            self._rows.append(
+                {
+                    "step": step,
+                    "protocol": name,
+                    "lambda_hat": score.lambda_hat,
+                    "risk": score.risk,
+                    "interval_size": score.interval_size,
+                }
+            )
         self._save(self.folder / candidate_name(step), step)
 
     def finish(self, losses: list[dict[str, float]]) -> None:
@@ -149,10 +168,19 @@ class _Recorder:
 
     def _save(self, path: Path, step: int) -> None:
         job = self._job
-        save_predictor(path, self._predictor, self._spec, {
-            "method": job.method.name, "task": str(self._stores["finetune"].attributes["task"]),
-            "replicate": job.replicate, "step": step, "seed": job.seed, **job.tuned.model_dump(),
-        })
+        save_predictor(
+            path,
+            self._predictor,
+            self._spec,
+            {
+                "method": job.method.name,
+                "task": str(self._stores["finetune"].attributes["task"]),
+                "replicate": job.replicate,
+                "step": step,
+                "seed": job.seed,
+                **job.tuned.model_dump(),
+            },
+        )
 
 
 def candidate_name(step: int) -> str:
@@ -181,6 +209,10 @@ def _training_set(
         task = str(store.attributes["task"])
         noise = compute.tensor(image_noise(predictor.noise_purpose, job.seed, task, store.image_ids, shape))
     return TrainingSet(
-        compute.tensor(condition), compute.tensor(read_array(store["mask"])), compute.tensor(lower),
-        compute.tensor(upper), noise, getattr(predictor.network, "n_classes", 0),
+        compute.tensor(condition),
+        compute.tensor(read_array(store["mask"])),
+        compute.tensor(lower),
+        compute.tensor(upper),
+        noise,
+        getattr(predictor.network, "n_classes", 0),
     )

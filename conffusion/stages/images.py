@@ -36,8 +36,15 @@ def split_images(dataset: DatasetSettings, image_size: int, seed: int, output: s
 
 
 def prepare_images(
-    dataset: DatasetSettings, image_size: int, seed: int, task: str, degradation: Mapping[str, Any],
-    *, splits: str | Path, split: str, output: str | Path,
+    dataset: DatasetSettings,
+    image_size: int,
+    seed: int,
+    task: str,
+    degradation: Mapping[str, Any],
+    *,
+    splits: str | Path,
+    split: str,
+    output: str | Path,
 ) -> None:
     """Images of one task and split: arrays target, condition, mask (N, C, H, W) and image_id.
 

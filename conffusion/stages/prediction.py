@@ -1,6 +1,6 @@
 """Bounds from one forward pass: by the chosen checkpoints, and by every candidate for the validity table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from conffusion.arrays import FloatArray
@@ -12,41 +12,67 @@ from conffusion.methods.predictor import BoundPredictor
 from conffusion.predict.one_pass import CorruptedImages, predict_bounds
 from conffusion.stages.bounds import write_bounds
 from conffusion.stages.evaluation import pool_curves
-from conffusion.store import SealedStore, open_store, read_array
+from conffusion.store import SealedStore, atomic_path, open_store, read_array
 
 
 def predict_method_bounds(
-    protocol: str, seed: int, compute: Compute,
-    *, model: str | Path, images: Mapping[str, str | Path], outputs: Mapping[str, str | Path],
+    protocol: str,
+    seed: int,
+    compute: Compute,
+    *,
+    model: str | Path,
+    images: Sequence[str | Path],
+    outputs: Sequence[str | Path],
 ) -> None:
-    """Bounds of the given splits by the protocol's checkpoint, before calibration."""
+    """Bounds of the given image stores by the protocol's checkpoint, before calibration."""
     predictor, training = load_predictor(model)
     compute.place(predictor)
-    for split, path in images.items():
+    for path, output in zip(images, outputs, strict=True):
         store = open_store(path)
         lower, upper, seconds = predict_store(predictor, store, seed, compute)
-        write_bounds(outputs[split], (lower, upper), store.image_ids, protocol, {
-            "checkpoint_step": training["step"], "forward_passes_per_image": 1, "seconds_per_image": seconds,
-        })
+        write_bounds(
+            output,
+            (lower, upper),
+            store.image_ids,
+            protocol,
+            {
+                "checkpoint_step": training["step"],
+                "forward_passes_per_image": 1,
+                "seconds_per_image": seconds,
+            },
+        )
 
 
 def trace_candidates(
-    seed: int, compute: Compute, *, candidates: str | Path, images: Sequence[str | Path], splits: str | Path,
+    seed: int,
+    compute: Compute,
+    *,
+    candidates: str | Path,
+    images: Sequence[str | Path],
+    splits: str | Path,
     output: str | Path,
 ) -> None:
-    """Loss curves of every candidate on the pooled images of the given splits, for the validity table."""
+    """Loss curves of every candidate on the pooled images of the given splits, for the validity table: one .npz file each."""
     stores = [open_store(path) for path in images]
     checkpoints = sorted(Path(candidates).glob("step-*.safetensors"))
     if not checkpoints:
         raise StoreError(f"{candidates}: holds no checkpoint; delete it and rerun the rule finetune_method")
-    curves = []
-    for checkpoint in checkpoints:
-        predictor, _ = load_predictor(checkpoint)
-        compute.place(predictor)
-        bounds = [predict_store(predictor, store, seed, compute) for store in stores]
-        pairs = [({"lower": lower, "upper": upper}, store) for (lower, upper, _), store in zip(bounds, stores, strict=True)]
-        curves.append(pool_curves(pairs, splits))
-    LossCurves.save_all(output, curves)
+    with atomic_path(output) as folder:
+        folder.mkdir()
+        for checkpoint in checkpoints:
+            _trace(checkpoint, stores, seed, compute, splits).save(folder / f"{checkpoint.stem}.npz")
+
+
+def _trace(
+    checkpoint: Path, stores: Sequence[SealedStore], seed: int, compute: Compute, splits: str | Path
+) -> LossCurves:
+    predictor, _ = load_predictor(checkpoint)
+    compute.place(predictor)
+    pairs = []
+    for store in stores:
+        lower, upper, _ = predict_store(predictor, store, seed, compute)
+        pairs.append(({"lower": lower, "upper": upper}, store))
+    return pool_curves(pairs, splits)
 
 
 def predict_store(

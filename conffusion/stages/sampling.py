@@ -14,8 +14,15 @@ from conffusion.training.priors import architecture_of
 
 
 def sample_variants(
-    prior: PriorSettings, sampling: SamplingSettings, seed: int, compute: Compute,
-    *, checkpoint: str | Path, images: str | Path, shard: tuple[int, int], output: str | Path,
+    prior: PriorSettings,
+    sampling: SamplingSettings,
+    seed: int,
+    compute: Compute,
+    *,
+    checkpoint: str | Path,
+    images: str | Path,
+    shard: tuple[int, int],
+    output: str | Path,
 ) -> None:
     """Draw and store the variants of one shard of images: array variants (images, variants, C, H, W).
 
@@ -42,7 +49,11 @@ def sample_variants(
     if schedule is None or not prior.task:
         raise ValueError(f"{checkpoint}: only a diffusion prior conditioned on a task can be sampled")
     inputs = SamplingInput(
-        task, seed, ids, read_array(store["condition"], rows), read_array(store["mask"], rows),
+        task,
+        seed,
+        ids,
+        read_array(store["condition"], rows),
+        read_array(store["mask"], rows),
         build_task(task).known_outside,
     )
     settings = Sampling(**sampling.model_dump(exclude={"images_per_shard", "shards_per_share"}))
@@ -50,7 +61,10 @@ def sample_variants(
     variants = draw_variants(compute.place(network), schedule, inputs, settings, compute)
     n_calls = schedule.n_timesteps if settings.solver == "ancestral" else settings.n_steps
     attributes = {
-        "task": task, "seed": seed, "sampling": sampling.model_dump(), "schedule": dict(architecture.schedule or {}),
+        "task": task,
+        "seed": seed,
+        "sampling": sampling.model_dump(),
+        "schedule": dict(architecture.schedule or {}),
         "forward_passes_per_image": n_calls * settings.n_variants,
         "seconds_per_image": (time.perf_counter() - start) / len(ids),
     }

@@ -5,6 +5,14 @@ from conffusion.store.manifest import manifest_path, verify_manifest
 from conffusion.store.zarr_store import SealedStore, open_store, read_array, write_store
 
 __all__ = [
-    "SealedStore", "atomic_path", "manifest_path", "open_store", "read_array", "read_json", "verify_manifest",
-    "write_json", "write_store", "write_text",
+    "SealedStore",
+    "atomic_path",
+    "manifest_path",
+    "open_store",
+    "read_array",
+    "read_json",
+    "verify_manifest",
+    "write_json",
+    "write_store",
+    "write_text",
 ]

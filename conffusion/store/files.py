@@ -52,7 +52,9 @@ def read_json(path: str | Path) -> Any:
     try:
         return json.loads(Path(path).read_text())
     except (OSError, ValueError) as error:
-        raise StoreError(f"{path}: cannot be read as JSON ({error}); delete it and rerun the rule that makes it") from error
+        raise StoreError(
+            f"{path}: cannot be read as JSON ({error}); delete it and rerun the rule that makes it"
+        ) from error
 
 
 def _flush(path: Path) -> None:

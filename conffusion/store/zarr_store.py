@@ -112,8 +112,13 @@ def _write_group(
     for name, array in arrays.items():
         rows = min(ROWS_PER_SHARD, len(array))
         target = group.create_array(
-            name, shape=array.shape, dtype=array.dtype, chunks=(1, *array.shape[1:]), shards=(rows, *array.shape[1:]),
-            compressors=[ZstdCodec(level=1), Crc32cCodec()], config={"write_empty_chunks": True},
+            name,
+            shape=array.shape,
+            dtype=array.dtype,
+            chunks=(1, *array.shape[1:]),
+            shards=(rows, *array.shape[1:]),
+            compressors=[ZstdCodec(level=1), Crc32cCodec()],
+            config={"write_empty_chunks": True},
         )
         target[...] = array
     with warnings.catch_warnings():

@@ -45,8 +45,16 @@ def validation_steps(n_steps: int, n_validations: int) -> list[int]:
 
 
 def finetune(
-    predictor: BoundPredictor, data: TrainingSet, objective: Objective, quantile: float, settings: Optimisation,
-    compute: Compute, *, seed: int, n_validations: int, on_validation: Callable[[int], None],
+    predictor: BoundPredictor,
+    data: TrainingSet,
+    objective: Objective,
+    quantile: float,
+    settings: Optimisation,
+    compute: Compute,
+    *,
+    seed: int,
+    n_validations: int,
+    on_validation: Callable[[int], None],
 ) -> list[dict[str, float]]:
     """Fit the predictor; at every validation `on_validation(step)` sees it with averaged weights, in evaluation mode.
 
@@ -85,12 +93,18 @@ def finetune(
 
 
 def _loss(
-    predictor: BoundPredictor, data: TrainingSet, rows: Tensor, objective: Objective, quantile: float,
-    compute: Compute, generator: torch.Generator,
+    predictor: BoundPredictor,
+    data: TrainingSet,
+    rows: Tensor,
+    objective: Objective,
+    quantile: float,
+    compute: Compute,
+    generator: torch.Generator,
 ) -> Tensor:
     mirrored = bool(torch.rand((), generator=generator) < 0.5)
-    condition, mask, lower, upper = (_take(part, rows, mirrored) for part in
-                                     (data.condition, data.mask, data.lower, data.upper))
+    condition, mask, lower, upper = (
+        _take(part, rows, mirrored) for part in (data.condition, data.mask, data.lower, data.upper)
+    )
     if data.noise is None:
         noise = torch.randn(condition.shape, generator=generator).to(compute.device)
     else:

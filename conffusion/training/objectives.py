@@ -28,6 +28,10 @@ def squared_error(bounds: Bounds, lower: Tensor, upper: Tensor, quantile: float)
     return torch.mean((bounds.lower - lower) ** 2) + torch.mean((bounds.upper - upper) ** 2)
 
 
-OBJECTIVES: Mapping[str, Objective] = MappingProxyType({
-    "pinball": pinball, "pinball_and_squared_error": pinball_and_squared_error, "squared_error": squared_error,
-})
+OBJECTIVES: Mapping[str, Objective] = MappingProxyType(
+    {
+        "pinball": pinball,
+        "pinball_and_squared_error": pinball_and_squared_error,
+        "squared_error": squared_error,
+    }
+)

@@ -33,7 +33,13 @@ def architecture_of(prior: PriorSettings) -> Architecture:
 
 
 def write_prior(
-    name: str, prior: PriorSettings, degradation: Mapping[str, Any], *, image_size: int, seed: int, compute: Compute,
+    name: str,
+    prior: PriorSettings,
+    degradation: Mapping[str, Any],
+    *,
+    image_size: int,
+    seed: int,
+    compute: Compute,
     output: str | Path,
 ) -> None:
     """Train a prior and write its checkpoint in half precision; no two priors share random numbers."""

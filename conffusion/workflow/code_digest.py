@@ -14,28 +14,56 @@ LOGGER = logging.getLogger(__name__)
 PACKAGE = Path(__file__).resolve().parents[1]
 
 _BASE = ("arrays.py", "randomness.py", "store/zarr_store.py")
-_NETWORKS = ("compute.py", "models/unet.py", "models/unet_blocks.py", "models/unet_spec.py", "models/encoders.py",
-             "models/encoder_unet.py", "models/networks.py", "models/schedules.py", "models/denoiser.py")
+_NETWORKS = (
+    "compute.py",
+    "models/unet.py",
+    "models/unet_blocks.py",
+    "models/unet_spec.py",
+    "models/encoders.py",
+    "models/encoder_unet.py",
+    "models/networks.py",
+    "models/schedules.py",
+    "models/denoiser.py",
+)
 _PREDICTORS = (*_NETWORKS, "methods/predictor.py", "methods/random_inputs.py", "methods/models.py")
 _CALIBRATION = ("calibration", "methods/protocols.py", "bounds.py")
 
 # What each stage's numbers depend on: files and folders of the package.
-STAGE_CODE: Mapping[str, tuple[str, ...]] = MappingProxyType({
-    "split_images": ("randomness.py", "data", "stages/images.py"),
-    "prepare_images": (*_BASE, "data", "tasks", "stages/images.py"),
-    "train_prior": (*_BASE, *_NETWORKS, "data", "tasks", "training/loop.py", "training/pretrain.py",
-                    "training/priors.py"),
-    "sample_variants": (*_BASE, *_NETWORKS, "methods/random_inputs.py", "sampling", "stages/sampling.py"),
-    "extract_bounds": (*_BASE, "bounds.py", "methods/protocols.py", "stages/bounds.py"),
-    "finetune_method": (*_BASE, *_PREDICTORS, *_CALIBRATION, "losses.py", "methods/competition.py", "predict",
-                        "training/loop.py", "training/finetune.py", "training/objectives.py", "stages/finetuning.py"),
-    "predict_bounds": (*_BASE, *_PREDICTORS, "bounds.py", "predict", "stages/bounds.py", "stages/prediction.py"),
-    "trace_candidates": (*_BASE, *_PREDICTORS, "calibration", "predict", "stages/prediction.py"),
-    "calibrate_method": (*_BASE, *_CALIBRATION, "stages/evaluation.py"),
-    "evaluate_method": (*_BASE, *_CALIBRATION, "metrics.py", "stages/evaluation.py"),
-    "assess_validity": (*_BASE, *_CALIBRATION, "stages/evaluation.py"),
-    "report": ("report",),
-})
+STAGE_CODE: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "split_images": ("randomness.py", "data", "stages/images.py"),
+        "prepare_images": (*_BASE, "data", "tasks", "stages/images.py"),
+        "train_prior": (
+            *_BASE,
+            *_NETWORKS,
+            "data",
+            "tasks",
+            "training/loop.py",
+            "training/pretrain.py",
+            "training/priors.py",
+        ),
+        "sample_variants": (*_BASE, *_NETWORKS, "methods/random_inputs.py", "sampling", "stages/sampling.py"),
+        "extract_bounds": (*_BASE, "bounds.py", "methods/protocols.py", "stages/bounds.py"),
+        "finetune_method": (
+            *_BASE,
+            *_PREDICTORS,
+            *_CALIBRATION,
+            "losses.py",
+            "methods/competition.py",
+            "predict",
+            "training/loop.py",
+            "training/finetune.py",
+            "training/objectives.py",
+            "stages/finetuning.py",
+        ),
+        "predict_bounds": (*_BASE, *_PREDICTORS, "bounds.py", "predict", "stages/bounds.py", "stages/prediction.py"),
+        "trace_candidates": (*_BASE, *_PREDICTORS, "calibration", "predict", "stages/prediction.py"),
+        "calibrate_method": (*_BASE, *_CALIBRATION, "stages/evaluation.py"),
+        "evaluate_method": (*_BASE, *_CALIBRATION, "metrics.py", "stages/evaluation.py"),
+        "assess_validity": (*_BASE, *_CALIBRATION, "stages/evaluation.py"),
+        "report": ("report",),
+    }
+)
 
 
 def code_versions(record: str | Path, *, keep: bool) -> dict[str, str]:

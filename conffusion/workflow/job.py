@@ -18,11 +18,18 @@ if TYPE_CHECKING:
 LOGGER = logging.getLogger("conffusion.job")
 
 # Parameters that stand for a section of the configuration come back as that section.
-_SECTIONS: Mapping[str, type[schema.Section]] = MappingProxyType({
-    "dataset": schema.DatasetSettings, "prior": schema.PriorSettings, "sampling": schema.SamplingSettings,
-    "tuned": schema.MethodTuning, "finetuning": schema.FinetuningSettings, "calibration": schema.CalibrationSettings,
-    "tuning": schema.TuningSettings,
-})
+_SECTIONS: Mapping[str, type[schema.Section]] = MappingProxyType(
+    {
+        "dataset": schema.DatasetSettings,
+        "prior": schema.PriorSettings,
+        "sampling": schema.SamplingSettings,
+        "tuned": schema.MethodTuning,
+        "finetuning": schema.FinetuningSettings,
+        "calibration": schema.CalibrationSettings,
+        "tuning": schema.TuningSettings,
+        "validity": schema.ValiditySettings,
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -64,8 +71,15 @@ def run_job(snakemake: Any) -> Iterator[Job]:
     precision = values.pop("precision", "auto")
     settings = {name: _SECTIONS[name](**value) if name in _SECTIONS else value for name, value in values.items()}
     try:
-        yield Job(snakemake.input, snakemake.output, snakemake.wildcards, settings, precision, "cuda" if uses_gpu else "cpu",
-                  snakemake.threads)
+        yield Job(
+            snakemake.input,
+            snakemake.output,
+            snakemake.wildcards,
+            settings,
+            precision,
+            "cuda" if uses_gpu else "cpu",
+            snakemake.threads,
+        )
     except (ConffusionError, OSError, MemoryError) as error:
         LOGGER.error("%s: %s", type(error).__name__, error)
         sys.exit(1)

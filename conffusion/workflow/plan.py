@@ -44,6 +44,11 @@ class Plan:
         """Arms that have a network of their own."""
         return [arm for arm in self.arms if not method_of(arm).is_sampled]
 
+    @property
+    def first_arms(self) -> list[str]:
+        """Every method once, in the order of the registry."""
+        return [arm for arm in self.arms if replicate_of(arm) == 0]
+
     def replicates(self, method: str) -> list[str]:
         """Arms of one method."""
         n_replicates = 1 if get_method(method).is_sampled else self.config.replicates
@@ -57,9 +62,9 @@ class Plan:
         return math.ceil(size / self.config.sampling.images_per_shard)
 
     def shards(self, task: str, split: str) -> list[str]:
-        """Variant stores of a task and split."""
+        """Manifests of the variant stores of a task and split."""
         n_shards = self.n_shards(split)
-        return [f"{self.run}/{task}/variants/{split}/shard-{k:05d}-of-{n_shards:05d}.zarr" for k in range(n_shards)]
+        return [f"{self.run}/{task}/variants/{split}/shard-{k:05d}-of-{n_shards:05d}.json" for k in range(n_shards)]
 
     def prior_name(self, task: str, arm: str) -> str:
         """The prior that a method uses on a task."""
@@ -103,17 +108,26 @@ class Plan:
         """What the training of one prior depends on."""
         prior = self.config.priors[name]
         degradation = self.config.tasks[prior.task].degradation if prior.task in self.config.tasks else {}
-        return {"seed": self.config.seed, "name": name, "prior": prior.model_dump(), "degradation": degradation,
-                "image_size": self.config.image_size, "precision": self.config.precision}
+        return {
+            "seed": self.config.seed,
+            "name": name,
+            "prior": prior.model_dump(),
+            "degradation": degradation,
+            "image_size": self.config.image_size,
+            "precision": self.config.precision,
+        }
 
     def _finetuning(self, task: str, arm: str) -> dict[str, Any]:
         config = self.config.model_dump()
         finetuning = config["finetuning"]
         tuned = finetuning["tuned"][task][method_of(arm).name]
         return {
-            "method": method_of(arm).name, "replicate": replicate_of(arm),
-            "prior": config["priors"][self.prior_name(task, arm)], "tuned": tuned,
-            "finetuning": {**finetuning, "tuned": {}}, "calibration": config["calibration"],
+            "method": method_of(arm).name,
+            "replicate": replicate_of(arm),
+            "prior": config["priors"][self.prior_name(task, arm)],
+            "tuned": tuned,
+            "finetuning": {**finetuning, "tuned": {}},
+            "calibration": config["calibration"],
         }
 
 
@@ -166,8 +180,10 @@ def _check_files(plan: Plan) -> None:
     needed = {plan.prior_name(task, arm) for task in plan.tasks for arm in plan.arms}
     for name in sorted(needed):
         if not Path(plan.prior_path(name)).is_file():
-            raise ConfigError(f"priors_dir = {config.priors_dir!r}: lacks {name}.safetensors; name the folder that has "
-                              "it, or set priors_dir: null to train it in the run")
+            raise ConfigError(
+                f"priors_dir = {config.priors_dir!r}: lacks {name}.safetensors; name the folder that has "
+                "it, or set priors_dir: null to train it in the run"
+            )
 
 
 __all__ = ["POOL", "PROTOCOL_NAMES", "SPLITS", "Plan", "checked_plan", "config_text", "method_of", "replicate_of"]
