@@ -12,6 +12,7 @@ import numpy.typing as npt
 from conffusion.errors import ShapeError
 
 FloatArray: TypeAlias = npt.NDArray[np.floating[Any]]
+IntArray: TypeAlias = npt.NDArray[np.integer[Any]]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 ArrayLike: TypeAlias = Any  # NumPy array, torch tensor or zarr array
 

@@ -32,7 +32,7 @@ class Compute:
 
     def place(self, network: nn.Module) -> nn.Module:
         """Move a network to the device in channels-last layout, where convolutions are fastest."""
-        return network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+        return network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def select_compute(device: str = "auto", precision: str = "auto", threads: int = 1) -> Compute:

@@ -5,7 +5,7 @@ class ConffusionError(Exception):
     """Base class of all errors that a user can mend."""
 
 
-class ConfigError(ConffusionError):
+class ConfigError(ConffusionError, ValueError):
     """A configuration key is unknown, missing, of the wrong type or out of range."""
 
 

@@ -27,6 +27,7 @@ wildcard_constraints:
     split="|".join(SPLITS),
     k=r"\d{5}",
     n=r"\d{5}",
+    trial=r"\d+",
 
 
 onstart:

@@ -35,3 +35,58 @@ rule finetune_method:
         gpu=GPUS,
     script:
         "../workflow_scripts/finetune_method.py"
+
+
+# The search over fine-tuning settings: `snakemake tune`. `all` does not repeat it; config.yaml holds its result.
+TUNING = f"{RUN}/tuning"
+
+
+rule try_settings:
+    input:
+        prior=lambda wildcards: PLAN.prior_path(PLAN.prior_name(wildcards.task, wildcards.arm)),
+        splits=rules.split_images.output.splits,
+        finetune=images("finetune"),
+        selection=images("selection"),
+        sampled_bounds=sampled_bounds,
+    output:
+        result=f"{TUNING}/{{task}}/{{arm}}/trial-{{trial}}.json",
+    params:
+        settings=settings("try_settings"),
+        code=CODE["finetune_method"],
+    log:
+        f"{LOGS}/{{task}}/try_settings/{{arm}}-{{trial}}.log",
+    benchmark:
+        f"{TIMES}/try_settings/{{task}}-{{arm}}-{{trial}}.tsv"
+    threads: CONFIG.threads
+    resources:
+        mem_mb=4000,
+        runtime=24 * 60,
+        gpu=GPUS,
+    script:
+        "../workflow_scripts/try_settings.py"
+
+
+rule choose_settings:
+    input:
+        trials=expand(
+            rules.try_settings.output.result,
+            task=PLAN.tasks,
+            arm=[arm for arm in PLAN.first_arms if arm in PLAN.trained_arms],
+            trial=range(CONFIG.tuning.n_trials),
+        ),
+    output:
+        table=f"{TUNING}/trials.csv",
+        chosen=f"{TUNING}/tuned.yaml",
+    log:
+        f"{LOGS}/choose_settings.log",
+    threads: 1
+    resources:
+        mem_mb=500,
+        runtime=5,
+    script:
+        "../workflow_scripts/choose_settings.py"
+
+
+rule tune:
+    input:
+        rules.choose_settings.output,

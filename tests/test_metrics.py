@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as npst
 
 from conffusion.errors import ConfigError, DataError, ShapeError
 from conffusion.metrics import evaluate, image_losses, size_quartile_edges, stratified_counts
-from tests import conformance
+from tests import calibration_fixtures, conformance
 
 KINDS = ["pixel", "image", "image_channel"]
 
@@ -18,33 +18,13 @@ def photos():
     return conformance.synthetic_bounds(5, 12, 3, 9, 7, 0.7)
 
 
-def fixture_bounds(case):
-    lower, upper, truth = conformance.synthetic_bounds(*(case[key] for key in ("seed", "n", "c", "h", "w", "spread")))
-    special = case.get("special", "")
-    if "swapped" in special:
-        return upper, lower, truth
-    if special:
-        left_out = truth > (0.94 if "0.94" in special else 2)
-        lower, upper = (np.where(left_out, 0, scale * truth).astype(np.float32) for scale in (0.5, 1.5))
-    return lower, upper, truth
-
-
-def fixture_mask(case, truth):
-    mask = conformance.make({"rule": "center_mask", "shape": list(truth.shape)})
-    if case.get("mask") == "mixed_mask":
-        for index in range(len(mask)):
-            if index % 3:
-                mask[index, :, :: index % 3 + 1] = 0
-    return mask
-
-
 @pytest.mark.parametrize("name", ["sr", "inpainting", "g"])
 def test_official_units_reproduce_the_official_metrics(name):
     description, _ = conformance.load(f"stats/calibrate_{name}")
     for case in description["cases"]:
-        lower, upper, truth = fixture_bounds(case)
+        lower, upper, truth = calibration_fixtures.bounds(case)
         inpainting = name == "inpainting" or case.get("task") == "inpainting"
-        mask = fixture_mask(case, truth) if inpainting else None
+        mask = calibration_fixtures.mask(case, truth) if inpainting else None
         scale = np.float32(case["lambda_hat"])
         scaled = (lower / scale).clip(0, 1), (upper * scale).clip(0, 1)
         for state, bounds in [("uncalibrated", (lower, upper)), ("calibrated", scaled)]:

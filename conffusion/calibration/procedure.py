@@ -183,7 +183,7 @@ def _pixels_as_images(pixels: Pixels, units: Units) -> tuple[Pixels, Units]:
 
 def _infeasible(question: Question, losses: FloatArray, where: str) -> str:
     """What went wrong and how many units would mend it, from the losses at the most favourable lambda."""
-    level, unit = question.level, "pixel value" if question.units.name == "pixel" else question.units.name
+    level, unit = question.level, question.units.noun
     risk = float(losses.mean())
     found = (
         f"no lambda_hat: the upper bound of the risk is {question.rule.bound(losses, level):.4g} > alpha ="

@@ -16,6 +16,7 @@ from scipy import special
 from conffusion.arrays import BoolArray, FloatArray
 from conffusion.calibration.ucb import (
     bentkus_root,
+    bets_from_deviations,
     hoeffding_bentkus_ucb,
     hoeffding_ucb,
     log_capital,
@@ -23,12 +24,13 @@ from conffusion.calibration.ucb import (
     relative_entropy,
     round_down,
     round_up,
+    shrunk_means,
     wsr_bets,
     wsr_ucb,
 )
 from conffusion.errors import ConfigError
 
-Tail = Callable[[FloatArray, "int | FloatArray", float], FloatArray]
+Tail = Callable[[FloatArray, int | FloatArray, float], FloatArray]
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class MeanRule:
         """Whether the bound of each column of (n_units, n_columns) is at most alpha."""
         return self.accepts(losses.mean(axis=0), level.n, level)
 
-    def accepts(self, means: FloatArray, n: "int | FloatArray", level: Level) -> BoolArray:
+    def accepts(self, means: FloatArray, n: int | FloatArray, level: Level) -> BoolArray:
         """The same from mean losses, with `n` (a number, or one per mean) instead of `level.n`."""
         return np.asarray(self.tail(means, n, level.alpha) <= level.delta)
 
@@ -121,34 +123,27 @@ class BettingRule:
 
 def _bet_range(largest: FloatArray, smallest: FloatArray, delta: float) -> tuple[FloatArray, FloatArray]:
     """Smallest and largest bets of `wsr_bets` over all losses between `smallest` and `largest`."""
-    steps = np.arange(2.0, largest.shape[0] + 2.0).reshape(-1, *(1,) * (largest.ndim - 1))
-    mean_low, mean_high = ((0.5 + np.cumsum(losses, axis=0)) / steps for losses in (smallest, largest))
+    mean_low, mean_high = shrunk_means(smallest), shrunk_means(largest)
     far = np.maximum(largest - mean_low, mean_high - smallest)
     near = np.maximum(np.maximum(smallest - mean_high, mean_low - largest), 0.0)
-    return _bets(far, steps, delta), _bets(near, steps, delta)
+    return bets_from_deviations(far, delta), bets_from_deviations(near, delta)
 
 
-def _bets(deviations: FloatArray, steps: FloatArray, delta: float) -> FloatArray:
-    variance = (0.25 + np.cumsum(deviations**2, axis=0)) / steps
-    previous = np.concatenate([np.full_like(variance[:1], 0.25), variance[:-1]])
-    return np.asarray(np.minimum(1.0, np.sqrt(-2.0 * math.log(delta) / deviations.shape[0] / previous)))
-
-
-def _hoeffding_tail(means: FloatArray, n: "int | FloatArray", alpha: float) -> FloatArray:
+def _hoeffding_tail(means: FloatArray, n: int | FloatArray, alpha: float) -> FloatArray:
     return np.where(means <= alpha, np.exp(-2.0 * n * (alpha - means) ** 2), 1.0)
 
 
-def _hoeffding_bentkus_tail(means: FloatArray, n: "int | FloatArray", alpha: float) -> FloatArray:
+def _hoeffding_bentkus_tail(means: FloatArray, n: int | FloatArray, alpha: float) -> FloatArray:
     entropy = np.exp(-n * relative_entropy(np.minimum(means, alpha), alpha))
     return np.where(means <= alpha, np.minimum(entropy, _bentkus_tail(round_up(n * means), n, alpha)), 1.0)
 
 
-def _official_tail(means: FloatArray, n: "int | FloatArray", alpha: float) -> FloatArray:
+def _official_tail(means: FloatArray, n: int | FloatArray, alpha: float) -> FloatArray:
     """As official_ucb, but a mean of 0 is judged by the formula, and a mean at or above alpha never passes."""
     return np.where(means < alpha, _bentkus_tail(round_down(n * means), n, alpha), 1.0)
 
 
-def _bentkus_tail(counts: FloatArray, n: "int | FloatArray", alpha: float) -> FloatArray:
+def _bentkus_tail(counts: FloatArray, n: int | FloatArray, alpha: float) -> FloatArray:
     """e P(Bin(n, alpha) <= counts)."""
     below = np.minimum(counts, np.asarray(n) - 1.0)
     return np.where(counts < n, math.e * special.betaincc(below + 1.0, n - below, alpha), math.e)

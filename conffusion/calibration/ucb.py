@@ -127,10 +127,19 @@ def wsr_ucb(losses: ArrayLike, delta: float) -> float:
 
 def wsr_bets(losses: FloatArray, delta: float) -> FloatArray:
     """Predictable bets b_t of `wsr_ucb`, in (0, 1], for losses (n, ...) with time along the first axis."""
-    n_losses = losses.shape[0]
-    variance = _shrunk_variance(losses, _shrunk_mean(losses))
+    return bets_from_deviations(losses - shrunk_means(losses), delta)
+
+
+def bets_from_deviations(deviations: FloatArray, delta: float) -> FloatArray:
+    """The bets from the deviations L_i - mean_i of the losses from their running means; the smaller, the bolder."""
+    variance = (0.25 + np.cumsum(deviations**2, axis=0)) / _steps(deviations)
     previous = np.concatenate([np.full_like(variance[:1], 0.25), variance[:-1]])
-    return np.asarray(np.minimum(1.0, np.sqrt(-2.0 * math.log(delta) / n_losses / previous)))
+    return np.asarray(np.minimum(1.0, np.sqrt(-2.0 * math.log(delta) / len(deviations) / previous)))
+
+
+def shrunk_means(losses: FloatArray) -> FloatArray:
+    """Running means mean_t of `wsr_ucb`, along the first axis."""
+    return np.asarray((0.5 + np.cumsum(losses, axis=0)) / _steps(losses))
 
 
 def log_capital(losses: FloatArray, bets: FloatArray, level: float) -> FloatArray:
@@ -170,14 +179,6 @@ def _entropy_root(risk: float, n: int, delta: float) -> float:
     if float(relative_entropy(risk, top)) <= goal:
         return 1.0
     return float(optimize.brentq(lambda mu: float(relative_entropy(risk, mu)) - goal, risk, top, xtol=1e-15))
-
-
-def _shrunk_mean(losses: FloatArray) -> FloatArray:
-    return np.asarray((0.5 + np.cumsum(losses, axis=0)) / _steps(losses))
-
-
-def _shrunk_variance(losses: FloatArray, means: FloatArray) -> FloatArray:
-    return np.asarray((0.25 + np.cumsum((losses - means) ** 2, axis=0)) / _steps(losses))
 
 
 def _steps(losses: FloatArray) -> FloatArray:

@@ -46,6 +46,11 @@ class Units:
         """The n given to the bound: images, groups, or pixel values."""
         return int(self.n_pixels.sum()) if self.name == "pixel" else self.n_units
 
+    @property
+    def noun(self) -> str:
+        """What one unit is, for messages; an image of one pixel is a pixel value."""
+        return "pixel value" if self.name == "pixel" or (self.n_pixels == 1).all() else self.name
+
     def losses(self, counts: IntArray) -> FloatArray:
         """(n_units, n_columns) losses from (N, n_columns) missed pixels per image."""
         if self.name == "pixel":

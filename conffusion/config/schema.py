@@ -19,6 +19,8 @@ class Section(BaseModel):
 
 
 class Splits(Section):
+    """Images, or share of all groups, per split."""
+
     finetune: SplitSize
     selection: SplitSize
     calibration: SplitSize
@@ -26,10 +28,14 @@ class Splits(Section):
 
 
 class FacesSettings(Section):
+    """The procedural portraits."""
+
     population: Literal["wide", "shifted"]
 
 
 class FolderSettings(Section):
+    """A folder of the user's own images."""
+
     path: str | None
     pattern: str
     fit: Literal["crop", "resize", "tile"]
@@ -40,6 +46,8 @@ class FolderSettings(Section):
 
 
 class DatasetSettings(Section):
+    """Which images, and how they are divided."""
+
     name: Literal["faces", "folder"]
     splits: Splits
     faces: FacesSettings
@@ -53,11 +61,15 @@ class DatasetSettings(Section):
 
 
 class TaskSettings(Section):
+    """One restoration task."""
+
     degradation: dict[str, Any]
     prior: Name
 
 
 class ScheduleSettings(Section):
+    """Arguments of `conffusion.sampling.noise_schedule`."""
+
     name: Literal["linear", "cosine", "quad", "const", "warmup10", "warmup50"]
     n_timesteps: Count
     linear_start: PositiveFloat
@@ -67,6 +79,8 @@ class ScheduleSettings(Section):
 
 
 class PriorSettings(Section):
+    """One pretrained network and its training."""
+
     network: Literal["sr3", "palette", "adm", "resnext_small", "resnest_small"]
     options: dict[str, Any]
     schedule: ScheduleSettings | None
@@ -80,6 +94,8 @@ class PriorSettings(Section):
 
 
 class SamplingSettings(Section):
+    """How variants are drawn."""
+
     solver: Literal["ancestral", "dpmpp_2m"]
     n_steps: Count
     n_variants: Annotated[int, Field(ge=2)]
@@ -91,12 +107,16 @@ class SamplingSettings(Section):
 
 
 class MethodTuning(Section):
+    """What the search chose for one method on one task."""
+
     learning_rate: PositiveFloat
     prediction_time: Share
     n_steps: Count
 
 
 class FinetuningSettings(Section):
+    """What all fine-tuning runs share, and the tuned rest."""
+
     batch_size: Count
     n_validations: Count
     ema: Share
@@ -104,6 +124,8 @@ class FinetuningSettings(Section):
 
 
 class TuningSettings(Section):
+    """The search over fine-tuning settings."""
+
     learning_rate: list[PositiveFloat]
     prediction_time: list[Share]
     n_steps: list[Count]
@@ -111,6 +133,8 @@ class TuningSettings(Section):
 
 
 class CalibrationSettings(Section):
+    """The promise, and how lambda_hat is found."""
+
     alpha: Probability
     delta: Probability
     ucb: Literal["wsr", "hoeffding_bentkus", "hoeffding"]
@@ -118,11 +142,15 @@ class CalibrationSettings(Section):
 
 
 class ValiditySettings(Section):
+    """The assessment of the promise over redrawn calibration sets."""
+
     n: list[Count] | None
     n_draws: Annotated[int, Field(ge=1)]
 
 
 class ReportSettings(Section):
+    """Figures and confidence intervals of the report."""
+
     n_examples: Count
     n_bootstrap: Annotated[int, Field(ge=100)]
 

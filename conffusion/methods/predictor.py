@@ -103,7 +103,7 @@ class BoundPredictor(nn.Module):
         else:
             level = level_input(self._kind, self._abar, self._timestep, x_t)
             outputs = self.network.heads(self._network_input(x_t), level, labels)  # type: ignore[operator]
-        return tuple(output[:, :channels] for output in outputs)  # type: ignore[return-value] # drops ADM's variances
+        return tuple(output[:, :channels] for output in outputs)  # drops the variances of ADM
 
     def _network_input(self, x_t: Tensor) -> Tensor:
         if self._style.second_input is None:

@@ -6,6 +6,9 @@ from types import MappingProxyType
 from typing import Any
 
 from conffusion.calibration import Calibration, calibrate
+from conffusion.calibration.procedure import UcbName
+from conffusion.calibration.scaling import ScalingName
+from conffusion.calibration.units import UnitName
 from conffusion.config.schema import CalibrationSettings
 
 
@@ -24,9 +27,9 @@ class Protocol:
 
     name: str
     selected_on: str
-    unit: str | None
-    ucb: str | None
-    scaling: str | None
+    unit: UnitName | None
+    ucb: UcbName | None
+    scaling: ScalingName | None
     sorts_bounds: bool
 
     def calibrate(

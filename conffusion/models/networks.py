@@ -49,7 +49,7 @@ class Architecture:
     def build_with_bounds(self, prior: Mapping[str, Tensor] | None) -> nn.Module:
         """The network with bound heads, starting from a prior's weights or, with None, from scratch."""
         if self.kind == "encoder":
-            encoder = self.build_prior()
+            encoder = build_encoder(self.network, **self.options)
             if prior is not None:
                 load_weights(encoder, prior)
             return EncoderUNet(encoder)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from conffusion.arrays import FloatArray
+from conffusion.arrays import FloatArray, IntArray
 from conffusion.errors import ConfigError
 
 MAX_BETA = 0.999
@@ -24,7 +24,7 @@ class NoiseSchedule:
 
     betas: FloatArray
     alphas_cumprod: FloatArray
-    timestep_map: FloatArray
+    timestep_map: IntArray
 
     @property
     def n_timesteps(self) -> int:
@@ -79,7 +79,7 @@ def noise_schedule(
     if name not in _BETAS:
         raise ConfigError(f"noise schedule {name!r} is unknown; choose one of {', '.join(_BETAS)}")
     betas = _BETAS[name](n_timesteps, linear_start, linear_end, cosine_s)
-    timesteps = np.arange(n_timesteps)
+    timesteps: IntArray = np.arange(n_timesteps)
     if respacing is not None:
         timesteps = _spaced_timesteps(n_timesteps, respacing)
         kept = np.cumprod(1 - betas)[timesteps]
@@ -123,7 +123,7 @@ _BETAS: dict[str, Callable[[int, float, float, float], FloatArray]] = {
 }
 
 
-def _spaced_timesteps(n_timesteps: int, n_kept: int) -> FloatArray:
+def _spaced_timesteps(n_timesteps: int, n_kept: int) -> IntArray:
     if not 1 <= n_kept <= n_timesteps:
         raise ConfigError(f"respacing = {n_kept}: must lie between 1 and n_timesteps = {n_timesteps}")
     stride = (n_timesteps - 1) / max(n_kept - 1, 1)

@@ -1,0 +1,1 @@
+"""Bounds of many images from one forward pass each."""

@@ -107,8 +107,7 @@ def _method_draws(arms: Sequence[ArmResult], weights: FloatArray, chosen: FloatA
         for name in ("size", "risk", "spread")
     }
     passes, seconds = (
-        float(np.mean([arm.metrics[name] for arm in arms]))
-        for name in ("forward_passes_per_image", "seconds_per_image")
+        float(np.mean([arm.metrics[f"{name}_per_image"] for arm in arms])) for name in ("forward_passes", "seconds")
     )
     return MethodDraws(result_label(arms[0]), mean["size"], mean["risk"], mean["spread"], passes, seconds)
 

@@ -93,19 +93,16 @@ def write_claims(
     rows = list(_rows(results, all_claims(alpha), _Resampling(n_bootstrap, seed)))
     columns = ["claim", "task", "protocol", "statistic", "claimed", "value", "ci_low", "ci_high", "verdict", "note"]
     table = pd.DataFrame(rows, columns=columns)
-    table["note"] = [
-        _join(row.note, _COUNTED if row.statistic == PASSES else _replicate_note(replicates))
-        for row in table.itertuples()
-    ]
+    remarks = [_COUNTED if name == PASSES else _replicate_note(replicates) for name in table["statistic"]]
+    table["note"] = [_join(*pair) for pair in zip(table["note"], remarks, strict=True)]
     _write(table, Path(output_csv))
 
 
 def _write(table: pd.DataFrame, output: Path) -> None:
-    people, remark = claims_for_people(claim_rows(table)), common_note(table)
-    write_text(
-        output.with_suffix(".md"), f"{markdown(people)}\nIn parentheses: value, 95 % interval, remarks; {remark}.\n"
-    )
-    write_text(output.with_suffix(".tex"), latex(people, f"In parentheses: value, 95 % interval, remarks; {remark}."))
+    people = claims_for_people(claim_rows(table))
+    remark = f"In parentheses: value, 95 % interval, remarks; {common_note(table)}."
+    write_text(output.with_suffix(".md"), f"{markdown(people)}\n{remark}\n")
+    write_text(output.with_suffix(".tex"), latex(people, remark))
     write_csv(table, output)
 
 
@@ -114,17 +111,18 @@ def all_claims(alpha: float) -> list[Claim]:
     narrower, at_most_alpha = Region(high=0), Region(high=alpha, includes_high=True)
     slightly = Region(low=alpha, high=SLIGHTLY * alpha, includes_high=True)
     n_conffusion, dm_sba = method_label("n_conffusion"), method_label("dm_sba")
+    sr, inpainting = "super_resolution", "inpainting"
     return [
-        Claim("Every method controls the risk", LARGEST_RISK, at_most_alpha, (), _largest_risk, "super_resolution", True),
+        Claim("Every method controls the risk", LARGEST_RISK, at_most_alpha, (), _largest_risk, sr, True),
         *(_narrower_than(method, "adm_uq") for method in DIFFUSION),
         Claim(f"{n_conffusion} and {dm_sba} have the narrowest intervals", SIZE, narrower, ("n_conffusion", "dm_sba"),
-              _size_against_best("n_conffusion", "dm_sba"), "super_resolution", True),
+              _size_against_best("n_conffusion", "dm_sba"), sr, True),
         Claim(f"{dm_sba} has the most even size-stratified risk", SPREAD, narrower, ("dm_sba",), _spread_against_best,
               None, True),
         Claim(f"{n_conffusion} has the narrowest intervals", SIZE, narrower, ("n_conffusion",),
-              _size_against_best("n_conffusion"), "inpainting", True),
+              _size_against_best("n_conffusion"), inpainting, True),
         Claim(f"{n_conffusion} slightly exceeds the risk", RISK, slightly, ("n_conffusion",),
-              lambda draws: (draws["n_conffusion"].risk, ""), "inpainting"),
+              lambda draws: (draws["n_conffusion"].risk, ""), inpainting),
         *(_narrower_than("g_conffusion", other) for other in ("resnext", "resnest")),
         Claim("One forward pass does instead of J·T", PASSES, Region(low=1), ("dm_sb",), _passes_saved, None, True),
     ]  # fmt: skip

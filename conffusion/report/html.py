@@ -4,6 +4,7 @@ import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -141,8 +142,9 @@ def _claims(claims: pd.DataFrame | None) -> dict[str, Any] | None:
         return None
     tally = {name: int((claims["verdict"] == name).sum()) for name in VERDICTS}
     rows = claim_rows(claims)
+    blocks = [list(block) for _, block in groupby(rows, key=lambda row: (row.claim, row.statistic, row.claimed))]
     return {
-        "rows": rows,
+        "blocks": blocks,
         "protocols": list(rows[0].cells),
         "tally": tally,
         "symbols": SYMBOLS,

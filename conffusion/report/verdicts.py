@@ -42,7 +42,7 @@ class Region:
 
 
 def verdict(region: Region, ci_low: float, ci_high: float) -> str:
-    """ "holds" if the whole interval lies in the region, "does not hold" if none of it does, else "undecided"."""
+    """The claim "holds" if the whole interval lies in the region, "does not hold" if none of it does."""
     if math.isnan(ci_low) or math.isnan(ci_high):
         return UNDECIDED
     if ci_low in region and ci_high in region:

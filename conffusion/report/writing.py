@@ -42,7 +42,7 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def latex(table: pd.DataFrame, remark: str = "") -> str:
-    """A table of text as LaTeX, with the rules of the package booktabs; it can be included by \\input."""
+    """A table of text as LaTeX, with the rules of the package booktabs; to be included as a file."""
     columns = "".join("r" if name in numeric_headings(table) else "l" for name in table.columns)
     rows = [_latex_row(list(table.columns)), r"\midrule", *(_latex_row(row) for row in table.to_numpy().tolist())]
     lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *rows, r"\bottomrule", r"\end{tabular}"]

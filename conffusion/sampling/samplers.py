@@ -15,7 +15,8 @@ from conffusion.models.schedules import NoiseSchedule
 class Denoiser(Protocol):
     """Predicts the noise in x_t at squared signal level abar."""
 
-    def __call__(self, x_t: Tensor, abar: float) -> Tensor: ...
+    def __call__(self, x_t: Tensor, abar: float) -> Tensor:
+        """Noise of `x_t`, (N, C, H, W), at squared signal level `abar`."""
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from conffusion.store import open_store, read_array, write_store
 
 
 def extract_bounds(alpha: float, protocol: str, *, shards: Sequence[str | Path], output: str | Path) -> None:
-    """DM_SB's bounds: per pixel the alpha/2 and 1 - alpha/2 quantiles of the variants (Horwitz and Hoshen 2022, eq. 4)."""
-    lower, upper, ids, records = [], [], [], []
+    """DM_SB's bounds: the alpha/2 and 1 - alpha/2 quantiles of each pixel (Horwitz and Hoshen 2022, eq. 4)."""
+    lower, upper, records = [], [], []
+    ids: list[str] = []
     for shard in shards:
         store = open_store(shard)
         for row in range(len(store.image_ids)):

@@ -10,11 +10,12 @@ import pandas as pd
 
 from conffusion.calibration import Calibration
 from conffusion.calibration.rules import Level, get_rule
+from conffusion.calibration.scaling import ScalingName
 from conffusion.calibration.validity import LossCurves, assess_validity, loss_curves
 from conffusion.config.schema import CalibrationSettings, ValiditySettings
 from conffusion.errors import CalibrationError, StoreError
 from conffusion.methods.protocols import PROTOCOLS, Protocol
-from conffusion.metrics import evaluate, image_losses, size_quartile_edges, stratified_counts
+from conffusion.metrics import Stratify, evaluate, image_losses, size_quartile_edges, stratified_counts
 from conffusion.stages.images import groups_of
 from conffusion.store import SealedStore, atomic_path, open_store, read_json, write_json
 from conffusion.tasks import build_task
@@ -97,7 +98,7 @@ def evaluate_method(method: str, replicate: int, protocol: str, files: Evaluatio
     lower, upper = calibration.apply(bounds["lower"][:], bounds["upper"][:])
     target, mask = images["target"][:], images["mask"][:]
     task = build_task(str(images.attributes["task"]))
-    unit = "image" if task.known_outside else "image_channel"  # what the official code ranks by interval size
+    unit: Stratify = "image" if task.known_outside else "image_channel"  # what the official code ranks by interval size
     metrics = evaluate(lower, upper, target, mask)
     official = evaluate(lower, upper, target, mask, stratify=unit)
     evaluated = int((np.asarray(mask) > 0).sum())
@@ -131,7 +132,7 @@ def evaluate_method(method: str, replicate: int, protocol: str, files: Evaluatio
 def pool_curves(
     stores: Sequence[tuple[Mapping[str, Any] | SealedStore, SealedStore]],
     splits: str | Path,
-    scaling: str = "multiplicative",
+    scaling: ScalingName = "multiplicative",
 ) -> LossCurves:
     """Loss curves on the pooled images of several splits, each given as (bounds, images)."""
 

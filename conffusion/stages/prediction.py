@@ -52,7 +52,7 @@ def trace_candidates(
     splits: str | Path,
     output: str | Path,
 ) -> None:
-    """Loss curves of every candidate on the pooled images of the given splits, for the validity table: one .npz file each."""
+    """Loss curves of every candidate on the pooled images of the given splits: one .npz file each."""
     stores = [open_store(path) for path in images]
     checkpoints = sorted(Path(candidates).glob("step-*.safetensors"))
     if not checkpoints:

@@ -1,4 +1,4 @@
-"""Sealed zarr v3 groups: arrays with one row per image, sharded, with checksummed chunks, and a manifest beside them."""
+"""Sealed zarr v3 groups: one row per image, sharded, with checksummed chunks and a manifest beside them."""
 
 import warnings
 from collections.abc import Mapping
@@ -86,7 +86,7 @@ def open_store(path: str | Path) -> SealedStore:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # zarr warns that string arrays have no v3 specification yet
             group = zarr.open_group(str(path), mode="r")
-            arrays = {name: array for name, array in group.arrays()}
+            arrays = dict(group.arrays())
             ids = tuple(str(image_id) for image_id in np.asarray(arrays.pop("image_id")[:]))
     except (KeyError, ValueError, OSError) as error:
         raise StoreError(f"{path}: is not a readable zarr group ({error}); delete it and rerun the rule") from error

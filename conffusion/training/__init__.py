@@ -1,0 +1,1 @@
+"""Pretraining of priors and fine-tuning of one-pass predictors."""

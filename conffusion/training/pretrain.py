@@ -1,4 +1,4 @@
-"""Pretraining of the priors: diffusion networks (noise prediction) and encoders (classification of source photographs)."""
+"""Pretraining of the priors: diffusion networks predict noise, encoders tell photographs apart."""
 
 import logging
 from collections.abc import Callable, Iterator

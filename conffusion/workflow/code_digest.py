@@ -55,6 +55,7 @@ STAGE_CODE: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "training/finetune.py",
             "training/objectives.py",
             "stages/finetuning.py",
+            "stages/fitting.py",
         ),
         "predict_bounds": (*_BASE, *_PREDICTORS, "bounds.py", "predict", "stages/bounds.py", "stages/prediction.py"),
         "trace_candidates": (*_BASE, *_PREDICTORS, "calibration", "predict", "stages/prediction.py"),

@@ -69,7 +69,7 @@ def run_job(snakemake: Any) -> Iterator[Job]:
     lock = claim_gpu() if uses_gpu else None
     values = dict(snakemake.params.get("settings", {}))
     precision = values.pop("precision", "auto")
-    settings = {name: _SECTIONS[name](**value) if name in _SECTIONS else value for name, value in values.items()}
+    settings = {name: _typed(name, value) for name, value in values.items()}
     try:
         yield Job(
             snakemake.input,
@@ -86,6 +86,10 @@ def run_job(snakemake: Any) -> Iterator[Job]:
     finally:
         if lock is not None:
             lock.close()
+
+
+def _typed(name: str, value: Any) -> Any:
+    return _SECTIONS[name](**value) if name in _SECTIONS and value is not None else value
 
 
 def _start_log(paths: Any) -> None:

@@ -96,6 +96,9 @@ class Plan:
             return {**shared, "prior": prior, "sampling": config["sampling"], "precision": self.config.precision}
         if stage == "finetune_method":
             return {**shared, **self._finetuning(task, arm), "precision": self.config.precision}
+        if stage == "try_settings":
+            finetuning = {**self._finetuning(task, arm), "tuned": None}
+            return {**shared, **finetuning, "tuning": config["tuning"], "precision": self.config.precision}
         if stage in ("predict_bounds", "trace_candidates"):
             return {**shared, "precision": self.config.precision}
         if stage in ("extract_bounds", "calibrate_method"):

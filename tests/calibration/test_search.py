@@ -17,7 +17,7 @@ from conffusion.calibration import Calibration, calibrate, critical_lambda, wsr_
 from conffusion.calibration import search as search_module
 from conffusion.calibration.rules import RULES
 from conffusion.errors import CalibrationError, ConfigError, DataError, ShapeError
-from tests import conformance
+from tests import calibration_fixtures, conformance
 
 CONTRACT = {
     "critical_lambda",
@@ -41,26 +41,6 @@ def faces():
     return np.clip(middle - (upper - lower) / 2, 0, 1), np.clip(middle + (upper - lower) / 2, 0, 1), target
 
 
-def fixture_bounds(case):
-    lower, upper, truth = conformance.synthetic_bounds(*(case[key] for key in ("seed", "n", "c", "h", "w", "spread")))
-    special = case.get("special", "")
-    if "swapped" in special:
-        return upper, lower, truth
-    if special:
-        left_out = truth > (0.94 if "0.94" in special else 2)
-        lower, upper = (np.where(left_out, 0, scale * truth).astype(np.float32) for scale in (0.5, 1.5))
-    return lower, upper, truth
-
-
-def fixture_mask(case, truth):
-    mask = conformance.make({"rule": "center_mask", "shape": list(truth.shape)})
-    if case.get("mask") == "mixed_mask":
-        for index in range(len(mask)):
-            if index % 3:
-                mask[index, :, :: index % 3 + 1] = 0
-    return mask
-
-
 def fixture_cases():
     for name in ("sr", "inpainting", "g"):
         description, _ = conformance.load(f"stats/calibrate_{name}")
@@ -73,8 +53,8 @@ def fixture_cases():
 
 @pytest.mark.parametrize(("case", "grid", "masked"), list(fixture_cases()))
 def test_official_scan_and_exact_search_against_fixtures(case, grid, masked):
-    bounds = fixture_bounds(case)
-    mask = fixture_mask(case, bounds[2]) if masked else None
+    bounds = calibration_fixtures.bounds(case)
+    mask = calibration_fixtures.mask(case, bounds[2]) if masked else None
     step = (grid[1] - grid[0]) / (grid[2] - 1)
     if case["calibrated"]["risk"] > 0.1 or case["lambda_hat"] > grid[1] + step / 2:
         # The official code stays silent where the top of the grid fails or the grid runs out.

@@ -71,15 +71,17 @@ def calibration_record(numbers: Numbers) -> dict[str, Any]:
     paper = numbers.protocol == "paper"
     return {
         "lambda_hat": numbers.lambda_hat, "risk": 0.095, "risk_ucb": 0.0999, "n_images": 200,
-        "n_bound": 614400 if paper else 200, "unit": "pixel" if paper else "image", "ucb": "official" if paper else "wsr",
-        "scaling": "multiplicative", "alpha": 0.1, "delta": 0.1, "split": "calibration",
+        "n_bound": 614400 if paper else 200, "unit": "pixel" if paper else "image",
+        "ucb": "official" if paper else "wsr", "scaling": "multiplicative",
+        "alpha": 0.1, "delta": 0.1, "split": "calibration",
         "selected_on": "calibration" if paper else "selection", "checkpoint_step": 400, "feasible": True,
     }  # fmt: skip
 
 
 # size relative to DM_SB, risk, passes
 METHODS: dict[str, tuple[float, float, int]] = {
-    "adm_uq": (1.15, 0.095, 1), "dm_sb": (1.0, 0.091, 200), "dm_sba": (0.98, 0.094, 1), "n_conffusion": (0.96, 0.096, 1),
+    "adm_uq": (1.15, 0.095, 1), "dm_sb": (1.0, 0.091, 200), "dm_sba": (0.98, 0.094, 1),
+    "n_conffusion": (0.96, 0.096, 1),
     "g_conffusion": (1.22, 0.093, 1), "resnext": (1.31, 0.099, 1), "resnest": (1.28, 0.09, 1),
 }  # fmt: skip
 BASE_SIZE = {"super_resolution": 0.17, "inpainting": 0.41}
@@ -145,9 +147,11 @@ def write_validity(path: Path, sizes: Sequence[int] = (200,)) -> Path:
 
 def write_benchmarks(root: Path) -> Path:
     header = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
-    for name, seconds, memory in (("sample_variants/super_resolution/test/0", 61.5, "812.3"),
-                                  ("sample_variants/inpainting/test/0", 38.5, "790.0"),
-                                  ("calibrate_method/inpainting/dm_sb/paper", 0.4, "NA"), ("split", 0.2, "-")):  # fmt: skip
+    jobs = (
+        ("sample_variants/super_resolution/test/0", 61.5, "812.3"), ("sample_variants/inpainting/test/0", 38.5, "790"),
+        ("calibrate_method/inpainting/dm_sb/paper", 0.4, "NA"), ("split", 0.2, "-"),
+    )  # fmt: skip
+    for name, seconds, memory in jobs:
         file = root / "benchmarks" / f"{name}.tsv"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(f"{header}{seconds}\t0:01:01\t{memory}\t1\t1\t1\t0\t0\t99\t{seconds}\n")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -106,8 +107,8 @@ def load_bounds(arm: Path | str, examples: Examples) -> Bounds:
     if store.image_ids != examples.image_ids:
         raise StoreError(f"{store.path}: holds the bounds of other images; rerun the rule that makes it")
     calibration, metrics = read_json(folder / "calibration.json"), read_json(folder / "metrics.json")
-    raw = (_rows(store, name, examples.rows).astype(np.float64) for name in ("lower", "upper"))
-    lower, upper = get_scaling(calibration["scaling"]).apply(*raw, calibration["lambda_hat"])
+    low, high = (_rows(store, name, examples.rows).astype(np.float64) for name in ("lower", "upper"))
+    lower, upper = get_scaling(calibration["scaling"]).apply(low, high, calibration["lambda_hat"])
     return Bounds(
         method_label(metrics["method"], metrics["n_variants"]), metrics["task"], metrics["protocol"],
         float(calibration["lambda_hat"]), np.clip(lower, 0, 1), np.clip(upper, 0, 1),
@@ -142,7 +143,7 @@ def show_image(axes: Axes, image: FloatArray, mask: npt.NDArray[np.bool_] | None
 def show_heat(axes: Axes, values: FloatArray, scale: Normalize, context: FloatArray, mask: Any) -> None:
     """Draw (H, W) values as a heat map where the mask is True, and the faded (C, H, W) context in grey elsewhere."""
     grey = np.clip(context.mean(axis=0), 0, 1)[..., None].repeat(3, axis=2)
-    colours = ScalarMappable(scale, HEAT_MAP).to_rgba(values)[..., :3]
+    colours = colormaps[HEAT_MAP](scale(values))[..., :3]
     _show(axes, np.where(mask[..., None], colours, _faded(grey, mask)))
 
 
@@ -151,7 +152,7 @@ def heat_bar(figure: Figure, axes: Axes, scale: Normalize, label: str) -> None:
     bar = figure.colorbar(ScalarMappable(scale, HEAT_MAP), cax=axes, orientation="horizontal")
     bar.set_label(label, size=9)
     bar.ax.tick_params(labelsize=8)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     bar.locator = MaxNLocator(3)
     bar.update_ticks()
     axes.grid(False)

@@ -80,30 +80,16 @@ def plot_size_risk(folders: Sequence[Path | str], output: Path | str, *, alpha: 
     results = load_results(folders)
     tasks, protocols = _panels(results)
     with saved_figure(output, max(6.5, 4.6 * len(protocols)), 1.2 + 3.3 * len(tasks)) as figure:
-        figure.suptitle("Narrow and within the risk: the best methods stand left of the others, below the line",
-                        x=0.01, ha="left")  # fmt: skip
-        for row, task in zip(
-            facets(figure, len(tasks), len(protocols), sharex="row", sharey="row"), tasks, strict=True
-        ):
+        figure.suptitle("Size against risk: the best methods stand left, below the line", x=0.01, ha="left")
+        grid = facets(figure, len(tasks), len(protocols), sharex="row", sharey="row")
+        for row, task in zip(grid, tasks, strict=True):
             for panel, protocol in zip(row, protocols, strict=True):
                 _draw_size_risk(panel, select(results, task=task, protocol=protocol))
                 limit_line(panel, alpha)
                 panel.set_title(f"{task_label(task)}, protocol {protocol}")
                 panel.set_xlabel(f"mean interval size ({SIZE_UNIT})")
             row[0].set_ylabel("test risk (share of pixels missed)")
-        handles = [
-            Line2D(
-                [],
-                [],
-                color=method_colour(one.method),
-                marker=method_marker(one.method),
-                linestyle="none",
-                label=name,
-                markersize=7,
-            )
-            for name, one in {result_label(result): result for result in results}.items()
-        ]
-        _legend(figure, [*handles, _alpha_handle(alpha)], n_columns=4)
+        _legend(figure, [*_method_handles(results), _alpha_handle(alpha)], n_columns=4)
 
 
 def plot_risk_curve(folders: Sequence[Path | str], output: Path | str, *, alpha: float) -> None:
@@ -160,24 +146,29 @@ def _range_around(values: np.ndarray) -> np.ndarray:
 def _draw_size_risk(axes: Axes, arms: Sequence[ArmResult]) -> None:
     for method in distinct(arms, "method"):
         images = pd.concat([arm.per_image for arm in select(arms, method=method)])
-        groups = images.groupby("group")[["interval_size", "risk"]].mean()
-        error = 1.96 * groups.std() / np.sqrt(len(groups))
-        centre = images[["interval_size", "risk"]].mean()
+        (size, size_error), (risk, risk_error) = (clustered_mean(images, name) for name in ("interval_size", "risk"))
         axes.errorbar(
-            centre["interval_size"], centre["risk"], xerr=error["interval_size"], yerr=error["risk"], elinewidth=1,
-            fmt=method_marker(method), color=method_colour(method), markersize=9, markeredgecolor="white",
-            markeredgewidth=0.5,
+            size, risk, xerr=1.96 * size_error, yerr=1.96 * risk_error, fmt=method_marker(method), elinewidth=1,
+            color=method_colour(method), markersize=9, markeredgecolor="white", markeredgewidth=0.5,
         )  # fmt: skip
+
+
+def clustered_mean(images: pd.DataFrame, name: str) -> tuple[float, float]:
+    """Mean of a column over images and its standard error, images of a group taken as dependent; NaN for one group."""
+    mean = images[name].mean()
+    residuals = (images[name] - mean).groupby(images["group"]).sum().to_numpy()
+    n_groups = len(residuals)
+    if n_groups < 2:
+        return float(mean), float("nan")
+    return float(mean), float(np.sqrt((residuals**2).sum() * n_groups / (n_groups - 1)) / len(images))
 
 
 def _draw_curve(axes: Axes, result: ArmResult, alpha: float) -> None:
     curve = read_csv(result.folder / "curve.csv")
-    scale = curve["lambda"]
-    axes.fill_between(
-        scale, curve["calibration_risk"], curve["calibration_risk_ucb"], color=SKY, alpha=0.3, linewidth=0
-    )
-    axes.plot(scale, curve["calibration_risk_ucb"], color=SKY, linewidth=1.4)
-    axes.plot(scale, curve["calibration_risk"], color=BLUE)
+    scale, risk, bound = (curve[name] for name in ("lambda", "calibration_risk", "calibration_risk_ucb"))
+    axes.fill_between(scale, risk, bound, color=SKY, alpha=0.3, linewidth=0)
+    axes.plot(scale, bound, color=SKY, linewidth=1.4)
+    axes.plot(scale, risk, color=BLUE)
     axes.plot(scale, curve["test_risk"], color=GREY, linestyle=(0, (1.5, 1.2)), linewidth=1.6)
     limit_line(axes, alpha)
     lambda_hat = float(result.calibration["lambda_hat"])
@@ -197,6 +188,14 @@ def _curve_handles(alpha: float) -> list[Line2D]:
         Line2D([], [], color=GREY, linestyle=(0, (1.5, 1.2)), label="test risk"),
         Line2D([], [], color="black", linewidth=1, marker="o", markersize=5, label="λ̂"),
         _alpha_handle(alpha),
+    ]
+
+
+def _method_handles(results: Sequence[ArmResult]) -> list[Line2D]:
+    methods = {result.method: result_label(result) for result in results}
+    return [
+        Line2D([], [], color=method_colour(method), marker=method_marker(method), linestyle="none", label=label)
+        for method, label in methods.items()
     ]
 
 

@@ -20,7 +20,8 @@ METHOD_COLOURS: Mapping[str, str] = {
     "resnext": GREEN, "resnest": PURPLE,
 }  # fmt: skip
 METHOD_MARKERS: Mapping[str, str] = {
-    "adm_uq": "s", "dm_sb": "o", "dm_sba": "D", "n_conffusion": "^", "g_conffusion": "v", "resnext": "P", "resnest": "X",
+    "adm_uq": "s", "dm_sb": "o", "dm_sba": "D", "n_conffusion": "^", "g_conffusion": "v", "resnext": "P",
+    "resnest": "X",
 }  # fmt: skip
 PROTOCOL_COLOURS: Mapping[str, str] = {"guaranteed": BLUE, "paper": ORANGE}
 PROTOCOL_MARKERS: Mapping[str, str] = {"guaranteed": "o", "paper": "s"}
@@ -33,9 +34,9 @@ SIZE_UNIT = "units of the [0, 1] pixel range"
 _DPI = 160
 _RC: Mapping[str, Any] = {
     "font.family": "DejaVu Sans", "font.size": 10, "axes.titlesize": 10.5, "axes.labelsize": 10, "legend.fontsize": 9.5,
-    "xtick.labelsize": 9, "ytick.labelsize": 9, "figure.titlesize": 13, "figure.titleweight": "bold", "axes.spines.top": False,
-    "axes.spines.right": False, "axes.grid": True, "grid.color": "#e3e3e3", "grid.linewidth": 0.7,
-    "axes.axisbelow": True, "axes.edgecolor": "#444444", "axes.linewidth": 0.8, "legend.frameon": False,
+    "xtick.labelsize": 9, "ytick.labelsize": 9, "figure.titlesize": 13,
+    "figure.titleweight": "bold", "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+    "grid.color": "#e3e3e3", "grid.linewidth": 0.7, "axes.axisbelow": True, "axes.edgecolor": "#444444", "axes.linewidth": 0.8, "legend.frameon": False,
     "lines.linewidth": 1.8, "image.interpolation": "nearest", "pdf.fonttype": 42, "figure.facecolor": "white",
     "savefig.facecolor": "white", "text.usetex": False, "axes.unicode_minus": True, "axes.titlelocation": "left",
     "axes.formatter.useoffset": False,
@@ -55,7 +56,7 @@ def saved_figure(output: Path | str, width: float, height: float, layout: Any = 
         height: In inches.
         layout: Layout engine; "none" where axes are placed by hand.
     """
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_RC, "backend": matplotlib.rcParams["backend"]}):
+    with matplotlib.rc_context(_settings()):
         figure = Figure(figsize=(width, height), dpi=_DPI, layout=layout)
         yield figure
         for suffix, metadata in (
@@ -63,7 +64,12 @@ def saved_figure(output: Path | str, width: float, height: float, layout: Any = 
             (".pdf", {"CreationDate": None, "Creator": None, "Producer": None}),
         ):
             with atomic_path(Path(output).with_suffix(suffix)) as temporary:
-                figure.savefig(temporary, format=suffix[1:], metadata=metadata, dpi=_DPI)  # type: ignore[arg-type]
+                figure.savefig(temporary, format=suffix[1:], metadata=metadata, dpi=_DPI)
+
+
+def _settings() -> Any:
+    """matplotlib's defaults with ours laid over them, whatever a user's matplotlibrc says."""
+    return {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"} | dict(_RC)
 
 
 def method_colour(method: str) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -89,18 +90,18 @@ def _draw_panel(axes: Axes, rows: pd.DataFrame, methods: Sequence[str], series: 
         offset = (place - (len(series) - 1) / 2) * 0.6 / max(len(series), 1)
         heights = [methods.index(method) + offset for method in chosen["method"]]
         axes.errorbar(
-            chosen["violation_rate"], heights, xerr=2 * chosen["standard_error"], fmt=_MARKERS[place % len(_MARKERS)],
-            color=_COLOURS[place % len(_COLOURS)], markersize=6, elinewidth=1.2, capsize=2, markeredgecolor="white",
+            chosen["violation_rate"], heights, xerr=2 * chosen["standard_error"], linestyle="none", elinewidth=1.2,
+            capsize=2, markersize=6, markeredgecolor="white", **_look(place),
         )  # fmt: skip
     axes.set_xlim(left=-0.01)
     axes.grid(axis="y", visible=False)
 
 
+def _look(place: int) -> dict[str, Any]:
+    """Colour and marker of a series."""
+    return {"color": _COLOURS[place % len(_COLOURS)], "marker": _MARKERS[place % len(_MARKERS)]}
+
+
 def _handles(series: dict[tuple[str, ...], str], delta: float) -> list[Line2D]:
-    marks = [
-        Line2D(
-            [], [], linestyle="none", marker=_MARKERS[k % len(_MARKERS)], color=_COLOURS[k % len(_COLOURS)], label=name
-        )
-        for k, name in enumerate(series.values())
-    ]
+    marks = [Line2D([], [], linestyle="none", label=name, **_look(k)) for k, name in enumerate(series.values())]
     return [*marks, Line2D([], [], color=LIMIT, linewidth=1.3, linestyle=(0, (5, 2)), label=f"allowed: δ = {delta:g}")]

@@ -1,0 +1,148 @@
+"""One fine-tuning run in memory: the predictor, its data, and how a checkpoint of it scores under a protocol."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from conffusion.arrays import to_pm1
+from conffusion.compute import Compute
+from conffusion.config.schema import CalibrationSettings, FinetuningSettings, MethodTuning, PriorSettings
+from conffusion.errors import StoreError
+from conffusion.methods.competition import Score, ValidationImages, score_checkpoint
+from conffusion.methods.models import PredictorSpec
+from conffusion.methods.predictor import BoundPredictor
+from conffusion.methods.protocols import PROTOCOLS
+from conffusion.methods.random_inputs import image_noise
+from conffusion.methods.registry import Method
+from conffusion.models.networks import load_prior
+from conffusion.randomness import keyed_generator
+from conffusion.stages.images import groups_of
+from conffusion.stages.prediction import predict_store
+from conffusion.store import SealedStore, open_store, read_array
+from conffusion.tasks import build_task
+from conffusion.training.finetune import TrainingSet, finetune
+from conffusion.training.loop import Optimisation
+from conffusion.training.objectives import OBJECTIVES
+from conffusion.training.priors import architecture_of
+
+
+@dataclass(frozen=True)
+class FinetuningJob:
+    """Everything that decides what a fine-tuning run computes.
+
+    Attributes:
+        method: The system to fit.
+        replicate: 0, 1, ...: another seed for each.
+        prior: The prior whose architecture, and weights if the method is pretrained, are used.
+        tuned: Learning rate, prediction time and steps of this task and method.
+        finetuning: Settings that all methods share.
+        calibration: alpha, delta and the bound under which checkpoints compete.
+        seed: The run's seed.
+    """
+
+    method: Method
+    replicate: int
+    prior: PriorSettings
+    tuned: MethodTuning
+    finetuning: FinetuningSettings
+    calibration: CalibrationSettings
+    seed: int
+
+    @property
+    def run_seed(self) -> int:
+        """Seed of initialisation, data order and noise of this replicate."""
+        keys = ("finetune", self.seed, self.method.name, self.replicate)
+        return int(keyed_generator(*keys).integers(2**31))
+
+
+@dataclass(frozen=True)
+class FinetuningInputs:
+    """What a fine-tuning run reads.
+
+    Attributes:
+        prior: Checkpoint of the prior.
+        splits: splits.csv.
+        images: Image stores by split: finetune, and those on which checkpoints are scored.
+        sampled_bounds: DM_SB's bounds of the split finetune, for methods that are fitted to them.
+    """
+
+    prior: Path
+    splits: Path
+    images: Mapping[str, Path]
+    sampled_bounds: Path | None
+
+
+class Fit:
+    """A predictor ready to be fine-tuned.
+
+    Attributes:
+        task: Name of the task.
+        spec: What rebuilds the predictor.
+        predictor: The network being fitted.
+
+    Raises:
+        CheckpointError: If the prior does not fit the configured architecture.
+        StoreError: If a store is incomplete.
+    """
+
+    def __init__(self, job: FinetuningJob, inputs: FinetuningInputs, compute: Compute) -> None:
+        torch.manual_seed(job.run_seed)
+        self._job, self._compute = job, compute
+        self._stores = {split: open_store(path) for split, path in inputs.images.items()}
+        self._images = {split: _validation_images(store, inputs.splits) for split, store in self._stores.items()}
+        self.task = str(self._stores["finetune"].attributes["task"])
+        architecture = architecture_of(job.prior)
+        self.spec = PredictorSpec(architecture, job.tuned.prediction_time, build_task(self.task).known_outside)
+        self.predictor = self.spec.build(load_prior(inputs.prior, architecture) if job.method.pretrained else None)
+        compute.place(self.predictor)
+        self._data = _training_set(job, self._stores["finetune"], inputs.sampled_bounds, self.predictor, compute)
+
+    def run(self, on_validation: Callable[[int], None]) -> list[dict[str, float]]:
+        """Fine-tune; `on_validation(step)` may call `score` and save the predictor. Returns the loss records."""
+        job = self._job
+        settings = Optimisation(
+            job.tuned.n_steps, job.finetuning.batch_size, job.tuned.learning_rate, job.finetuning.ema
+        )
+        return finetune(
+            self.predictor, self._data, OBJECTIVES[str(job.method.loss)], job.calibration.alpha / 2, settings,
+            self._compute, seed=job.run_seed, n_validations=job.finetuning.n_validations, on_validation=on_validation,
+        )  # fmt: skip
+
+    def score(self, protocol: str) -> Score:
+        """How the predictor does now on the split where checkpoints of this protocol compete."""
+        rules = PROTOCOLS[protocol]
+        store, images = self._stores[rules.selected_on], self._images[rules.selected_on]
+        lower, upper, _ = predict_store(self.predictor, store, self._job.seed, self._compute)
+        return score_checkpoint(rules, lower, upper, images, self._job.calibration)
+
+
+def _validation_images(store: SealedStore, splits: Path) -> ValidationImages:
+    return ValidationImages(read_array(store["target"]), read_array(store["mask"]), groups_of(splits, store.image_ids))
+
+
+def _training_set(
+    job: FinetuningJob, store: SealedStore, sampled_bounds: Path | None, predictor: BoundPredictor, compute: Compute
+) -> TrainingSet:
+    condition = to_pm1(read_array(store["condition"]))
+    lower = upper = to_pm1(read_array(store["target"]))
+    noise = None
+    if job.method.target == "sampled_bounds":
+        if sampled_bounds is None:
+            raise StoreError(f"{job.method.name}: needs the sampled bounds of the split finetune")
+        bounds = open_store(sampled_bounds)
+        if bounds.image_ids != store.image_ids:
+            raise StoreError(f"{bounds.path}: holds other images than {store.path}; rerun the rule extract_bounds")
+        lower, upper = to_pm1(read_array(bounds["lower"])), to_pm1(read_array(bounds["upper"]))
+        shape = condition.shape[1:]
+        task = str(store.attributes["task"])
+        noise = compute.tensor(image_noise(predictor.noise_purpose, job.seed, task, store.image_ids, shape))
+    return TrainingSet(
+        compute.tensor(condition),
+        compute.tensor(read_array(store["mask"])),
+        compute.tensor(lower),
+        compute.tensor(upper),
+        noise,
+        getattr(predictor.network, "n_classes", 0),
+    )
