@@ -2,8 +2,11 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from conffusion.models.schedules import NoiseSchedule
 
 # What each kind of network is told about the noise: its `level` argument from abar_t and the original timestep.
 LEVEL_INPUTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -45,3 +48,24 @@ class ConditionalDenoiser:
         level = level_input(self._kind, abar, 0, x_t)
         prediction: Tensor = self._network(torch.cat([self._condition, x_t], dim=1), level)
         return prediction
+
+
+class ClassDenoiser:
+    """Noise prediction of an unconditional or class-conditional network (Dhariwal and Nichol 2021).
+
+    Args:
+        network: U-Net that takes x_t.
+        schedule: The schedule it was trained on; the level asked for must be one of its steps.
+        labels: (N,) classes, or None.
+    """
+
+    def __init__(self, network: nn.Module, schedule: NoiseSchedule, labels: Tensor | None) -> None:
+        self._network, self._schedule, self._labels = network, schedule, labels
+        self._kind: str = network.kind  # type: ignore[assignment]
+
+    def __call__(self, x_t: Tensor, abar: float) -> Tensor:
+        """Predicted noise, (N, C, H, W), of `x_t` at squared signal level `abar`."""
+        step = int(np.argmin(np.abs(self._schedule.alphas_cumprod - abar)))
+        level = level_input(self._kind, abar, int(self._schedule.timestep_map[step]), x_t)
+        prediction: Tensor = self._network(x_t, level, self._labels)
+        return prediction[:, : x_t.shape[1]]

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
+from conffusion.calibration import calibrate
 from conffusion.config.schema import Config
 from conffusion.data.splits import SPLITS
-from conffusion.errors import ConfigError
+from conffusion.errors import CalibrationError, ConfigError
 from conffusion.methods.registry import METHODS, Method, get_method
 from conffusion.tasks import build_task
 
@@ -146,8 +148,10 @@ def checked_plan(config: Config) -> Plan:
         if method.network not in (None, "task") and method.network not in config.networks:
             raise ConfigError(f"networks.{method.network}: is missing; the method {name!r} needs it")
     for task, settings in config.tasks.items():
-        build_task(task, **settings.degradation).mask((1, 3, config.image_size, config.image_size))
+        trial_image = np.zeros((1, 3, config.image_size, config.image_size), dtype=np.float32)
+        build_task(task, **settings.degradation).apply(trial_image, ["trial"], config.seed)
         _check_tuned(plan, task)
+    _check_calibration_sizes(config)
     _check_files(plan)
     return plan
 
@@ -172,6 +176,23 @@ def _check_tuned(plan: Plan, task: str) -> None:
         method = method_of(arm).name
         if method not in plan.config.finetuning.tuned.get(task, {}):
             raise ConfigError(f"finetuning.tuned.{task}.{method}: is missing; copy the settings of another task")
+
+
+def _check_calibration_sizes(config: Config) -> None:
+    """Refuse splits that could not calibrate even intervals that never miss."""
+    settings = config.calibration
+    for split in ("selection", "calibration"):
+        size = getattr(config.dataset.splits, split)
+        if size < 1:  # a share: the number of groups is not known yet
+            continue
+        shape = (size, 1, 1, 2)
+        perfect = np.zeros(shape), np.ones(shape), np.full(shape, 0.5)
+        try:
+            calibrate(*perfect, alpha=settings.alpha, delta=settings.delta, ucb=settings.ucb)
+        except CalibrationError as error:
+            raise ConfigError(
+                f"dataset.splits.{split} = {size}: too few for calibration.alpha and delta: {error}"
+            ) from None
 
 
 def _check_files(plan: Plan) -> None:
