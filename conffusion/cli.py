@@ -16,9 +16,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code, 1 after a clear message on bad input."""
     options = _parser().parse_args(arguments)
     try:
-        print(options.run(options))  # noqa: T201 (the command line's output)
+        print(options.run(options))
     except ConffusionError as error:
-        print(f"conffusion: {error}", file=sys.stderr)  # noqa: T201
+        print(f"conffusion: {error}", file=sys.stderr)
         return 1
     return 0
 

@@ -1,18 +1,244 @@
 # Tables, figures and the report, from result files only.
 
+TABLES = f"{RUN}/tables"
+FIGURES = f"{RUN}/figures"
+RESULTS = f"{ARM}/{{protocol}}/metrics.json"  # comes with per_image.csv and curve.csv
+PRETRAINED = ("g_conffusion", "resnext", "resnest")  # generic pretraining: by diffusion, by classification
+
+
+def results(**choices):
+    """Metrics of the chosen tasks, arms and protocols; all of them where nothing is said."""
+    return every(RESULTS, **{"arm": PLAN.arms, **choices})
+
+
+rule tabulate_task:
+    input:
+        results=lambda wildcards: results(task=wildcards.task),
+    output:
+        multiext(f"{TABLES}/{{task}}", csv=".csv", md=".md", tex=".tex"),
+    params:
+        code=CODE["report"],
+    log:
+        f"{LOGS}/tabulate_task/{{task}}.log",
+    threads: 1
+    resources:
+        mem_mb=1500,
+        runtime=15,
+    script:
+        "../workflow_scripts/tabulate_task.py"
+
+
+rule tabulate_pretraining:
+    input:
+        results=results(arm=[arm for arm in PLAN.arms if method_of(arm).name in PRETRAINED]),
+    output:
+        multiext(f"{TABLES}/pretraining", csv=".csv", md=".md", tex=".tex"),
+    params:
+        code=CODE["report"],
+    log:
+        f"{LOGS}/tabulate_pretraining.log",
+    threads: 1
+    resources:
+        mem_mb=1500,
+        runtime=15,
+    script:
+        "../workflow_scripts/tabulate_pretraining.py"
+
+
+rule tabulate_speed:
+    input:
+        results=results(),
+        validity=rules.gather_validity.output.table,
+    output:
+        multiext(f"{TABLES}/speed", csv=".csv", md=".md", tex=".tex"),
+        multiext(f"{TABLES}/speed_rules", rules_csv=".csv", rules_md=".md", rules_tex=".tex"),
+    params:
+        benchmarks=TIMES,
+        code=CODE["report"],
+    log:
+        f"{LOGS}/tabulate_speed.log",
+    threads: 1
+    resources:
+        mem_mb=1500,
+        runtime=15,
+    script:
+        "../workflow_scripts/tabulate_speed.py"
+
+
+rule tabulate_claims:
+    input:
+        results=results(),
+    output:
+        multiext(f"{TABLES}/claims", csv=".csv", md=".md", tex=".tex"),
+    params:
+        alpha=CONFIG.calibration.alpha,
+        n_bootstrap=CONFIG.report.n_bootstrap,
+        seed=CONFIG.seed,
+        replicates=CONFIG.replicates,
+        code=CODE["report"],
+    log:
+        f"{LOGS}/tabulate_claims.log",
+    threads: 1
+    resources:
+        mem_mb=1500,
+        runtime=15,
+    script:
+        "../workflow_scripts/tabulate_claims.py"
+
+
+rule plot_examples:
+    input:
+        images=images("test"),
+        bounds=bounds("test").replace("{protocol}", "guaranteed"),
+        results=RESULTS.replace("{protocol}", "guaranteed"),
+    output:
+        multiext(f"{FIGURES}/examples_{{task}}_{{arm}}", png=".png", pdf=".pdf"),
+    params:
+        n_examples=CONFIG.report.n_examples,
+        code=CODE["report"],
+    log:
+        f"{LOGS}/plot_examples/{{task}}-{{arm}}.log",
+    threads: 1
+    resources:
+        mem_mb=1500,
+        runtime=15,
+    script:
+        "../workflow_scripts/plot_examples.py"
+
+
+rule plot_methods:
+    input:
+        images=images("test"),
+        bounds=lambda wildcards: every(bounds("test"), task=wildcards.task, arm=PLAN.first_arms, protocol="guaranteed"),
+        results=lambda wildcards: results(task=wildcards.task, arm=PLAN.first_arms, protocol="guaranteed"),
+    output:
+        multiext(f"{FIGURES}/methods_{{task}}", png=".png", pdf=".pdf"),
+    params:
+        code=CODE["report"],
+    log:
+        f"{LOGS}/plot_methods/{{task}}.log",
+    threads: 1
+    resources:
+        mem_mb=1500,
+        runtime=15,
+    script:
+        "../workflow_scripts/plot_methods.py"
+
+
+rule plot_stratified_risk:
+    input:
+        results=results(),
+    output:
+        multiext(f"{FIGURES}/stratified_risk", png=".png", pdf=".pdf"),
+    params:
+        alpha=CONFIG.calibration.alpha,
+        code=CODE["report"],
+    log:
+        f"{LOGS}/plot_stratified_risk.log",
+    threads: 1
+    resources:
+        mem_mb=1500,
+        runtime=15,
+    script:
+        "../workflow_scripts/plot_stratified_risk.py"
+
+
+rule plot_size_risk:
+    input:
+        results=results(),
+    output:
+        multiext(f"{FIGURES}/size_risk", png=".png", pdf=".pdf"),
+    params:
+        alpha=CONFIG.calibration.alpha,
+        code=CODE["report"],
+    log:
+        f"{LOGS}/plot_size_risk.log",
+    threads: 1
+    resources:
+        mem_mb=1500,
+        runtime=15,
+    script:
+        "../workflow_scripts/plot_size_risk.py"
+
+
+rule plot_risk_curve:
+    input:
+        results=lambda wildcards: results(task=wildcards.task, protocol=wildcards.protocol),
+    output:
+        multiext(f"{FIGURES}/risk_curve_{{task}}_{{protocol}}", png=".png", pdf=".pdf"),
+    params:
+        alpha=CONFIG.calibration.alpha,
+        code=CODE["report"],
+    log:
+        f"{LOGS}/plot_risk_curve/{{task}}-{{protocol}}.log",
+    threads: 1
+    resources:
+        mem_mb=1500,
+        runtime=15,
+    script:
+        "../workflow_scripts/plot_risk_curve.py"
+
+
+rule plot_training:
+    input:
+        curves=lambda wildcards: expand(rules.finetune_method.output.curve, task=wildcards.task, arm=PLAN.trained_arms),
+    output:
+        multiext(f"{FIGURES}/training_{{task}}", png=".png", pdf=".pdf"),
+    params:
+        code=CODE["report"],
+    log:
+        f"{LOGS}/plot_training/{{task}}.log",
+    threads: 1
+    resources:
+        mem_mb=1500,
+        runtime=15,
+    script:
+        "../workflow_scripts/plot_training.py"
+
+
+rule plot_validity:
+    input:
+        validity=rules.gather_validity.output.table,
+    output:
+        multiext(f"{FIGURES}/validity", png=".png", pdf=".pdf"),
+    params:
+        delta=CONFIG.calibration.delta,
+        n_variants=CONFIG.sampling.n_variants,
+        code=CODE["report"],
+    log:
+        f"{LOGS}/plot_validity.log",
+    threads: 1
+    resources:
+        mem_mb=1500,
+        runtime=15,
+    script:
+        "../workflow_scripts/plot_validity.py"
+
 
 rule tables:
     input:
-        every(f"{ARM}/{{protocol}}/metrics.json", arm=PLAN.arms), f"{RUN}/tables/validity.csv",
+        expand(f"{TABLES}/{{name}}.csv", name=PLAN.tables),
 
 
 rule figures:
     input:
-        [],
+        expand(f"{FIGURES}/{{name}}.png", name=PLAN.figures),
 
 
 rule write_report:
+    input:
+        config=rules.save_config.output,
+        tables=rules.tables.input,
+        figures=rules.figures.input,
     output:
-        f"{RUN}/report.html",
-    shell:
-        "touch {output}"
+        report=f"{RUN}/report.html",
+    params:
+        code=CODE["report"],
+    log:
+        f"{LOGS}/write_report.log",
+    threads: 1
+    resources:
+        mem_mb=1500,
+        runtime=15,
+    script:
+        "../workflow_scripts/write_report.py"

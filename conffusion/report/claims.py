@@ -70,7 +70,8 @@ def write_claims(
 
     `value` is the statistic on all test images (mean over replicates), `ci_low` and `ci_high` the 95 % percentile
     interval of a bootstrap over test images (over groups where images share one; paired between methods; over
-    replicates too where there are several). `claimed` is the region in which the claim puts the statistic.
+    replicates too where there are several, which with few of them still understates the randomness of training).
+    `claimed` is the region in which the claim puts the statistic.
 
     The rule of the verdict: "holds" if the whole interval lies in the claimed region, "does not hold" if none of it
     does, "undecided" otherwise. Comparisons with several competitors take the best of them anew in every resample.

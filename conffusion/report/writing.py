@@ -10,8 +10,9 @@ from conffusion.store import atomic_path, write_text
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "−": "$-$", "×": r"$\times$", "\u202f": r"\,",
-    "λ̂": r"$\hat\lambda$", "λ": r"$\lambda$", "α": r"$\alpha$", "δ": r"$\delta$", "≤": r"$\le$", ">": "$>$", "<": "$<$",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "−": "$-$", "×": r"$\times$", "·": r"$\cdot$",
+    "\u202f": r"\,", "λ̂": r"$\hat\lambda$", "λ": r"$\lambda$", "α": r"$\alpha$", "δ": r"$\delta$",
+    "≤": r"$\le$", ">": "$>$", "<": "$<$",
 }  # fmt: skip
 
 

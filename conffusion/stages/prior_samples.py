@@ -38,13 +38,16 @@ def restorations(
     condition = read_array(store["condition"], rows)
     mask = read_array(store["mask"], rows)
     inputs = SamplingInput(task, seed, store.image_ids[rows], condition, mask, build_task(task).known_outside)
-    settings = Sampling(**{**sampling.model_dump(exclude={"images_per_shard", "shards_per_share"}), "storage": "float32"})
+    options = sampling.model_dump(exclude={"images_per_shard", "shards_per_share"})
+    settings = Sampling(**{**options, "storage": "float32"})
     variants = draw_variants(compute.place(network), schedule, inputs, settings, compute)
     target = read_array(store["target"], rows)
     return np.concatenate([np.stack([target, condition], axis=1), variants], axis=1)
 
 
-def generations(prior: PriorSettings, seed: int, compute: Compute, *, checkpoint: str | Path, n_images: int) -> FloatArray:
+def generations(
+    prior: PriorSettings, seed: int, compute: Compute, *, checkpoint: str | Path, n_images: int
+) -> FloatArray:
     """Images made from nothing but a class by a generic prior: (n_classes, n_images, C, H, W) in [0, 1]."""
     architecture = architecture_of(prior)
     network = architecture.build_prior()

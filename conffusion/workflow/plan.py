@@ -1,6 +1,7 @@
 """What a configuration asks for: names, files, shards, and the settings that each stage depends on."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from conffusion.config.schema import Config
 from conffusion.data.splits import SPLITS
 from conffusion.errors import CalibrationError, ConfigError
 from conffusion.methods.registry import METHODS, Method, get_method
-from conffusion.tasks import build_task
+from conffusion.tasks import TASKS, build_task
 
 POOL = ("calibration", "test")  # what bounds are evaluated on
 PROTOCOL_NAMES = ("paper", "guaranteed")
@@ -55,6 +56,28 @@ class Plan:
         """Arms of one method."""
         n_replicates = 1 if get_method(method).is_sampled else self.config.replicates
         return [method, *(f"{method}-r{k}" for k in range(1, n_replicates))]
+
+    @property
+    def shown_arms(self) -> list[str]:
+        """Arms whose intervals are shown image by image: DM_SB and N-Conffusion, or whatever there is."""
+        shown = [arm for arm in self.first_arms if arm in ("dm_sb", "n_conffusion")]
+        return shown or self.first_arms[:1]
+
+    @property
+    def tables(self) -> list[str]:
+        """Names of the tables, verdicts first."""
+        pretraining = ["pretraining"] if "g_conffusion" in self.config.methods else []
+        return ["claims", *self.tasks, "validity", *pretraining, "speed", "speed_rules"]
+
+    @property
+    def figures(self) -> list[str]:
+        """Names of the figures, in the order of the report."""
+        names = [f"methods_{task}" for task in self.tasks]
+        names += [f"examples_{task}_{arm}" for task in self.tasks for arm in self.shown_arms]
+        names += ["stratified_risk", "size_risk"]
+        names += [f"risk_curve_{task}_{protocol}" for task in self.tasks for protocol in PROTOCOL_NAMES]
+        names += ["validity", *(f"training_{task}" for task in self.tasks if self.trained_arms)]
+        return names
 
     def n_shards(self, split: str) -> int:
         """Sampling jobs of a split."""
@@ -164,6 +187,19 @@ def method_of(arm: str) -> Method:
 def replicate_of(arm: str) -> int:
     """Replicate number of an arm, 0 for the first."""
     return int(arm.partition("-r")[2] or 0)
+
+
+def folders_of(files: Iterable[str]) -> list[Path]:
+    """Folder of each file: results/<run>/<task>/<arm>/<protocol> of its metrics.json."""
+    return [Path(file).parent for file in files]
+
+
+def heading(file: str) -> str:
+    """Heading of a table or figure from its file name: "risk curve, super_resolution, paper"."""
+    words = Path(file).stem
+    for name in (*METHODS, *TASKS, *PROTOCOL_NAMES):
+        words = words.replace(f"_{name}", f", {name}")
+    return words
 
 
 def config_text(config: Config) -> str:

@@ -47,6 +47,13 @@ def test_statistics_on_the_test_images_themselves(tmp_path: Path) -> None:
     np.testing.assert_allclose(statistics["spread"], [0.15, 0.15])
 
 
+def test_empty_quartiles_are_left_out(tmp_path: Path) -> None:
+    """Where most intervals are equally wide, some quartiles hold no pixel."""
+    (result,) = load_results([write_numbers(tmp_path, Numbers(np.full(4, 0.1), np.full(4, 0.9)))])
+    table = result.per_image.assign(misses_3=0, pixels_3=0, misses_4=0, pixels_4=0)
+    np.testing.assert_allclose(image_statistics(table, np.ones((1, 4)))["spread"], [0.02])
+
+
 def interval_width(tmp_path: Path, groups: list[str]) -> float:
     size = np.repeat(np.random.default_rng(1).normal(0.3, 0.05, 40), 4)
     folder = write_numbers(tmp_path, Numbers(np.full(160, 0.1), size, groups=groups))

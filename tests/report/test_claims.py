@@ -71,7 +71,7 @@ def test_all_claims_on_a_run_like_the_paper(tmp_path: Path) -> None:
     made = Made(tmp_path)
     for method, (size, risk, _) in METHODS.items():
         strata = np.array([0.09, 0.09, 0.1, 0.1]) if method == "dm_sba" else np.array([0.05, 0.1, 0.1, 0.12])
-        made.add(method, 0.95 if method == "g_conffusion" else size, risk - 0.005, noise=0.01, strata=strata)
+        made.add(method, 1.1 if method == "g_conffusion" else size, risk - 0.005, noise=0.01, strata=strata)
     rows = made.rows()
     assert len(rows) == 10
     assert {row["verdict"] for row in rows.values()} == {"holds"}

@@ -11,9 +11,10 @@ from conffusion.report.writing import latex
 from tests.report.tree import Numbers, steady, write_benchmarks, write_numbers
 
 CONTRACT = [
-    "method", "protocol", "risk", "interval_size_mean", "interval_size_median", "stratified_risk_1", "stratified_risk_2",
-    "stratified_risk_3", "stratified_risk_4", "stratified_risk_official_1", "stratified_risk_official_2",
-    "stratified_risk_official_3", "stratified_risk_official_4", "lambda_hat", "n_calibration", "n_bound", "n_test",
+    "method", "protocol", "risk", "interval_size_mean", "interval_size_median", "stratified_risk_1",
+    "stratified_risk_2", "stratified_risk_3", "stratified_risk_4", "stratified_risk_official_1",
+    "stratified_risk_official_2", "stratified_risk_official_3", "stratified_risk_official_4",
+    "lambda_hat", "n_calibration", "n_bound", "n_test",
     "n_variants", "forward_passes_per_image", "seconds_per_image",
 ]  # fmt: skip
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from conffusion.errors import ConfigError
 from conffusion.models import build_unet
 from conffusion.models.denoiser import ClassDenoiser, ConditionalDenoiser
 from conffusion.sampling import (
@@ -154,35 +155,121 @@ def exact_end(start: Tensor, schedule: NoiseSchedule) -> Tensor:
     return MEAN + STD * (start - abar**0.5 * MEAN) / (abar * STD**2 + 1 - abar) ** 0.5
 
 
-def first_order(start: Tensor, schedule: NoiseSchedule, n_steps: int) -> Tensor:
-    """DDIM at the same noise levels, written out independently (Song et al. 2021, eq. 12 with sigma = 0)."""
-    times = np.linspace(schedule.n_timesteps - 1, 0, n_steps + 1).round().astype(int)[:-1]
-    levels = [*schedule.alphas_cumprod[times], 1.0]
+def first_order(start: Tensor, levels: list[float]) -> Tensor:
+    """DDIM at given levels abar, written out independently (Song et al. 2021, eq. 12 with sigma = 0)."""
     x = start
-    for abar, following in zip(levels, levels[1:], strict=False):
+    for abar, following in zip(levels, [*levels[1:], 1.0], strict=True):
         noise = gaussian_denoiser(x, abar)
         x = following**0.5 * (x - (1 - abar) ** 0.5 * noise) / abar**0.5 + (1 - following) ** 0.5 * noise
     return x
 
 
-def solver_error(n_steps: int) -> float:
+def solve(n_steps: int) -> tuple[Tensor, list[float]]:
+    """Samples of the analytic case, and the levels that were visited."""
+    levels: list[float] = []
+
+    def denoiser(x_t: Tensor, abar: float) -> Tensor:
+        levels.append(float(abar))
+        return gaussian_denoiser(x_t, abar)
+
     start = start_noise()
-    end = sample_dpmpp_2m(gaussian_denoiser, COSINE, lambda step: start, None, n_steps)
-    return float((end - exact_end(start, COSINE)).abs().max())
+    return sample_dpmpp_2m(denoiser, COSINE, lambda step: start, None, n_steps), levels
 
 
-def test_higher_order_solver_converges_to_the_exact_samples() -> None:
-    errors = {n_steps: solver_error(n_steps) for n_steps in (10, 20, 40, 80, 160)}
-    print(errors)
-    for n_steps in (10, 20, 40, 80):
-        assert errors[2 * n_steps] < errors[n_steps]
-    assert errors[160] < 0.005
-if __name__ == "__main__":
-    s=start_noise()
-    for n in (5,10,20,40,80,160,320):
-        e=sample_dpmpp_2m(gaussian_denoiser, COSINE, lambda step: s, None, n)
-        ex=exact_end(s,COSINE)
-        print(n, solver_error(n), float((first_order(s,COSINE,n)-ex).abs().max()), "mean",float(e.mean()),float(ex.mean()),"std ratio",float(e.std()/ex.std()), float(first_order(s,COSINE,n).std()/ex.std()))
-    for n in (1,2,10,200,300): 
-        sch=noise_schedule("cosine",200)
-        print(n,sample_dpmpp_2m(gaussian_denoiser, sch, lambda step: s, None, n).isnan().sum())
+def largest_error(samples: Tensor) -> float:
+    return float((samples - exact_end(start_noise(), COSINE)).abs().max())
+
+
+def test_multistep_solver_calls_the_network_n_times_at_falling_noise() -> None:
+    _, levels = solve(12)
+    assert len(levels) == 12
+    assert levels[0] == COSINE.alphas_cumprod[-1]
+    assert (np.diff(levels) > 0).all()
+
+
+def test_multistep_solver_is_of_second_order() -> None:
+    """Four times the steps: a second-order error falls by about 16, a first-order one (DDIM) by about 4."""
+    (coarse, coarse_levels), (fine, fine_levels) = solve(10), solve(40)
+    assert largest_error(fine) < largest_error(coarse) / 8
+    start = start_noise()
+    assert largest_error(coarse) < largest_error(first_order(start, coarse_levels))
+    assert largest_error(fine) < largest_error(first_order(start, fine_levels)) / 3
+
+
+def test_multistep_samples_have_the_mean_and_spread_of_the_data() -> None:
+    samples, _ = solve(80)
+    exact = exact_end(start_noise(), COSINE)
+    assert float(samples.mean()) == pytest.approx(MEAN, abs=1e-3)
+    assert float(samples.std() / exact.std()) == pytest.approx(1, abs=0.01)
+    assert largest_error(samples) < 0.005
+
+
+@pytest.mark.xfail(strict=True, reason="levels evenly spaced in time lose a quarter of the spread: see the report")
+def test_ten_steps_keep_the_spread_of_the_data() -> None:
+    samples, _ = solve(10)
+    assert float(samples.std() / exact_end(start_noise(), COSINE).std()) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.xfail(strict=True, reason="n_steps of n_timesteps and more visit a level twice and divide by zero")
+@pytest.mark.filterwarnings("ignore:divide by zero")
+@pytest.mark.parametrize("n_steps", [10, 11, 30])
+def test_more_steps_than_levels_are_refused(n_steps: int) -> None:
+    start = start_noise()
+    with pytest.raises(ConfigError, match="n_steps"):
+        sample_dpmpp_2m(gaussian_denoiser, noise_schedule("cosine", 10), lambda step: start, None, n_steps)
+
+
+def test_one_step_returns_the_clean_prediction_at_the_noisiest_level() -> None:
+    samples, (abar,) = solve(1)
+    x = start_noise()
+    expected = (x - (1 - abar) ** 0.5 * gaussian_denoiser(x, abar)) / abar**0.5
+    torch.testing.assert_close(samples, expected.clamp(-1, 1), atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("solver", [sample_ancestral, lambda *args: sample_dpmpp_2m(*args, 4)])
+def test_known_pixels_come_back_exactly(solver: Callable[..., Tensor]) -> None:
+    generator = torch.Generator().manual_seed(1)
+    image = torch.rand(2, 3, 8, 8, generator=generator) * 2 - 1
+    hole = torch.zeros(2, 1, 8, 8)
+    hole[..., 2:6, 2:6] = 1
+
+    def noise(step: int) -> Tensor:
+        return torch.randn(image.shape, generator=generator)
+
+    schedule = noise_schedule("cosine", 20)
+    result = solver(gaussian_denoiser, schedule, noise, KnownPixels(image, hole))
+    outside = (hole == 0).expand_as(result)
+    assert torch.equal(result[outside], image[outside])
+    assert not torch.isclose(result[~outside], image[~outside]).any()
+
+
+def ancestral_std(schedule: NoiseSchedule) -> float:
+    """Spread of ancestral samples in the analytic case: every step is linear, so the variance has a recursion."""
+    variance = 1.0
+    for t in reversed(range(schedule.n_timesteps)):
+        beta, abar, before = schedule.betas[t], schedule.alphas_cumprod[t], schedule.alphas_cumprod_prev[t]
+        clean = abar**0.5 * STD**2 / (abar * STD**2 + 1 - abar)  # slope of E[x_0 | x_t]
+        slope = (before**0.5 * beta * clean + (1 - beta) ** 0.5 * (1 - before)) / (1 - abar)
+        variance = slope**2 * variance + beta * (1 - before) / (1 - abar)
+    return float(variance**0.5)
+
+
+def test_ancestral_samples_have_the_mean_and_spread_that_theory_gives() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shape, schedule = (1, 1, 100, 200), noise_schedule("cosine", 50)
+    samples = sample_ancestral(
+        gaussian_denoiser, schedule, lambda step: torch.randn(shape, generator=generator, dtype=torch.float64), None
+    )
+    assert float(samples.mean()) == pytest.approx(MEAN, abs=5 * STD / 20_000**0.5)
+    assert float(samples.std()) == pytest.approx(ancestral_std(schedule), rel=0.02)
+    assert ancestral_std(noise_schedule("cosine", 2000)) == pytest.approx(STD, rel=0.01)
+
+
+def test_storage_types_round_and_clip() -> None:
+    samples = torch.tensor([-1.5, -1.0, 0.0, 0.1, 1.0, 2.0])
+    assert to_storage(samples, "uint8").tolist() == [0, 0, 128, 140, 255, 255]
+    assert to_storage(samples, "uint8").dtype == torch.uint8
+    for storage in ("float16", "float32"):
+        stored = to_storage(samples, storage)
+        assert stored.dtype == getattr(torch, storage)
+        torch.testing.assert_close(stored.double(), torch.tensor([0, 0, 0.5, 0.55, 1, 1]).double(), atol=3e-4, rtol=0)

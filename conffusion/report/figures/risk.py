@@ -37,6 +37,7 @@ from conffusion.report.results import (
     task_label,
 )
 
+_HIGHEST = 2.5  # largest risk shown against the scale, in units of alpha
 _QUARTILES = ("1st quarter of pixels (narrowest)", "2nd", "3rd", "4th (widest)")
 
 
@@ -55,7 +56,7 @@ def plot_stratified_risk(folders: Sequence[Path | str], output: Path | str, *, a
     n_methods = len(distinct(results, "method"))
     width, height = max(6.5, (1.5 + 0.78 * n_methods) * len(protocols)), 1.3 + 2.9 * len(tasks)
     with saved_figure(output, width, height) as figure:
-        figure.suptitle("Risk by interval size: even bars mean that no region is under-covered", x=0.01, ha="left")
+        figure.suptitle("Size-stratified risk: the evener the bars, the better", x=0.01, ha="left")
         for row, task in zip(facets(figure, len(tasks), len(protocols), sharey="row"), tasks, strict=True):
             for panel, protocol in zip(row, protocols, strict=True):
                 _draw_strata(panel, select(results, task=task, protocol=protocol))
@@ -123,7 +124,7 @@ def plot_risk_curve(folders: Sequence[Path | str], output: Path | str, *, alpha:
 def _draw_strata(axes: Axes, arms: Sequence[ArmResult]) -> None:
     methods = distinct(arms, "method")
     for place, method in enumerate(methods):
-        risks = np.array([arm.metrics["stratified_risk"] for arm in select(arms, method=method)])
+        risks = np.array([arm.metrics["stratified_risk"] for arm in select(arms, method=method)], dtype=np.float64)
         positions = place + (np.arange(N_STRATA) - (N_STRATA - 1) / 2) * 0.2
         mean = risks.mean(axis=0)
         axes.bar(positions, mean, width=0.19, color=QUARTILE_COLOURS, edgecolor="white", linewidth=0.4)
@@ -176,9 +177,17 @@ def _draw_curve(axes: Axes, result: ArmResult, alpha: float) -> None:
     axes.plot([lambda_hat], [alpha], marker="o", color="black", markersize=5, clip_on=False, zorder=4)
     axes.set_title(f"{result_label(result)}\nλ̂ = {lambda_hat:.3f}")
     axes.set_xlabel("scale λ")
-    axes.set_ylim(0, 3 * alpha)
-    axes.margins(x=0.02)
+    axes.set_ylim(0, _HIGHEST * alpha)
+    axes.set_xlim(*_scales_shown(scale, risk, lambda_hat, alpha))
     axes.locator_params(axis="x", nbins=4)
+
+
+def _scales_shown(scale: pd.Series, risk: pd.Series, lambda_hat: float, alpha: float) -> tuple[float, float]:
+    """Scales at which the risk is neither far above nor far below alpha, with a margin; lambda_hat among them."""
+    near = scale[(risk <= _HIGHEST * alpha) & (risk >= 0.5 * alpha)]
+    low, high = min([lambda_hat, *near]), max([lambda_hat, *near])
+    margin = 0.03 * (high - low) or 0.1
+    return low - margin, high + margin
 
 
 def _curve_handles(alpha: float) -> list[Line2D]:

@@ -34,12 +34,11 @@ SIZE_UNIT = "units of the [0, 1] pixel range"
 _DPI = 160
 _RC: Mapping[str, Any] = {
     "font.family": "DejaVu Sans", "font.size": 10, "axes.titlesize": 10.5, "axes.labelsize": 10, "legend.fontsize": 9.5,
-    "xtick.labelsize": 9, "ytick.labelsize": 9, "figure.titlesize": 13,
-    "figure.titleweight": "bold", "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-    "grid.color": "#e3e3e3", "grid.linewidth": 0.7, "axes.axisbelow": True, "axes.edgecolor": "#444444", "axes.linewidth": 0.8, "legend.frameon": False,
-    "lines.linewidth": 1.8, "image.interpolation": "nearest", "pdf.fonttype": 42, "figure.facecolor": "white",
-    "savefig.facecolor": "white", "text.usetex": False, "axes.unicode_minus": True, "axes.titlelocation": "left",
-    "axes.formatter.useoffset": False,
+    "xtick.labelsize": 9, "ytick.labelsize": 9, "figure.titlesize": 13, "figure.titleweight": "bold",
+    "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#444444",
+    "axes.linewidth": 0.8, "axes.grid": True, "axes.axisbelow": True, "grid.color": "#e3e3e3", "grid.linewidth": 0.7,
+    "axes.formatter.useoffset": False, "legend.frameon": False, "lines.linewidth": 1.8,
+    "image.interpolation": "nearest", "pdf.fonttype": 42,
 }  # fmt: skip
 
 

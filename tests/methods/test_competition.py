@@ -1,0 +1,69 @@
+"""Checkpoints compete by the size of their calibrated intervals; the uncontrolled lose."""
+
+import math
+
+import numpy as np
+import pytest
+
+from conffusion.config.schema import CalibrationSettings
+from conffusion.methods.competition import Score, ValidationImages, score_checkpoint
+from conffusion.methods.protocols import PROTOCOLS
+from tests import conformance
+
+SETTINGS = CalibrationSettings(alpha=0.2, delta=0.1, ucb="wsr", scaling="multiplicative")
+LOWER, UPPER, TARGET = conformance.synthetic_bounds(5, 80, 3, 6, 6, 0.7)
+MASK = np.ones(TARGET.shape, dtype=np.uint8)
+IMAGES = ValidationImages(TARGET, MASK, None)
+NARROW, WIDE, INFEASIBLE = Score(1.1, 0.1, 0.2), Score(1.0, 0.05, 0.3), Score(math.nan, math.nan, math.inf)
+
+
+def test_narrower_beats_wider_and_feasible_beats_infeasible() -> None:
+    assert NARROW.beats(WIDE) and not WIDE.beats(NARROW)
+    assert WIDE.beats(INFEASIBLE) and not INFEASIBLE.beats(WIDE)
+
+
+def test_any_checkpoint_beats_none_so_that_a_run_never_ends_empty_handed() -> None:
+    assert INFEASIBLE.beats(None) and WIDE.beats(None)
+
+
+def test_the_earlier_of_two_equals_stays() -> None:
+    assert not NARROW.beats(NARROW)
+    assert not INFEASIBLE.beats(INFEASIBLE)
+
+
+@pytest.mark.parametrize("protocol", list(PROTOCOLS))
+def test_score_is_the_calibrated_size_of_the_evaluated_pixels(protocol: str) -> None:
+    mask = MASK.copy()
+    mask[..., :2, :] = 0
+    score = score_checkpoint(PROTOCOLS[protocol], LOWER, UPPER, ValidationImages(TARGET, mask, None), SETTINGS)
+    lower, upper = np.clip(LOWER / score.lambda_hat, 0, 1), np.clip(UPPER * score.lambda_hat, 0, 1)
+    assert score.interval_size == pytest.approx(float((upper - lower)[mask == 1].mean()), rel=1e-5)
+    missed = (TARGET < lower) | (TARGET > upper)
+    assert score.risk == pytest.approx(float(missed[mask == 1].mean()), abs=2 / mask.sum())
+    assert score.risk < SETTINGS.alpha
+
+
+def test_blurred_bounds_lose_against_sharp_ones() -> None:
+    sharp = score_checkpoint(PROTOCOLS["guaranteed"], LOWER, UPPER, IMAGES, SETTINGS)
+    blurred = score_checkpoint(PROTOCOLS["guaranteed"], LOWER * 0.7, np.minimum(UPPER * 1.3, 1), IMAGES, SETTINGS)
+    assert sharp.beats(blurred) and not blurred.beats(sharp)
+
+
+def test_bounds_that_no_scale_mends_are_infeasible() -> None:
+    """A zero lower and a zero upper bound stay zero under multiplicative scaling."""
+    nothing = np.zeros_like(LOWER)
+    score = score_checkpoint(PROTOCOLS["guaranteed"], nothing, nothing, IMAGES, SETTINGS)
+    assert score.interval_size == math.inf
+    assert math.isnan(score.lambda_hat) and math.isnan(score.risk)
+
+
+def test_only_the_guaranteed_protocol_sorts_crossed_bounds() -> None:
+    swapped = np.arange(80) % 10 == 0  # every tenth image has its bounds the wrong way round
+    crossed_lower, crossed_upper = LOWER.copy(), UPPER.copy()
+    crossed_lower[swapped], crossed_upper[swapped] = UPPER[swapped], LOWER[swapped]
+    straight, crossed = (
+        {name: score_checkpoint(rules, *bounds, IMAGES, SETTINGS) for name, rules in PROTOCOLS.items()}
+        for bounds in ((LOWER, UPPER), (crossed_lower, crossed_upper))
+    )
+    assert crossed["guaranteed"] == straight["guaranteed"]
+    assert crossed["paper"] != straight["paper"]

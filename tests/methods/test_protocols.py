@@ -1,0 +1,66 @@
+"""The two protocols: what their bound counts, which bound and family they use, whether groups matter."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conffusion.calibration import Calibration, calibrate
+from conffusion.config.schema import CalibrationSettings
+from conffusion.errors import CalibrationError
+from conffusion.methods.protocols import PROTOCOLS
+from tests import conformance
+
+SETTINGS = CalibrationSettings(alpha=0.2, delta=0.1, ucb="hoeffding", scaling="additive")
+LOWER, UPPER, TARGET = conformance.synthetic_bounds(3, 120, 3, 6, 6, 0.7)
+MASK = np.zeros(TARGET.shape, dtype=np.uint8)
+MASK[..., 1:5, 1:5] = 1
+GROUPS = np.array([f"person-{k // 2}" for k in range(120)], dtype=object)
+
+
+def calibration(protocol: str, **changes: Any) -> Calibration:
+    arguments = {"mask": MASK, "groups": None, "settings": SETTINGS, **changes}
+    return PROTOCOLS[protocol].calibrate(LOWER, UPPER, TARGET, **arguments)
+
+
+def test_there_are_the_two_of_the_contract() -> None:
+    assert list(PROTOCOLS) == ["paper", "guaranteed"]
+    assert PROTOCOLS["paper"].selected_on == "calibration"
+    assert PROTOCOLS["guaranteed"].selected_on == "selection"
+    assert [protocol.sorts_bounds for protocol in PROTOCOLS.values()] == [False, True]
+
+
+@pytest.mark.parametrize("groups", [None, GROUPS])
+def test_paper_counts_evaluated_pixel_values_whatever_is_configured(groups: Any) -> None:
+    result = calibration("paper", groups=groups)
+    assert (result.unit, result.ucb, result.scaling) == ("pixel", "official", "multiplicative")
+    assert result.n == 120 * 3 * 4 * 4
+    expected = calibrate(
+        LOWER, UPPER, TARGET, alpha=0.2, delta=0.1, mask=MASK, unit="pixel", ucb="official", scaling="multiplicative"
+    )
+    assert result.lambda_hat == expected.lambda_hat
+
+
+def test_guaranteed_counts_images_under_the_configured_bound_and_family() -> None:
+    result = calibration("guaranteed")
+    assert (result.unit, result.ucb, result.scaling, result.n) == ("image", "hoeffding", "additive", 120)
+    assert result.risk_ucb <= SETTINGS.alpha
+
+
+def test_guaranteed_counts_groups_where_the_data_have_them() -> None:
+    result = calibration("guaranteed", groups=GROUPS)
+    assert (result.unit, result.n) == ("group", 60)
+    assert result.lambda_hat > calibration("guaranteed").lambda_hat  # fewer units, wider intervals
+
+
+def test_paper_is_more_daring_than_guaranteed() -> None:
+    same_family = SETTINGS.model_copy(update={"scaling": "multiplicative"})
+    assert calibration("paper").lambda_hat < calibration("guaranteed", settings=same_family).lambda_hat
+
+
+def test_too_few_images_name_the_number_needed() -> None:
+    few = slice(0, 4)
+    with pytest.raises(CalibrationError, match=r"\d+ images"):
+        PROTOCOLS["guaranteed"].calibrate(
+            LOWER[few], UPPER[few], TARGET[few], mask=MASK[few], groups=None, settings=SETTINGS
+        )

@@ -1,0 +1,8 @@
+"""Rule plot_methods: all methods on the same images."""
+
+from conffusion.report.figures.methods import plot_methods
+from conffusion.workflow.job import run_job
+from conffusion.workflow.plan import folders_of as folders
+
+with run_job(snakemake) as job:  # noqa: F821
+    plot_methods(job.input.images, folders(job.input.results), job.output.png)

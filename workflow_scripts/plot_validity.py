@@ -1,0 +1,8 @@
+"""Rule plot_validity: violation rates over redrawn calibration sets."""
+
+from conffusion.report.figures.validity import plot_validity
+from conffusion.workflow.job import run_job
+
+with run_job(snakemake) as job:  # noqa: F821
+    params = snakemake.params  # noqa: F821
+    plot_validity(job.input.validity, job.output.png, delta=params.delta, n_variants=params.n_variants)

@@ -1,0 +1,12 @@
+"""Rule tabulate_claims: the paper's claims with their verdicts."""
+
+from conffusion.report.claims import write_claims
+from conffusion.workflow.job import run_job
+from conffusion.workflow.plan import folders_of as folders
+
+with run_job(snakemake) as job:  # noqa: F821
+    params = snakemake.params  # noqa: F821
+    write_claims(
+        folders(job.input.results), job.output.csv, alpha=params.alpha, n_bootstrap=params.n_bootstrap,
+        seed=params.seed, replicates=params.replicates,
+    )  # fmt: skip

@@ -1,0 +1,17 @@
+"""Rule write_report: one self-contained page."""
+
+from pathlib import Path
+
+from conffusion.report.html import write_report
+from conffusion.workflow.job import run_job
+from conffusion.workflow.plan import heading
+from conffusion.workflow.versions import versions
+
+with run_job(snakemake) as job:  # noqa: F821
+    write_report(
+        job.output.report,
+        config_path=job.input.config[0],
+        tables={heading(table): Path(table) for table in job.input.tables},
+        figures={heading(figure): Path(figure) for figure in job.input.figures},
+        versions=versions(),
+    )
