@@ -23,3 +23,46 @@ rule train_prior:
 rule priors:
     input:
         expand(rules.train_prior.output.checkpoint, prior=CONFIG.priors),
+
+
+# What the priors in use have learned: samples of them, on a contact sheet. Not part of `all`.
+DIFFUSION_PRIORS = [name for name, prior in CONFIG.priors.items() if prior.schedule]
+
+
+rule sample_priors:
+    input:
+        checkpoints=[PLAN.prior_path(name) for name in DIFFUSION_PRIORS],
+        images=expand(images("test"), task=PLAN.tasks),
+    output:
+        samples=f"{RUN}/priors/samples.npz",
+    params:
+        names=DIFFUSION_PRIORS,
+        tasks=PLAN.tasks,
+        settings=PLAN.settings("sample_priors"),
+        code=CODE["sample_variants"],
+    log:
+        f"{LOGS}/sample_priors.log",
+    threads: CONFIG.threads
+    resources:
+        mem_mb=3000,
+        runtime=60,
+        gpu=GPUS,
+    script:
+        "../workflow_scripts/sample_priors.py"
+
+
+rule plot_priors:
+    input:
+        samples=rules.sample_priors.output.samples,
+    output:
+        multiext(f"{RUN}/figures/priors", png=".png", pdf=".pdf"),
+    params:
+        code=CODE["report"],
+    log:
+        f"{LOGS}/plot_priors.log",
+    threads: 1
+    resources:
+        mem_mb=1500,
+        runtime=15,
+    script:
+        "../workflow_scripts/plot_priors.py"

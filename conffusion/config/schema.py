@@ -96,7 +96,7 @@ class PriorSettings(Section):
 class SamplingSettings(Section):
     """How variants are drawn."""
 
-    solver: Literal["ancestral", "dpmpp_2m"]
+    solver: Literal["ancestral", "dpmpp_2m_sde"]
     n_steps: Count
     n_variants: Annotated[int, Field(ge=2)]
     shared_start: bool
@@ -158,7 +158,7 @@ class ReportSettings(Section):
 class Config(Section):
     """The whole configuration of one run."""
 
-    run: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    run: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$")]
     seed: Annotated[int, Field(ge=0)]
     device: Literal["auto", "cpu", "cuda"]
     precision: Literal["auto", "float32", "bfloat16"]

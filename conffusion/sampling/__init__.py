@@ -2,7 +2,7 @@
 
 from conffusion.models.schedules import NoiseSchedule, noise_schedule
 from conffusion.sampling.draw import Sampling, SamplingInput, draw_variants
-from conffusion.sampling.samplers import KnownPixels, sample_ancestral, sample_dpmpp_2m
+from conffusion.sampling.samplers import KnownPixels, sample_ancestral, sample_dpmpp_2m_sde
 
 __all__ = [
     "KnownPixels",
@@ -12,5 +12,5 @@ __all__ = [
     "draw_variants",
     "noise_schedule",
     "sample_ancestral",
-    "sample_dpmpp_2m",
+    "sample_dpmpp_2m_sde",
 ]

@@ -9,13 +9,12 @@ from torch import Tensor, nn
 
 from conffusion.arrays import FloatArray, to_pm1
 from conffusion.compute import Compute
-from conffusion.errors import ConfigError
 from conffusion.methods.random_inputs import image_noise
 from conffusion.models.denoiser import ConditionalDenoiser
 from conffusion.models.schedules import NoiseSchedule
 from conffusion.progress import Progress
 from conffusion.randomness import keyed_generator
-from conffusion.sampling.samplers import KnownPixels, sample_ancestral, sample_dpmpp_2m, to_storage
+from conffusion.sampling.samplers import KnownPixels, sample_ancestral, sample_dpmpp_2m_sde, to_storage
 
 
 @dataclass(frozen=True)
@@ -23,8 +22,8 @@ class Sampling:
     """Settings of the sampler; see `sampling` in config.yaml.
 
     Attributes:
-        solver: "dpmpp_2m" or "ancestral".
-        n_steps: Network calls per variant of "dpmpp_2m"; "ancestral" makes as many as the schedule has steps.
+        solver: "dpmpp_2m_sde" or "ancestral".
+        n_steps: Network calls per variant of "dpmpp_2m_sde"; "ancestral" makes as many as the schedule has steps.
         n_variants: J, variants per image.
         shared_start: Whether all variants of an image with a hole start from the condition's own fill.
         batch_size: Variants per network call.
@@ -37,14 +36,6 @@ class Sampling:
     shared_start: bool
     batch_size: int
     storage: str
-
-    def __post_init__(self) -> None:
-        """Refuse settings under which all variants would be equal."""
-        if self.shared_start and self.solver != "ancestral":
-            raise ConfigError(
-                "sampling.shared_start = true: needs sampling.solver = 'ancestral'; the deterministic "
-                f"solver {self.solver!r} would draw the same variant J times"
-            )
 
 
 @dataclass(frozen=True)
@@ -117,4 +108,4 @@ def _draw_batch(
     denoiser = ConditionalDenoiser(network, condition)
     if settings.solver == "ancestral":
         return sample_ancestral(denoiser, schedule, noise, known)
-    return sample_dpmpp_2m(denoiser, schedule, noise, known, settings.n_steps)
+    return sample_dpmpp_2m_sde(denoiser, schedule, noise, known, settings.n_steps)

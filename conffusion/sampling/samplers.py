@@ -1,4 +1,4 @@
-"""Reverse diffusion: ancestral sampling and DPM-Solver++(2M); pure functions of a denoiser and given noise."""
+"""Reverse diffusion: ancestral sampling and SDE-DPM-Solver++(2M); pure functions of a denoiser and given noise."""
 
 import math
 from collections.abc import Callable
@@ -9,7 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from conffusion.arrays import FloatArray, IntArray
+from conffusion.errors import ConfigError
 from conffusion.models.schedules import NoiseSchedule
+
+LOG_SNR_RANGE = (-4.0, 3.0)  # half the log of the signal-to-noise ratio, from almost pure noise to almost clean
 
 
 class Denoiser(Protocol):
@@ -64,37 +68,58 @@ def sample_ancestral(denoiser: Denoiser, schedule: NoiseSchedule, noise: Noise, 
     return x
 
 
-def sample_dpmpp_2m(
+def sample_dpmpp_2m_sde(
     denoiser: Denoiser, schedule: NoiseSchedule, noise: Noise, known: KnownPixels | None, n_steps: int
 ) -> Tensor:
-    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): second-order multistep in the clean-image prediction.
+    """SDE-DPM-Solver++(2M) (Lu et al. 2022, DPM-Solver++): second-order multistep in the clean-image prediction.
+
+    The stochastic solver is used because it gave intervals as narrow as 60 ancestral steps from 8 network calls, where
+    the deterministic one's were a tenth wider (docs/how_it_works.md).
 
     Args:
         denoiser: Noise prediction.
-        schedule: Gives the noise levels; `n_steps` of them, evenly spaced in time, are visited.
-        noise: Only noise(0), the start, is drawn: the chain is deterministic after it.
+        schedule: Gives the noise levels; `log_snr_timesteps` chooses `n_steps` of them.
+        noise: noise(0) is the start; noise(k) the noise added in step k; the last step adds none.
         known: Pixels whose clean prediction is replaced by the truth; None in super-resolution.
         n_steps: Network calls.
     Returns:
         (N, C, H, W) in [-1, 1].
     """
-    times = np.linspace(schedule.n_timesteps - 1, 0, n_steps + 1).round().astype(int)[:-1]
-    abar = np.append(schedule.alphas_cumprod[times], 1.0)
+    abar = np.append(schedule.alphas_cumprod[log_snr_timesteps(schedule, n_steps)], 1.0)
     alpha, sigma = np.sqrt(abar), np.sqrt(1 - abar)
-    log_snr = np.append(np.log(alpha[:-1] / sigma[:-1]), np.inf)
+    log_snr = np.append(_half_log_snr(abar[:-1]), np.inf)
     impose = known.impose if known else _identity
     x = impose(noise(0))
     previous: Tensor | None = None
     for i in range(n_steps):
         x0 = impose(((x - sigma[i] * denoiser(x, abar[i])) / alpha[i]).clamp(-1, 1))
+        if i == n_steps - 1:
+            return x0
         step = log_snr[i + 1] - log_snr[i]
         direction = x0
-        if previous is not None and np.isfinite(step):
+        if previous is not None:
             ratio = (log_snr[i] - log_snr[i - 1]) / step
-            direction = (1 + 1 / (2 * ratio)) * x0 - previous / (2 * ratio)  # D_i of algorithm 2
-        x = (sigma[i + 1] / sigma[i]) * x - alpha[i + 1] * math.expm1(-step) * direction
-        x, previous = impose(x) if known else x, x0
-    return x.clamp(-1, 1)
+            direction = x0 + (x0 - previous) / (2 * ratio)
+        spread = -math.expm1(-2 * step)
+        x = (sigma[i + 1] / sigma[i]) * math.exp(-step) * x + alpha[i + 1] * spread * direction
+        x = impose(x + sigma[i + 1] * math.sqrt(spread) * noise(i + 1))
+        previous = x0
+    raise ConfigError(f"n_steps = {n_steps}: a sampler needs at least one step")
+
+
+def log_snr_timesteps(schedule: NoiseSchedule, n_steps: int) -> IntArray:
+    """Steps of the schedule nearest to an even spacing in log(signal / noise), from noisy to clean.
+
+    The spacing runs over the part of `LOG_SNR_RANGE` that the schedule covers. Even spacing in time instead would leave
+    a last step that is far too long.
+    """
+    log_snr = _half_log_snr(schedule.alphas_cumprod)
+    low, high = max(LOG_SNR_RANGE[0], log_snr[-1]), min(LOG_SNR_RANGE[1], log_snr[0])
+    return np.array([int(np.argmin(np.abs(log_snr - wanted))) for wanted in np.linspace(low, high, n_steps)])
+
+
+def _half_log_snr(abar: FloatArray) -> FloatArray:
+    return 0.5 * np.log(abar / (1 - abar))
 
 
 def _identity(x: Tensor) -> Tensor:

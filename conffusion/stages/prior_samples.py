@@ -19,8 +19,14 @@ from conffusion.training.priors import architecture_of
 
 
 def restorations(
-    prior: PriorSettings, sampling: SamplingSettings, seed: int, compute: Compute,
-    *, checkpoint: str | Path, images: str | Path, n_images: int,
+    prior: PriorSettings,
+    sampling: SamplingSettings,
+    seed: int,
+    compute: Compute,
+    *,
+    checkpoint: str | Path,
+    images: str | Path,
+    n_images: int,
 ) -> FloatArray:
     """Rows of (truth, condition, restorations ...) of the first test images by a conditional prior.
 
@@ -70,8 +76,14 @@ def generations(
 
 
 def sample_priors(
-    priors: Mapping[str, PriorSettings], sampling: SamplingSettings, seed: int, compute: Compute,
-    *, checkpoints: Mapping[str, str | Path], images: Mapping[str, str | Path], output: str | Path,
+    priors: Mapping[str, PriorSettings],
+    sampling: SamplingSettings,
+    seed: int,
+    compute: Compute,
+    *,
+    checkpoints: Mapping[str, str | Path],
+    images: Mapping[str, str | Path],
+    output: str | Path,
 ) -> None:
     """Samples of every diffusion prior, as one array each in an .npz file.
 

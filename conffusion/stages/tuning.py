@@ -1,6 +1,5 @@
 """The search over fine-tuning settings, on the selection split alone, with the same trials for every method."""
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +19,17 @@ CRITERION = "guaranteed"  # the protocol that selects on the selection split
 
 
 def trial_settings(tuning: TuningSettings, seed: int, trial: int) -> MethodTuning:
-    """Settings of one trial: drawn without replacement from the grid, the same for every task and method."""
-    grid = list(itertools.product(tuning.learning_rate, tuning.prediction_time, tuning.n_steps))
-    order = keyed_generator("tuning", seed).permutation(len(grid))
-    rate, time, n_steps = grid[order[trial % len(grid)]]
-    return MethodTuning(learning_rate=rate, prediction_time=time, n_steps=n_steps)
+    """Settings of one trial, the same for every task and method.
+
+    Each value list is shuffled and dealt out in turn (as in Latin hypercube sampling), so that few trials still visit
+    every value.
+    """
+
+    def dealt(name: str) -> Any:
+        values = getattr(tuning, name)
+        return values[keyed_generator("tuning", seed, name).permutation(len(values))[trial % len(values)]]
+
+    return MethodTuning(**{name: dealt(name) for name in MethodTuning.model_fields})
 
 
 def try_settings(job: FinetuningJob, inputs: FinetuningInputs, output: str | Path, compute: Compute) -> None:

@@ -30,12 +30,16 @@ def verify_manifest(store: str | Path) -> dict[str, Any]:
     """
     store = Path(store)
     manifest = read_json(manifest_path(store))
+    try:
+        files, attributes = dict(manifest["files"]), dict(manifest["attributes"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{manifest_path(store)}: is not a manifest; delete it and rerun the rule") from error
     found = _checksums(store)
-    for name, expected in manifest["files"].items():
+    for name, expected in files.items():
         if found.get(name) != expected:
             state = "is missing" if name not in found else "is truncated or altered"
             raise StoreError(f"{store / name}: {state} (by {manifest_path(store)}); delete both and rerun the rule")
-    return dict(manifest["attributes"])
+    return attributes
 
 
 def _checksums(store: Path) -> dict[str, str]:

@@ -119,6 +119,9 @@ class Plan:
         if stage == "sample_variants":
             prior = config["priors"][self.config.tasks[task].prior]
             return {**shared, "prior": prior, "sampling": config["sampling"], "precision": self.config.precision}
+        if stage == "sample_priors":
+            priors = {name: prior for name, prior in config["priors"].items() if prior["schedule"]}
+            return {**shared, "priors": priors, "sampling": config["sampling"], "precision": self.config.precision}
         if stage == "finetune_method":
             return {**shared, **self._finetuning(task, arm), "precision": self.config.precision}
         if stage == "try_settings":

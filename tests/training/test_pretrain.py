@@ -1,0 +1,159 @@
+"""Pretraining: the noise, its level and the hole fit together; losses fall; runs repeat."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from conffusion.compute import Compute
+from conffusion.models.schedules import noise_schedule
+from conffusion.training.loop import Optimisation
+from conffusion.training.pretrain import (
+    PretrainingImages,
+    classification_objective,
+    diffusion_objective,
+    pretrain,
+)
+from tests.methods.small_specs import SPECS
+
+CPU = Compute(torch.device("cpu"), bfloat16=False)
+SCHEDULE = noise_schedule("cosine", 40, respacing=20)
+GREY = 51  # of every pixel of the constant images; -0.6 in [-1, 1]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    torch.set_num_threads(1)
+    yield
+
+
+def constant_images(n_images: int = 12, **changes: Any) -> PretrainingImages:
+    target = np.full((n_images, 3, 8, 8), GREY, dtype=np.uint8)
+    return PretrainingImages(**{"target": target, "condition": None, "labels": None, "has_holes": False, **changes})
+
+
+class Oracle(nn.Module):
+    """Knows that all images are the same grey, so the level tells it the noise exactly; remembers its inputs."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self._kind, self.seen = kind, list[tuple[Tensor, Tensor, Tensor | None]]()
+        self.weight = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, x: Tensor, level: Tensor, labels: Tensor | None = None) -> Tensor:
+        self.seen.append((x, level, labels))
+        abar = self._abar(level.reshape(-1, 1, 1, 1).double())
+        clean = GREY / 127.5 - 1
+        return (self.weight * (x[:, -3:] - abar.sqrt() * clean) / (1 - abar).sqrt()).float()
+
+    def _abar(self, level: Tensor) -> Tensor:
+        if self._kind == "adm":
+            full = torch.from_numpy(noise_schedule("cosine", 40).alphas_cumprod)
+            return full[level.long()]
+        return level**2 if self._kind == "sr3" else level
+
+
+@pytest.mark.parametrize("has_holes", [False, True])
+@pytest.mark.parametrize("kind", ["sr3", "palette", "adm"])
+def test_level_tells_the_noise(kind: str, has_holes: bool) -> None:
+    network = Oracle(kind)
+    objective = diffusion_objective(network, kind, constant_images(has_holes=has_holes), SCHEDULE, CPU, seed=0)
+    for _ in range(20):
+        assert float(objective(torch.arange(12)).detach()) < 1e-4
+    levels = torch.cat([level.reshape(-1) for _, level, _ in network.seen])
+    assert len(levels.unique()) > 15
+    if kind == "adm":
+        assert set(levels.int().tolist()) <= set(SCHEDULE.timestep_map.tolist())
+    else:
+        assert 0 < levels.min() and levels.max() < 1
+
+
+def test_predicting_no_noise_costs_its_variance() -> None:
+    network = Oracle("palette")
+    with torch.no_grad():
+        network.weight.zero_()
+    for has_holes in (False, True):
+        objective = diffusion_objective(network, "palette", constant_images(has_holes=has_holes), SCHEDULE, CPU, seed=0)
+        losses = [float(objective(torch.arange(12)).detach()) for _ in range(30)]
+        assert np.mean(losses) == pytest.approx(1, abs=0.05)
+
+
+def test_holes_are_noise_in_both_inputs_and_known_elsewhere() -> None:
+    network = Oracle("palette")
+    objective = diffusion_objective(network, "palette", constant_images(400, has_holes=True), SCHEDULE, CPU, seed=0)
+    objective(torch.arange(400))
+    ((x, _, _),) = network.seen
+    condition, noised = x[:, :3], x[:, 3:]
+    hole = condition != np.float32(GREY / 127.5 - 1)
+    assert torch.equal(noised[~hole], condition[~hole])
+    assert float(condition[hole].mean()) == pytest.approx(0, abs=0.05)
+    assert float(condition[hole].std()) == pytest.approx(1, abs=0.05)
+    assert (noised[hole] != condition[hole]).all()
+    share = hole.float().mean((1, 2, 3))
+    assert 0.12 < share.min() and share.max() < 0.4  # boxes of 40 to 60 % of each side
+    centred = torch.zeros(8, 8, dtype=torch.bool)
+    centred[2:6, 2:6] = True
+    assert 0.4 < float((hole[:, 0] == centred).flatten(1).all(1).float().mean()) < 0.65
+
+
+def test_condition_and_labels_of_the_same_rows_are_shown() -> None:
+    n_images = 6
+    condition = np.arange(n_images, dtype=np.uint8)[:, None, None, None] * np.ones((1, 3, 8, 8), dtype=np.uint8)
+    network = Oracle("sr3")
+    images = constant_images(n_images, condition=condition, labels=np.arange(n_images))
+    diffusion_objective(network, "sr3", images, SCHEDULE, CPU, seed=0)(torch.tensor([4, 1]))
+    ((x, _, labels),) = network.seen
+    assert x.shape == (2, 6, 8, 8)
+    np.testing.assert_allclose(x[:, 0, 0, 0], [4 / 127.5 - 1, 1 / 127.5 - 1], rtol=1e-6)
+    assert labels is not None and labels.tolist() == [4, 1]
+
+
+def test_equal_logits_cost_the_logarithm_of_the_number_of_classes() -> None:
+    network = SPECS["resnext"].architecture.build_prior()
+    for parameter in network.fc.parameters():
+        nn.init.zeros_(parameter)
+    images = PretrainingImages(np.zeros((5, 3, 16, 16), dtype=np.uint8), None, np.arange(5), has_holes=False)
+    loss = classification_objective(network, images, CPU)(torch.tensor([3, 0]))
+    assert float(loss.detach()) == pytest.approx(math.log(5), rel=1e-5)
+
+
+def pretrained(kind: str, seed: int, n_steps: int) -> tuple[dict[str, Tensor], list[dict[str, float]], nn.Module]:
+    """Weights and loss curve of a small network on smooth random images."""
+    generator = np.random.default_rng(0)
+    colours = generator.integers(0, 256, (40, 3, 2, 2), dtype=np.uint8)
+    target = colours.repeat(8, axis=2).repeat(8, axis=3)
+    labels = (colours[:, 0, 0, 0] // 52).astype(np.int64)
+    architecture = SPECS[kind].architecture
+    torch.manual_seed(7)
+    network, schedule = architecture.build_prior(), architecture.build_schedule()
+    if schedule is None:
+        objective = classification_objective(network, PretrainingImages(target, None, labels, False), CPU)
+    else:
+        images = PretrainingImages(
+            target, target if kind == "sr3" else None, labels if kind == "adm" else None, kind == "palette"
+        )
+        objective = diffusion_objective(network, kind, images, schedule, CPU, seed)
+    records = pretrain(network, objective, 40, Optimisation(n_steps, 20, 5e-3, 0.9), seed)
+    return network.state_dict(), records, network
+
+
+@pytest.mark.parametrize("kind", list(SPECS))
+def test_runs_repeat_and_end_with_averaged_weights_in_evaluation_mode(kind: str) -> None:
+    first, records, network = pretrained(kind, 1, 4)
+    again, same_records, _ = pretrained(kind, 1, 4)
+    other, other_records, _ = pretrained(kind, 2, 4)
+    assert records == same_records != other_records
+    assert not network.training
+    assert all(torch.equal(value, again[name]) for name, value in first.items())
+    assert any(not torch.equal(value, other[name]) for name, value in first.items())
+
+
+@pytest.mark.parametrize(("kind", "chance"), [("sr3", 1.0), ("resnext", math.log(5))])
+def test_losses_fall_below_chance(kind: str, chance: float) -> None:
+    _, records, _ = pretrained(kind, 0, 200 if kind == "sr3" else 30)
+    assert records[-1]["loss"] < 0.6 * chance
+    assert records[-1]["step"] == (200 if kind == "sr3" else 30)
