@@ -2,6 +2,7 @@
 #   .venv/bin/snakemake all --cores 8 --resources gpu=2        (the target first: list options swallow what follows)
 #   .venv/bin/snakemake --cores 2 --configfile config/smoke.yaml
 
+
 configfile: "config.yaml"
 
 

@@ -7,17 +7,19 @@ rule extract_bounds:
     output:
         store=store(bounds("{split}").replace("{arm}", "dm_sb")),
         manifest=bounds("{split}").replace("{arm}", "dm_sb"),
-    params:
-        settings=settings("extract_bounds"),
-        code=CODE["extract_bounds"],
     log:
         f"{LOGS}/{{task}}/extract_bounds/{{protocol}}-{{split}}.log",
     benchmark:
         f"{TIMES}/extract_bounds/{{task}}-{{protocol}}-{{split}}.tsv"
+    conda:
+        "../envs/conffusion.yaml"
     threads: 1
     resources:
         mem_mb=2000,
         runtime=60,
+    params:
+        settings=settings("extract_bounds"),
+        code=CODE["extract_bounds"],
     script:
         "../workflow_scripts/extract_bounds.py"
 
@@ -33,18 +35,20 @@ rule predict_bounds:
     output:
         stores=[directory(f"{ARM}/{name}.zarr") for name in PREDICTED],
         manifests=[f"{ARM}/{name}.json" for name in PREDICTED],
-    params:
-        settings=settings("predict_bounds"),
-        code=CODE["predict_bounds"],
     log:
         f"{LOGS}/{{task}}/predict_bounds/{{arm}}.log",
     benchmark:
         f"{TIMES}/predict_bounds/{{task}}-{{arm}}.tsv"
+    conda:
+        "../envs/conffusion.yaml"
     threads: CONFIG.threads
     resources:
         mem_mb=3000,
         runtime=60,
         gpu=GPUS,
+    params:
+        settings=settings("predict_bounds"),
+        code=CODE["predict_bounds"],
     script:
         "../workflow_scripts/predict_bounds.py"
 

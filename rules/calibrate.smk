@@ -8,16 +8,18 @@ rule calibrate_method:
         splits=rules.split_images.output.splits,
     output:
         calibration=f"{ARM}/{{protocol}}/calibration.json",
-    params:
-        settings=settings("calibrate_method"),
-        code=CODE["calibrate_method"],
     log:
         f"{LOGS}/{{task}}/calibrate_method/{{arm}}-{{protocol}}.log",
     benchmark:
         f"{TIMES}/calibrate_method/{{task}}-{{arm}}-{{protocol}}.tsv"
+    conda:
+        "../envs/conffusion.yaml"
     threads: 1
     resources:
         mem_mb=2000,
         runtime=60,
+    params:
+        settings=settings("calibrate_method"),
+        code=CODE["calibrate_method"],
     script:
         "../workflow_scripts/calibrate_method.py"

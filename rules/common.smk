@@ -20,6 +20,9 @@ CODE = code_versions(f"{RUN}/code.json", keep=CONFIG.keep_results_of_older_code)
 ARM = f"{RUN}/{{task}}/{{arm}}"  # a method, with its replicate
 
 
+RESULTS = f"{ARM}/{{protocol}}/metrics.json"  # comes with per_image.csv and curve.csv
+
+
 wildcard_constraints:
     task="|".join(PLAN.tasks),
     arm="|".join(PLAN.arms + ["dm_sb"]),
@@ -57,3 +60,15 @@ def store(manifest):
 def every(pattern, **choices):
     """All files of a pattern over tasks, arms and protocols."""
     return expand(pattern, **{"task": PLAN.tasks, "arm": PLAN.arms, "protocol": PROTOCOL_NAMES, **choices})
+
+
+def sampled_bounds(wildcards):
+    """DM_SB's bounds of the fine-tuning images, for methods that are fitted to them."""
+    if method_of(wildcards.arm).target != "sampled_bounds":
+        return []
+    return f"{RUN}/{wildcards.task}/dm_sb/guaranteed/bounds/finetune.json"
+
+
+def results(**choices):
+    """Metrics of the chosen tasks, arms and protocols; all of them where nothing is said."""
+    return every(RESULTS, **{"arm": PLAN.arms, **choices})

@@ -4,14 +4,18 @@
 rule save_config:
     output:
         f"{RUN}/config.yaml",
-    params:
-        text=config_text(CONFIG),
     log:
         f"{LOGS}/save_config.log",
+    benchmark:
+        f"{TIMES}/save_config.tsv"
+    conda:
+        "../envs/conffusion.yaml"
     threads: 1
     resources:
         mem_mb=500,
         runtime=5,
+    params:
+        text=config_text(CONFIG),
     script:
         "../workflow_scripts/save_config.py"
 
@@ -19,17 +23,19 @@ rule save_config:
 rule split_images:
     output:
         splits=f"{RUN}/splits.csv",
-    params:
-        settings=settings("split_images"),
-        code=CODE["split_images"],
     log:
         f"{LOGS}/split_images.log",
     benchmark:
         f"{TIMES}/split_images.tsv"
+    conda:
+        "../envs/conffusion.yaml"
     threads: 1
     resources:
         mem_mb=2000,
         runtime=60,
+    params:
+        settings=settings("split_images"),
+        code=CODE["split_images"],
     script:
         "../workflow_scripts/split_images.py"
 
@@ -40,16 +46,18 @@ rule prepare_images:
     output:
         store=store(images("{split}")),
         manifest=images("{split}"),
-    params:
-        settings=settings("prepare_images"),
-        code=CODE["prepare_images"],
     log:
         f"{LOGS}/{{task}}/prepare_images/{{split}}.log",
     benchmark:
         f"{TIMES}/prepare_images/{{task}}-{{split}}.tsv"
+    conda:
+        "../envs/conffusion.yaml"
     threads: 1
     resources:
         mem_mb=4000,
         runtime=60,
+    params:
+        settings=settings("prepare_images"),
+        code=CODE["prepare_images"],
     script:
         "../workflow_scripts/prepare_images.py"

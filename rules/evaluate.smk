@@ -14,16 +14,18 @@ rule evaluate_method:
         per_image=f"{ARM}/{{protocol}}/per_image.csv",
         curve=f"{ARM}/{{protocol}}/curve.csv",
         pool=f"{ARM}/{{protocol}}/pool.npz",
-    params:
-        code=CODE["evaluate_method"],
     log:
         f"{LOGS}/{{task}}/evaluate_method/{{arm}}-{{protocol}}.log",
     benchmark:
         f"{TIMES}/evaluate_method/{{task}}-{{arm}}-{{protocol}}.tsv"
+    conda:
+        "../envs/conffusion.yaml"
     threads: 1
     resources:
         mem_mb=3000,
         runtime=60,
+    params:
+        code=CODE["evaluate_method"],
     script:
         "../workflow_scripts/evaluate_method.py"
 
@@ -35,18 +37,20 @@ rule trace_candidates:
         splits=rules.split_images.output.splits,
     output:
         curves=directory(f"{ARM}/candidate_curves"),
-    params:
-        settings=settings("trace_candidates"),
-        code=CODE["trace_candidates"],
     log:
         f"{LOGS}/{{task}}/trace_candidates/{{arm}}.log",
     benchmark:
         f"{TIMES}/trace_candidates/{{task}}-{{arm}}.tsv"
+    conda:
+        "../envs/conffusion.yaml"
     threads: CONFIG.threads
     resources:
         mem_mb=3000,
         runtime=120,
         gpu=GPUS,
+    params:
+        settings=settings("trace_candidates"),
+        code=CODE["trace_candidates"],
     script:
         "../workflow_scripts/trace_candidates.py"
 
@@ -56,21 +60,25 @@ rule assess_validity:
         calibrations=[f"{ARM}/{protocol}/calibration.json" for protocol in PROTOCOL_NAMES],
         pools=[f"{ARM}/{protocol}/pool.npz" for protocol in PROTOCOL_NAMES],
         candidates=branch(
-            lambda wildcards: method_of(wildcards.arm).is_sampled, then=[], otherwise=rules.trace_candidates.output.curves
+            lambda wildcards: method_of(wildcards.arm).is_sampled,
+            then=[],
+            otherwise=rules.trace_candidates.output.curves,
         ),
     output:
         rows=f"{ARM}/validity.csv",
-    params:
-        settings=settings("assess_validity"),
-        code=CODE["assess_validity"],
     log:
         f"{LOGS}/{{task}}/assess_validity/{{arm}}.log",
     benchmark:
         f"{TIMES}/assess_validity/{{task}}-{{arm}}.tsv"
+    conda:
+        "../envs/conffusion.yaml"
     threads: 1
     resources:
         mem_mb=3000,
         runtime=60,
+    params:
+        settings=settings("assess_validity"),
+        code=CODE["assess_validity"],
     script:
         "../workflow_scripts/assess_validity.py"
 
@@ -82,6 +90,10 @@ rule gather_validity:
         table=f"{RUN}/tables/validity.csv",
     log:
         f"{LOGS}/gather_validity.log",
+    benchmark:
+        f"{TIMES}/gather_validity.tsv"
+    conda:
+        "../envs/conffusion.yaml"
     threads: 1
     resources:
         mem_mb=500,

@@ -1,13 +1,6 @@
 # Fine-tuning: one run per method, task and replicate; its checkpoints compete under both protocols.
 
 
-def sampled_bounds(wildcards):
-    """DM_SB's bounds of the fine-tuning images, for methods that are fitted to them."""
-    if method_of(wildcards.arm).target != "sampled_bounds":
-        return []
-    return f"{RUN}/{wildcards.task}/dm_sb/guaranteed/bounds/finetune.json"
-
-
 rule finetune_method:
     input:
         prior=lambda wildcards: PLAN.prior_path(PLAN.prior_name(wildcards.task, wildcards.arm)),
@@ -21,18 +14,20 @@ rule finetune_method:
         guaranteed=f"{ARM}/guaranteed/model.safetensors",
         candidates=directory(f"{ARM}/candidates"),
         curve=f"{ARM}/training.csv",
-    params:
-        settings=settings("finetune_method"),
-        code=CODE["finetune_method"],
     log:
         f"{LOGS}/{{task}}/finetune_method/{{arm}}.log",
     benchmark:
         f"{TIMES}/finetune_method/{{task}}-{{arm}}.tsv"
+    conda:
+        "../envs/conffusion.yaml"
     threads: CONFIG.threads
     resources:
         mem_mb=4000,
         runtime=24 * 60,
         gpu=GPUS,
+    params:
+        settings=settings("finetune_method"),
+        code=CODE["finetune_method"],
     script:
         "../workflow_scripts/finetune_method.py"
 
@@ -50,18 +45,20 @@ rule try_settings:
         sampled_bounds=sampled_bounds,
     output:
         result=f"{TUNING}/{{task}}/{{arm}}/trial-{{trial}}.json",
-    params:
-        settings=settings("try_settings"),
-        code=CODE["finetune_method"],
     log:
         f"{LOGS}/{{task}}/try_settings/{{arm}}-{{trial}}.log",
     benchmark:
         f"{TIMES}/try_settings/{{task}}-{{arm}}-{{trial}}.tsv"
+    conda:
+        "../envs/conffusion.yaml"
     threads: CONFIG.threads
     resources:
         mem_mb=4000,
         runtime=24 * 60,
         gpu=GPUS,
+    params:
+        settings=settings("try_settings"),
+        code=CODE["finetune_method"],
     script:
         "../workflow_scripts/try_settings.py"
 
@@ -79,6 +76,10 @@ rule choose_settings:
         chosen=f"{TUNING}/tuned.yaml",
     log:
         f"{LOGS}/choose_settings.log",
+    benchmark:
+        f"{TIMES}/choose_settings.tsv"
+    conda:
+        "../envs/conffusion.yaml"
     threads: 1
     resources:
         mem_mb=500,

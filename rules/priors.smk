@@ -4,18 +4,20 @@
 rule train_prior:
     output:
         checkpoint=f"{RUN}/priors/{{prior}}.safetensors",
-    params:
-        settings=lambda wildcards: PLAN.prior_settings(wildcards.prior),
-        code=CODE["train_prior"],
     log:
         f"{LOGS}/train_prior/{{prior}}.log",
     benchmark:
         f"{TIMES}/train_prior/{{prior}}.tsv"
+    conda:
+        "../envs/conffusion.yaml"
     threads: CONFIG.threads
     resources:
         mem_mb=4000,
         runtime=24 * 60,
         gpu=GPUS,
+    params:
+        settings=lambda wildcards: PLAN.prior_settings(wildcards.prior),
+        code=CODE["train_prior"],
     script:
         "../workflow_scripts/train_prior.py"
 
@@ -35,18 +37,22 @@ rule sample_priors:
         images=expand(images("test"), task=PLAN.tasks),
     output:
         samples=f"{RUN}/priors/samples.npz",
-    params:
-        names=DIFFUSION_PRIORS,
-        tasks=PLAN.tasks,
-        settings=PLAN.settings("sample_priors"),
-        code=CODE["sample_variants"],
     log:
         f"{LOGS}/sample_priors.log",
+    benchmark:
+        f"{TIMES}/sample_priors.tsv"
+    conda:
+        "../envs/conffusion.yaml"
     threads: CONFIG.threads
     resources:
         mem_mb=3000,
         runtime=60,
         gpu=GPUS,
+    params:
+        names=DIFFUSION_PRIORS,
+        tasks=PLAN.tasks,
+        settings=PLAN.settings("sample_priors"),
+        code=CODE["sample_variants"],
     script:
         "../workflow_scripts/sample_priors.py"
 
@@ -56,13 +62,17 @@ rule plot_priors:
         samples=rules.sample_priors.output.samples,
     output:
         multiext(f"{RUN}/figures/priors", png=".png", pdf=".pdf"),
-    params:
-        code=CODE["report"],
     log:
         f"{LOGS}/plot_priors.log",
+    benchmark:
+        f"{TIMES}/plot_priors.tsv"
+    conda:
+        "../envs/conffusion.yaml"
     threads: 1
     resources:
         mem_mb=1500,
         runtime=15,
+    params:
+        code=CODE["report"],
     script:
         "../workflow_scripts/plot_priors.py"

@@ -2,13 +2,7 @@
 
 TABLES = f"{RUN}/tables"
 FIGURES = f"{RUN}/figures"
-RESULTS = f"{ARM}/{{protocol}}/metrics.json"  # comes with per_image.csv and curve.csv
 PRETRAINED = ("g_conffusion", "resnext", "resnest")  # generic pretraining: by diffusion, by classification
-
-
-def results(**choices):
-    """Metrics of the chosen tasks, arms and protocols; all of them where nothing is said."""
-    return every(RESULTS, **{"arm": PLAN.arms, **choices})
 
 
 rule tabulate_task:
@@ -16,14 +10,18 @@ rule tabulate_task:
         results=lambda wildcards: results(task=wildcards.task),
     output:
         multiext(f"{TABLES}/{{task}}", csv=".csv", md=".md", tex=".tex"),
-    params:
-        code=CODE["report"],
     log:
         f"{LOGS}/tabulate_task/{{task}}.log",
+    benchmark:
+        f"{TIMES}/tabulate_task/{{task}}.tsv"
+    conda:
+        "../envs/conffusion.yaml"
     threads: 1
     resources:
         mem_mb=1500,
         runtime=15,
+    params:
+        code=CODE["report"],
     script:
         "../workflow_scripts/tabulate_task.py"
 
@@ -33,14 +31,18 @@ rule tabulate_pretraining:
         results=results(arm=[arm for arm in PLAN.arms if method_of(arm).name in PRETRAINED]),
     output:
         multiext(f"{TABLES}/pretraining", csv=".csv", md=".md", tex=".tex"),
-    params:
-        code=CODE["report"],
     log:
         f"{LOGS}/tabulate_pretraining.log",
+    benchmark:
+        f"{TIMES}/tabulate_pretraining.tsv"
+    conda:
+        "../envs/conffusion.yaml"
     threads: 1
     resources:
         mem_mb=1500,
         runtime=15,
+    params:
+        code=CODE["report"],
     script:
         "../workflow_scripts/tabulate_pretraining.py"
 
@@ -52,15 +54,19 @@ rule tabulate_speed:
     output:
         multiext(f"{TABLES}/speed", csv=".csv", md=".md", tex=".tex"),
         multiext(f"{TABLES}/speed_rules", rules_csv=".csv", rules_md=".md", rules_tex=".tex"),
-    params:
-        benchmarks=TIMES,
-        code=CODE["report"],
     log:
         f"{LOGS}/tabulate_speed.log",
+    benchmark:
+        f"{TIMES}/tabulate_speed.tsv"
+    conda:
+        "../envs/conffusion.yaml"
     threads: 1
     resources:
         mem_mb=1500,
         runtime=15,
+    params:
+        benchmarks=TIMES,
+        code=CODE["report"],
     script:
         "../workflow_scripts/tabulate_speed.py"
 
@@ -70,18 +76,22 @@ rule tabulate_claims:
         results=results(),
     output:
         multiext(f"{TABLES}/claims", csv=".csv", md=".md", tex=".tex"),
+    log:
+        f"{LOGS}/tabulate_claims.log",
+    benchmark:
+        f"{TIMES}/tabulate_claims.tsv"
+    conda:
+        "../envs/conffusion.yaml"
+    threads: 1
+    resources:
+        mem_mb=1500,
+        runtime=15,
     params:
         alpha=CONFIG.calibration.alpha,
         n_bootstrap=CONFIG.report.n_bootstrap,
         seed=CONFIG.seed,
         replicates=CONFIG.replicates,
         code=CODE["report"],
-    log:
-        f"{LOGS}/tabulate_claims.log",
-    threads: 1
-    resources:
-        mem_mb=1500,
-        runtime=15,
     script:
         "../workflow_scripts/tabulate_claims.py"
 
@@ -93,15 +103,19 @@ rule plot_examples:
         results=RESULTS.replace("{protocol}", "guaranteed"),
     output:
         multiext(f"{FIGURES}/examples_{{task}}_{{arm}}", png=".png", pdf=".pdf"),
-    params:
-        n_examples=CONFIG.report.n_examples,
-        code=CODE["report"],
     log:
         f"{LOGS}/plot_examples/{{task}}-{{arm}}.log",
+    benchmark:
+        f"{TIMES}/plot_examples/{{task}}-{{arm}}.tsv"
+    conda:
+        "../envs/conffusion.yaml"
     threads: 1
     resources:
         mem_mb=1500,
         runtime=15,
+    params:
+        n_examples=CONFIG.report.n_examples,
+        code=CODE["report"],
     script:
         "../workflow_scripts/plot_examples.py"
 
@@ -113,14 +127,18 @@ rule plot_methods:
         results=lambda wildcards: results(task=wildcards.task, arm=PLAN.first_arms, protocol="guaranteed"),
     output:
         multiext(f"{FIGURES}/methods_{{task}}", png=".png", pdf=".pdf"),
-    params:
-        code=CODE["report"],
     log:
         f"{LOGS}/plot_methods/{{task}}.log",
+    benchmark:
+        f"{TIMES}/plot_methods/{{task}}.tsv"
+    conda:
+        "../envs/conffusion.yaml"
     threads: 1
     resources:
         mem_mb=1500,
         runtime=15,
+    params:
+        code=CODE["report"],
     script:
         "../workflow_scripts/plot_methods.py"
 
@@ -130,15 +148,19 @@ rule plot_stratified_risk:
         results=results(),
     output:
         multiext(f"{FIGURES}/stratified_risk", png=".png", pdf=".pdf"),
-    params:
-        alpha=CONFIG.calibration.alpha,
-        code=CODE["report"],
     log:
         f"{LOGS}/plot_stratified_risk.log",
+    benchmark:
+        f"{TIMES}/plot_stratified_risk.tsv"
+    conda:
+        "../envs/conffusion.yaml"
     threads: 1
     resources:
         mem_mb=1500,
         runtime=15,
+    params:
+        alpha=CONFIG.calibration.alpha,
+        code=CODE["report"],
     script:
         "../workflow_scripts/plot_stratified_risk.py"
 
@@ -148,15 +170,19 @@ rule plot_size_risk:
         results=results(),
     output:
         multiext(f"{FIGURES}/size_risk", png=".png", pdf=".pdf"),
-    params:
-        alpha=CONFIG.calibration.alpha,
-        code=CODE["report"],
     log:
         f"{LOGS}/plot_size_risk.log",
+    benchmark:
+        f"{TIMES}/plot_size_risk.tsv"
+    conda:
+        "../envs/conffusion.yaml"
     threads: 1
     resources:
         mem_mb=1500,
         runtime=15,
+    params:
+        alpha=CONFIG.calibration.alpha,
+        code=CODE["report"],
     script:
         "../workflow_scripts/plot_size_risk.py"
 
@@ -166,15 +192,19 @@ rule plot_risk_curve:
         results=lambda wildcards: results(task=wildcards.task, protocol=wildcards.protocol),
     output:
         multiext(f"{FIGURES}/risk_curve_{{task}}_{{protocol}}", png=".png", pdf=".pdf"),
-    params:
-        alpha=CONFIG.calibration.alpha,
-        code=CODE["report"],
     log:
         f"{LOGS}/plot_risk_curve/{{task}}-{{protocol}}.log",
+    benchmark:
+        f"{TIMES}/plot_risk_curve/{{task}}-{{protocol}}.tsv"
+    conda:
+        "../envs/conffusion.yaml"
     threads: 1
     resources:
         mem_mb=1500,
         runtime=15,
+    params:
+        alpha=CONFIG.calibration.alpha,
+        code=CODE["report"],
     script:
         "../workflow_scripts/plot_risk_curve.py"
 
@@ -184,14 +214,18 @@ rule plot_training:
         curves=lambda wildcards: expand(rules.finetune_method.output.curve, task=wildcards.task, arm=PLAN.trained_arms),
     output:
         multiext(f"{FIGURES}/training_{{task}}", png=".png", pdf=".pdf"),
-    params:
-        code=CODE["report"],
     log:
         f"{LOGS}/plot_training/{{task}}.log",
+    benchmark:
+        f"{TIMES}/plot_training/{{task}}.tsv"
+    conda:
+        "../envs/conffusion.yaml"
     threads: 1
     resources:
         mem_mb=1500,
         runtime=15,
+    params:
+        code=CODE["report"],
     script:
         "../workflow_scripts/plot_training.py"
 
@@ -201,16 +235,20 @@ rule plot_validity:
         validity=rules.gather_validity.output.table,
     output:
         multiext(f"{FIGURES}/validity", png=".png", pdf=".pdf"),
-    params:
-        delta=CONFIG.calibration.delta,
-        n_variants=CONFIG.sampling.n_variants,
-        code=CODE["report"],
     log:
         f"{LOGS}/plot_validity.log",
+    benchmark:
+        f"{TIMES}/plot_validity.tsv"
+    conda:
+        "../envs/conffusion.yaml"
     threads: 1
     resources:
         mem_mb=1500,
         runtime=15,
+    params:
+        delta=CONFIG.calibration.delta,
+        n_variants=CONFIG.sampling.n_variants,
+        code=CODE["report"],
     script:
         "../workflow_scripts/plot_validity.py"
 
@@ -232,13 +270,17 @@ rule write_report:
         figures=rules.figures.input,
     output:
         report=f"{RUN}/report.html",
-    params:
-        code=CODE["report"],
     log:
         f"{LOGS}/write_report.log",
+    benchmark:
+        f"{TIMES}/write_report.tsv"
+    conda:
+        "../envs/conffusion.yaml"
     threads: 1
     resources:
         mem_mb=1500,
         runtime=15,
+    params:
+        code=CODE["report"],
     script:
         "../workflow_scripts/write_report.py"

@@ -8,18 +8,20 @@ rule sample_variants:
         prior=lambda wildcards: PLAN.prior_path(CONFIG.tasks[wildcards.task].prior),
     output:
         manifest=f"{RUN}/{{task}}/variants/{{split}}/shard-{{k}}-of-{{n}}.json",
-    params:
-        settings=settings("sample_variants"),
-        code=CODE["sample_variants"],
     log:
         f"{LOGS}/{{task}}/sample_variants/{{split}}-{{k}}-of-{{n}}.log",
     benchmark:
         f"{TIMES}/sample_variants/{{task}}-{{split}}-{{k}}-of-{{n}}.tsv"
+    conda:
+        "../envs/conffusion.yaml"
     threads: CONFIG.threads
     resources:
         mem_mb=3000,
         runtime=120,
         gpu=GPUS,
+    params:
+        settings=settings("sample_variants"),
+        code=CODE["sample_variants"],
     script:
         "../workflow_scripts/sample_variants.py"
 

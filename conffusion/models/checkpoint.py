@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from conffusion.errors import CheckpointError
@@ -34,7 +34,7 @@ def save_checkpoint(
     }
     content = {"format": FORMAT, "checksum": _checksum(tensors), "record": dict(record)}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"conffusion": json.dumps(content, sort_keys=True)})
+        temporary.write_bytes(save(tensors, metadata={"conffusion": json.dumps(content, sort_keys=True)}))
 
 
 def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -1,6 +1,7 @@
 """What every scripted rule does first and last: log to its file, take a GPU, turn errors into clear messages."""
 
 import logging
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from conffusion.workflow.gpu import claim_gpu
 if TYPE_CHECKING:
     from conffusion.compute import Compute
 
+# Read by numerical libraries when they are imported, which scripts do inside `run_job` or through lazy imports.
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 LOGGER = logging.getLogger("conffusion.job")
 
 # Parameters that stand for a section of the configuration come back as that section.
@@ -65,6 +68,7 @@ def run_job(snakemake: Any) -> Iterator[Job]:
     A `ConffusionError` or lack of memory or disk ends the script with one clear line and exit code 1.
     """
     _start_log(snakemake.log)
+    os.environ.update({name: str(snakemake.threads) for name in _THREAD_VARIABLES})
     uses_gpu = bool(snakemake.resources.get("gpu", 0))
     lock = claim_gpu() if uses_gpu else None
     values = dict(snakemake.params.get("settings", {}))
