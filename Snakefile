@@ -25,6 +25,3 @@ rule all:
         rules.tables.input,
         rules.figures.input,
         rules.write_report.output,
-
-
-# Results under the wildcard {protocol} exist for both protocols.

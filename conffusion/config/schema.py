@@ -126,9 +126,9 @@ class FinetuningSettings(Section):
 class TuningSettings(Section):
     """The search over fine-tuning settings."""
 
-    learning_rate: list[PositiveFloat]
-    prediction_time: list[Share]
-    n_steps: list[Count]
+    learning_rate: Annotated[list[PositiveFloat], Field(min_length=1)]
+    prediction_time: dict[Name, Annotated[list[Share], Field(min_length=1)]]
+    n_steps: Annotated[list[Count], Field(min_length=1)]
     n_trials: Count
 
 

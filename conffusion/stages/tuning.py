@@ -10,26 +10,36 @@ import yaml
 
 from conffusion.compute import Compute
 from conffusion.config.schema import MethodTuning, TuningSettings
+from conffusion.errors import ConfigError
 from conffusion.methods.competition import Score
 from conffusion.randomness import keyed_generator
 from conffusion.stages.fitting import FinetuningInputs, FinetuningJob, Fit
 from conffusion.store import atomic_path, read_json, write_json, write_text
+from conffusion.training.priors import architecture_of
 
 CRITERION = "guaranteed"  # the protocol that selects on the selection split
 
 
-def trial_settings(tuning: TuningSettings, seed: int, trial: int) -> MethodTuning:
-    """Settings of one trial, the same for every task and method.
+def trial_settings(tuning: TuningSettings, kind: str, seed: int, trial: int) -> MethodTuning:
+    """Settings of one trial for a kind of network ("sr3", "palette", "adm" or "encoder"), the same for every task.
 
     Each value list is shuffled and dealt out in turn (as in Latin hypercube sampling), so that few trials still visit
-    every value.
-    """
+    many values.
 
-    def dealt(name: str) -> Any:
-        values = getattr(tuning, name)
+    Raises:
+        ConfigError: If the search has no prediction times for this kind.
+    """
+    if kind not in tuning.prediction_time:
+        raise ConfigError(f"tuning.prediction_time.{kind}: is missing; list values in [0, 1) for this kind of network")
+
+    def dealt(name: str, values: Sequence[Any]) -> Any:
         return values[keyed_generator("tuning", seed, name).permutation(len(values))[trial % len(values)]]
 
-    return MethodTuning(**{name: dealt(name) for name in MethodTuning.model_fields})
+    return MethodTuning(
+        learning_rate=dealt("learning_rate", tuning.learning_rate),
+        prediction_time=dealt("prediction_time", tuning.prediction_time[kind]),
+        n_steps=dealt("n_steps", tuning.n_steps),
+    )
 
 
 def try_settings(job: FinetuningJob, inputs: FinetuningInputs, output: str | Path, compute: Compute) -> None:
@@ -64,4 +74,4 @@ def choose_settings(trials: Sequence[str | Path], table: str | Path, chosen: str
 
 def with_trial(job: FinetuningJob, tuning: TuningSettings, trial: int) -> FinetuningJob:
     """The job with the settings of one trial."""
-    return replace(job, tuned=trial_settings(tuning, job.seed, trial))
+    return replace(job, tuned=trial_settings(tuning, architecture_of(job.prior).kind, job.seed, trial))
