@@ -135,7 +135,7 @@ def leaves(values: Any, prefix: str = "") -> Iterator[str]:
         yield prefix.rstrip(".")
 
 
-FREE = ("degradation", "options", "tuned", "priors", "networks", "tasks", "prediction_time")  # users name the keys in these
+FREE = ("degradation", "options", "tuned", "priors", "networks", "tasks", "prediction_time")  # keys named by users
 
 
 @pytest.mark.parametrize(
