@@ -5,5 +5,5 @@ from conffusion.workflow.job import run_job
 
 with run_job(snakemake) as job:  # noqa: F821
     extract_bounds(
-        job.settings["calibration"].alpha, job.wildcards.protocol, shards=job.input.shards, output=job.output.manifest
+        job.settings["alpha"], job.wildcards.protocol, shards=job.input.shards, output=job.output.manifest
     )

@@ -63,7 +63,7 @@ class BoundPredictor(nn.Module):
         self.network, self._style, self._kind, self._has_holes = network, ONE_PASS[kind], kind, has_holes
         self._abar, self._timestep, self._coefficients = 1.0, 0, (1.0, 1.0)
         if schedule is not None:
-            step = int(prediction_time * schedule.n_timesteps)
+            step = int(prediction_time * schedule.n_timesteps + 1e-9)  # 0.29 * 100 falls short of 29
             self._abar, self._timestep = float(schedule.alphas_cumprod[step]), int(schedule.timestep_map[step])
             self._coefficients = schedule.clean_image_coefficients(step)
 

@@ -104,18 +104,26 @@ def sample_dpmpp_2m_sde(
         x = (sigma[i + 1] / sigma[i]) * math.exp(-step) * x + alpha[i + 1] * spread * direction
         x = impose(x + sigma[i + 1] * math.sqrt(spread) * noise(i + 1))
         previous = x0
-    raise ConfigError(f"n_steps = {n_steps}: a sampler needs at least one step")
+    raise AssertionError("unreachable: the last step returns")
 
 
 def log_snr_timesteps(schedule: NoiseSchedule, n_steps: int) -> IntArray:
     """Steps of the schedule nearest to an even spacing in log(signal / noise), from noisy to clean.
 
+    Raises:
+        ConfigError: If the schedule has fewer steps.
+
     The spacing runs over the part of `LOG_SNR_RANGE` that the schedule covers. Even spacing in time instead would leave
     a last step that is far too long.
     """
+    if not 1 <= n_steps <= schedule.n_timesteps:
+        raise ConfigError(f"n_steps = {n_steps}: must lie between 1 and the schedule's {schedule.n_timesteps} steps")
     log_snr = _half_log_snr(schedule.alphas_cumprod)
     low, high = max(LOG_SNR_RANGE[0], log_snr[-1]), min(LOG_SNR_RANGE[1], log_snr[0])
-    return np.array([int(np.argmin(np.abs(log_snr - wanted))) for wanted in np.linspace(low, high, n_steps)])
+    times = np.array([int(np.argmin(np.abs(log_snr - wanted))) for wanted in np.linspace(low, high, n_steps)])
+    rank = np.arange(n_steps)  # steps are never visited twice: shift repeated ones apart, and back into the schedule
+    times = np.minimum.accumulate(times + rank) - rank
+    return np.minimum(np.maximum(times, rank[::-1]), schedule.n_timesteps - 1 - rank)
 
 
 def _half_log_snr(abar: FloatArray) -> FloatArray:

@@ -129,7 +129,9 @@ class Plan:
             return {**shared, **finetuning, "tuning": config["tuning"], "precision": self.config.precision}
         if stage in ("predict_bounds", "trace_candidates"):
             return {**shared, "precision": self.config.precision}
-        if stage in ("extract_bounds", "calibrate_method"):
+        if stage == "extract_bounds":
+            return {"alpha": self.config.calibration.alpha}
+        if stage == "calibrate_method":
             return {"calibration": config["calibration"]}
         if stage == "assess_validity":
             return {**shared, "calibration": config["calibration"], "validity": config["validity"]}
@@ -177,6 +179,8 @@ def checked_plan(config: Config) -> Plan:
         trial_image = np.zeros((1, 3, config.image_size, config.image_size), dtype=np.float32)
         build_task(task, **settings.degradation).apply(trial_image, ["trial"], config.seed)
         _check_tuned(plan, task)
+    _check_splits(config)
+    _check_sampling(plan)
     _check_calibration_sizes(config)
     _check_files(plan)
     return plan
@@ -215,6 +219,27 @@ def _check_tuned(plan: Plan, task: str) -> None:
         method = method_of(arm).name
         if method not in plan.config.finetuning.tuned.get(task, {}):
             raise ConfigError(f"finetuning.tuned.{task}.{method}: is missing; copy the settings of another task")
+
+
+def _check_splits(config: Config) -> None:
+    sizes = config.dataset.splits.model_dump().values()
+    shares = [size for size in sizes if size < 1]
+    if shares and len(shares) < len(sizes):
+        raise ConfigError("dataset.splits: give whole numbers for all splits, or shares below 1 for all")
+    if sum(shares) > 1 + 1e-9:
+        raise ConfigError(f"dataset.splits: the shares add up to {sum(shares):g}, more than 1")
+    if shares and config.dataset.name == "faces":
+        raise ConfigError("dataset.splits: faces are unlimited, so give whole numbers of images instead of shares")
+
+
+def _check_sampling(plan: Plan) -> None:
+    for name, task in plan.config.tasks.items():
+        schedule = plan.config.priors[task.prior].schedule
+        if schedule is not None and plan.config.sampling.n_steps > schedule.n_timesteps:
+            raise ConfigError(
+                f"sampling.n_steps = {plan.config.sampling.n_steps}: the schedule of priors.{task.prior} ({name}) has "
+                f"only {schedule.n_timesteps} steps"
+            )
 
 
 def _check_calibration_sizes(config: Config) -> None:

@@ -226,7 +226,6 @@ def test_prediction_time_is_a_share_of_the_schedule(time: float, step: int) -> N
     assert asked_step(noise_schedule(**COSINE), time) == step
 
 
-@pytest.mark.xfail(strict=True, reason="int(29 / 100 * 100) is 28: the product needs rounding before it is cut")
 @pytest.mark.parametrize("n_timesteps", [100, 200])
 def test_every_step_of_a_schedule_can_be_named_by_its_share(n_timesteps: int) -> None:
     schedule = noise_schedule("cosine", n_timesteps)

@@ -218,7 +218,6 @@ def levels_of(schedule: NoiseSchedule, n_steps: int) -> list[float]:
     return solve(n_steps, schedule)[2]
 
 
-@pytest.mark.xfail(strict=True, reason="nearest steps repeat: the solver then divides by zero and returns NaN")
 @pytest.mark.filterwarnings("ignore:divide by zero")
 @pytest.mark.parametrize(("n_timesteps", "n_steps"), [(10, 6), (100, 21), (200, 34), (200, 200)])
 def test_no_level_is_visited_twice(n_timesteps: int, n_steps: int) -> None:
@@ -227,7 +226,6 @@ def test_no_level_is_visited_twice(n_timesteps: int, n_steps: int) -> None:
     assert np.isfinite([mean, std]).all()
 
 
-@pytest.mark.xfail(strict=True, reason="not checked: the solver divides by zero and returns NaN")
 @pytest.mark.filterwarnings("ignore:divide by zero")
 @pytest.mark.parametrize("n_steps", [11, 30])
 def test_more_steps_than_the_schedule_has_are_refused(n_steps: int) -> None:

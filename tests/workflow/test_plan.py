@@ -195,7 +195,6 @@ def test_prior_concerns_the_methods_that_start_from_it() -> None:
     assert {(stage, arm) for stage, _, arm in jobs} == {("finetune_method", "resnext")}
 
 
-@pytest.mark.xfail(strict=True, reason="extract_bounds takes the whole calibration section; only alpha matters to it")
 @pytest.mark.parametrize("overlay", [{"delta": 0.3}, {"ucb": "hoeffding"}, {"scaling": "additive"}], ids=str)
 def test_only_alpha_concerns_the_quantiles_of_variants(overlay: dict[str, Any]) -> None:
     assert "extract_bounds" not in stages_of(changed_jobs(calibration=overlay))
@@ -291,7 +290,6 @@ def test_too_few_images_for_alpha_and_delta_name_the_split_and_the_number(split:
     refused(ConfigError, rf"dataset.splits.{split} = 3: too few.*\d+ images", shipped, dataset={"splits": {split: 3}})
 
 
-@pytest.mark.xfail(strict=True, reason="not checked before the first job")
 @pytest.mark.parametrize(
     "splits",
     [{"test": 0.5}, dict.fromkeys(SPLITS, 0.5), dict.fromkeys(SPLITS, 0.25)],
@@ -301,6 +299,5 @@ def test_impossible_splits_are_refused_before_the_first_job(splits: dict[str, fl
     refused(ConffusionError, "dataset.splits", shipped, dataset={"splits": splits})
 
 
-@pytest.mark.xfail(strict=True, reason="not checked before the first job")
 def test_more_sampling_steps_than_the_schedule_has_are_refused_before_the_first_job(shipped: Path) -> None:
     refused(ConffusionError, "sampling.n_steps", shipped, sampling={"n_steps": 500})
