@@ -87,6 +87,9 @@ def run_job(snakemake: Any) -> Iterator[Job]:
     except (ConffusionError, OSError, MemoryError) as error:
         LOGGER.error("%s: %s", type(error).__name__, error)
         sys.exit(1)
+    except Exception:
+        LOGGER.exception("a fault of the program, not of its input")
+        raise
     finally:
         if lock is not None:
             lock.close()

@@ -99,7 +99,6 @@ def test_error_of_the_program_shows_where_it_happened(tmp_path: Path) -> None:
     assert "Traceback" in done.stderr and "ZeroDivisionError" in done.stderr
 
 
-@pytest.mark.xfail(strict=True, reason="the traceback goes to the terminal only; the rule's log stays empty")
 def test_error_of_the_program_stands_in_the_log_too(tmp_path: Path) -> None:
     run_script(tmp_path, "with run_job(snakemake_of(SEED)):\n    1 / 0")
     assert "ZeroDivisionError" in (tmp_path / "job.log").read_text()
