@@ -15,7 +15,8 @@ def keyed_generator(*keys: str | int) -> np.random.Generator:
     Returns:
         A Philox generator keyed with 128 bits of the BLAKE2b digest of the keys.
     """
-    text = "\x1f".join(f"{type(key).__name__}:{key}" for key in keys)
+    plain = [key.item() if isinstance(key, np.generic) else key for key in keys]
+    text = "\x1f".join(f"{type(key).__name__}:{key}" for key in plain)
     digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=np.frombuffer(digest, dtype=np.uint64)))
 

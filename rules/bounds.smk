@@ -5,12 +5,12 @@ rule extract_bounds:
     input:
         shards=lambda wildcards: PLAN.shards(wildcards.task, wildcards.split),
     output:
-        store=store(bounds("{split}").replace("{arm}", "dm_sb")),
-        manifest=bounds("{split}").replace("{arm}", "dm_sb"),
+        stores=[store(path) for path in protocols(bounds("{split}").replace("{arm}", "dm_sb"))],
+        manifests=protocols(bounds("{split}").replace("{arm}", "dm_sb")),
     log:
-        f"{LOGS}/{{task}}/extract_bounds/{{protocol}}-{{split}}.log",
+        f"{LOGS}/{{task}}/extract_bounds/{{split}}.log",
     benchmark:
-        f"{TIMES}/extract_bounds/{{task}}-{{protocol}}-{{split}}.tsv"
+        f"{TIMES}/extract_bounds/{{task}}-{{split}}.tsv"
     conda:
         "../envs/conffusion.yaml"
     threads: 1
@@ -30,7 +30,7 @@ PREDICTED = [f"{protocol}/bounds/{split}" for protocol in PROTOCOL_NAMES for spl
 
 rule predict_bounds:
     input:
-        models=[f"{ARM}/{protocol}/model.safetensors" for protocol in PROTOCOL_NAMES],
+        models=protocols(f"{ARM}/{{protocol}}/model.safetensors"),
         images=[images(split) for split in ("selection", *POOL)],
     output:
         stores=[directory(f"{ARM}/{name}.zarr") for name in PREDICTED],

@@ -1,17 +1,17 @@
-# lambda_hat of every method under both protocols.
+# lambda_hat of every method. One job serves both protocols, so that the libraries are loaded once.
 
 
 rule calibrate_method:
     input:
-        bounds=bounds("calibration"),
+        bounds=protocols(bounds("calibration")),
         images=images("calibration"),
         splits=rules.split_images.output.splits,
     output:
-        calibration=f"{ARM}/{{protocol}}/calibration.json",
+        calibrations=protocols(f"{ARM}/{{protocol}}/calibration.json"),
     log:
-        f"{LOGS}/{{task}}/calibrate_method/{{arm}}-{{protocol}}.log",
+        f"{LOGS}/{{task}}/calibrate_method/{{arm}}.log",
     benchmark:
-        f"{TIMES}/calibrate_method/{{task}}-{{arm}}-{{protocol}}.tsv"
+        f"{TIMES}/calibrate_method/{{task}}-{{arm}}.tsv"
     conda:
         "../envs/conffusion.yaml"
     threads: 1

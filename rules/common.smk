@@ -52,6 +52,11 @@ def bounds(split):
     return f"{ARM}/{{protocol}}/bounds/{split}.json"
 
 
+def protocols(pattern):
+    """The pattern once for each protocol, in the order of PROTOCOL_NAMES; its other wildcards stay."""
+    return expand(pattern, protocol=PROTOCOL_NAMES, allow_missing=True)
+
+
 def store(manifest):
     """The zarr store beside a manifest, as an output."""
     return directory(manifest.removesuffix(".json") + ".zarr")

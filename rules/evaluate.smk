@@ -3,21 +3,21 @@
 
 rule evaluate_method:
     input:
-        calibration=rules.calibrate_method.output.calibration,
-        calibration_bounds=bounds("calibration"),
-        test_bounds=bounds("test"),
+        calibrations=rules.calibrate_method.output.calibrations,
+        calibration_bounds=protocols(bounds("calibration")),
+        test_bounds=protocols(bounds("test")),
         calibration_images=images("calibration"),
         test_images=images("test"),
         splits=rules.split_images.output.splits,
     output:
-        metrics=f"{ARM}/{{protocol}}/metrics.json",
-        per_image=f"{ARM}/{{protocol}}/per_image.csv",
-        curve=f"{ARM}/{{protocol}}/curve.csv",
-        pool=f"{ARM}/{{protocol}}/pool.npz",
+        metrics=protocols(RESULTS),
+        per_image=protocols(f"{ARM}/{{protocol}}/per_image.csv"),
+        curve=protocols(f"{ARM}/{{protocol}}/curve.csv"),
+        pools=protocols(f"{ARM}/{{protocol}}/pool.npz"),
     log:
-        f"{LOGS}/{{task}}/evaluate_method/{{arm}}-{{protocol}}.log",
+        f"{LOGS}/{{task}}/evaluate_method/{{arm}}.log",
     benchmark:
-        f"{TIMES}/evaluate_method/{{task}}-{{arm}}-{{protocol}}.tsv"
+        f"{TIMES}/evaluate_method/{{task}}-{{arm}}.tsv"
     conda:
         "../envs/conffusion.yaml"
     threads: 1
@@ -57,8 +57,8 @@ rule trace_candidates:
 
 rule assess_validity:
     input:
-        calibrations=[f"{ARM}/{protocol}/calibration.json" for protocol in PROTOCOL_NAMES],
-        pools=[f"{ARM}/{protocol}/pool.npz" for protocol in PROTOCOL_NAMES],
+        calibrations=rules.calibrate_method.output.calibrations,
+        pools=rules.evaluate_method.output.pools,
         candidates=branch(
             lambda wildcards: method_of(wildcards.arm).is_sampled,
             then=[],

@@ -284,3 +284,8 @@ rule write_report:
         code=CODE["report"],
     script:
         "../workflow_scripts/write_report.py"
+
+
+rule report:
+    input:
+        rules.write_report.output,

@@ -54,9 +54,6 @@ def test_stream_is_philox_keyed_by_a_digest_of_the_keys() -> None:
     assert keyed_generator("größe", 7).bit_generator.random_raw(3).tolist() == expected.tolist()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the name of the type is part of the key, so NumPy's own scalars give other streams"
-)
 @pytest.mark.parametrize(("key", "same"), [(np.int64(7), 7), (np.str_("a"), "a")])
 def test_scalars_of_numpy_are_the_numbers_and_texts_they_hold(key: str | int, same: str | int) -> None:
     assert numbers(key) == numbers(same)

@@ -2,8 +2,8 @@
 
 from conffusion.stages.bounds import extract_bounds
 from conffusion.workflow.job import run_job
+from conffusion.workflow.plan import PROTOCOL_NAMES
 
 with run_job(snakemake) as job:  # noqa: F821
-    extract_bounds(
-        job.settings["alpha"], job.wildcards.protocol, shards=job.input.shards, output=job.output.manifest
-    )
+    outputs = dict(zip(PROTOCOL_NAMES, job.output.manifests, strict=True))
+    extract_bounds(job.settings["alpha"], shards=job.input.shards, outputs=outputs)

@@ -16,7 +16,7 @@ from conffusion.arrays import ArrayLike, FloatArray, as_numpy, check_same_shape
 from conffusion.errors import ConfigError
 
 ScalingName: TypeAlias = Literal["multiplicative", "additive", "interval"]
-_SMALLEST_SCALE = float(np.finfo(np.float64).tiny)  # stands in for 0 where lambda is divided by
+_SMALLEST_SCALE = float(np.finfo(np.float32).tiny)  # stands in for 0 where lambda is divided by, in either precision
 
 
 @dataclass(frozen=True)

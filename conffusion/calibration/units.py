@@ -100,8 +100,12 @@ def group_index(groups: GroupLabels, n_images: int) -> IntArray:
 
 def group_means(values: FloatArray, group: IntArray) -> FloatArray:
     """(n_groups, ...) means of (N, ...) values over the images of each group."""
+    sizes = np.bincount(group)
+    return np.asarray(group_sums(values, group) / sizes.reshape(-1, *(1,) * (values.ndim - 1)))
+
+
+def group_sums(values: FloatArray, group: IntArray) -> FloatArray:
+    """(n_groups, ...) sums of (N, ...) values over the images of each group."""
     order = np.argsort(group, kind="stable")
     starts = np.flatnonzero(np.diff(group[order], prepend=-1))
-    sizes = np.diff(starts, append=len(group))
-    sums = np.add.reduceat(values[order], starts, axis=0)
-    return np.asarray(sums / sizes.reshape(-1, *(1,) * (values.ndim - 1)))
+    return np.asarray(np.add.reduceat(values[order], starts, axis=0))

@@ -19,8 +19,8 @@ from conffusion.calibration.procedure import UcbName
 from conffusion.calibration.rules import Level, MeanRule, Rule, get_rule
 from conffusion.calibration.scaling import ScalingName
 from conffusion.calibration.ucb import check_level
-from conffusion.calibration.units import GroupLabels, UnitName, group_index, group_means, make_units
-from conffusion.errors import ConfigError, DataError
+from conffusion.calibration.units import GroupLabels, UnitName, group_index, group_means, group_sums, make_units
+from conffusion.errors import ConfigError, DataError, ShapeError
 from conffusion.randomness import keyed_generator
 
 _DENSE_RISK = 0.3  # the grid is dense where the pooled risk lies between 0 and this
@@ -146,11 +146,11 @@ def assess_validity(
 ) -> Validity:
     """Violation rate of a protocol over random calibration sets.
 
-    Each draw takes n images (n groups under unit "group") with replacement from the pool and finds lambda_hat on
-    them, rounded up to the next grid point; the true risk there is the pool's: the mean over images, over groups of
-    the mean over their images, or under "pixel" over pixels. lambda_hat is found by bisection. Where a bound is not
-    monotone in lambda it may stop below the lambda_hat of `calibrate`, never above, so the violation rate is not
-    flattered.
+    Each draw takes n images with replacement from the pool (n groups, with all their images, where the curves have
+    groups and the unit is not "image") and finds lambda_hat on them, rounded up to the next grid point; the true risk
+    there is the pool's: the mean over images, over groups of the mean over their images, or under "pixel" over
+    pixels. lambda_hat is found by bisection. Where a bound is not monotone in lambda it may stop below the lambda_hat
+    of `calibrate`, never above, so the violation rate is not flattered.
 
     Args:
         candidates: Loss curves of the pool; several (say, one per stored checkpoint) only with `reselect`.
@@ -187,12 +187,12 @@ def assess_validity(
 
 @dataclass(frozen=True)
 class _Pool:
-    """Curves per unit. Under "pixel" losses are exact counts of missed pixels, and `weights` pixels per image.
+    """Curves per unit. Under "pixel" losses are exact counts of missed pixels, and `weights` pixels per drawn unit.
 
     Attributes:
         losses: (n_units, G).
         sizes: (n_units, G).
-        weights: (n_units,) pixels of each image under "pixel", else None.
+        weights: (n_units,) pixels of each image, or group of images, under "pixel", else None.
     """
 
     losses: FloatArray
@@ -204,12 +204,22 @@ class _Pool:
         if unit == "image":
             return cls(curves.losses, curves.sizes, None)
         if unit == "pixel":
-            weights = curves.n_pixels.astype(np.float64)
-            return cls(np.rint(curves.losses * weights[:, None]), curves.sizes, weights)
+            return cls._of_pixels(curves)
         if curves.groups is None:
             raise DataError("unit = 'group' needs loss curves with groups")
         group = group_index(curves.groups, len(curves.losses))
         return cls(group_means(curves.losses, group), group_means(curves.sizes, group), None)
+
+    @classmethod
+    def _of_pixels(cls, curves: LossCurves) -> "_Pool":
+        """Pixels counted as independent; what is drawn is still whole groups where there are any."""
+        weights = curves.n_pixels.astype(np.float64)
+        losses, sizes = np.rint(curves.losses * weights[:, None]), curves.sizes
+        if curves.groups is None:
+            return cls(losses, sizes, weights)
+        group = group_index(curves.groups, len(losses))
+        totals = group_sums(weights, group)
+        return cls(group_sums(losses, group), group_sums(sizes * weights[:, None], group) / totals[:, None], totals)
 
     @property
     def n_units(self) -> int:
@@ -279,6 +289,8 @@ def _check_request(candidates: Sequence[LossCurves], n: int, n_draws: int, ucb: 
         raise ConfigError(f"ucb = {ucb!r} with unit = 'pixel' is not assessed: choose a bound of the mean")
     for other in candidates[1:]:
         check_same_shape(first_candidate=candidates[0].n_pixels, other_candidate=other.n_pixels)
+        if not np.array_equal(np.asarray(candidates[0].groups), np.asarray(other.groups)):
+            raise ShapeError("the candidates' groups differ: make their curves on the same images")
 
 
 def _grid(pixels: Pixels, n_points: int) -> FloatArray:

@@ -51,11 +51,15 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
         raise CheckpointError(f"{path}: cannot be read ({error}); train or fetch it again") from error
     if "conffusion" not in metadata:
         raise CheckpointError(f"{path}: holds no conffusion record; it is not a checkpoint of this project")
-    content = json.loads(metadata["conffusion"])
-    if content["checksum"] != _checksum(tensors):
+    try:
+        content = json.loads(metadata["conffusion"])
+        checksum, record = content["checksum"], dict(content["record"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: its conffusion record is damaged ({error}); train or fetch it again") from error
+    if checksum != _checksum(tensors):
         raise CheckpointError(f"{path}: the weights do not match their checksum; train or fetch it again")
     floats = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
-    return floats, content["record"]
+    return floats, record
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:

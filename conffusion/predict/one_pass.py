@@ -41,11 +41,12 @@ def predict_bounds(
     The noise and class that the network is shown depend on (seed, task, image id) alone.
 
     Returns:
-        lower and upper, (N, C, H, W) float32 in [0, 1], and the seconds per image of the forward passes.
+        lower and upper, (N, C, H, W) float32 in [0, 1], and the seconds per image of the forward passes: the median
+        over batches, so that a slow first one (libraries choose their kernels in it) does not count.
     """
     shape = images.condition.shape[1:]
     n_classes = getattr(predictor.network, "n_classes", 0)
-    lower, upper, seconds = [], [], 0.0
+    lower, upper, seconds = [], [], []
     predictor.eval()
     for rows in iterate_blocks(len(images.image_ids), batch_size):
         ids = images.image_ids[rows]
@@ -59,8 +60,8 @@ def predict_bounds(
             )
         lower.append(_to_numpy_01(bounds.lower))
         upper.append(_to_numpy_01(bounds.upper))
-        seconds += time.perf_counter() - start
-    return np.concatenate(lower), np.concatenate(upper), seconds / len(images.image_ids)
+        seconds.append((time.perf_counter() - start) / len(ids))
+    return np.concatenate(lower), np.concatenate(upper), float(np.median(seconds))
 
 
 def _to_numpy_01(bound_pm1: torch.Tensor) -> FloatArray:

@@ -1,6 +1,6 @@
 """Bounds before calibration: quantiles of sampled variants, and how bounds of every method are stored."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,14 @@ from conffusion.methods.protocols import PROTOCOLS
 from conffusion.store import open_store, read_array, write_store
 
 
-def extract_bounds(alpha: float, protocol: str, *, shards: Sequence[str | Path], output: str | Path) -> None:
-    """DM_SB's bounds: the alpha/2 and 1 - alpha/2 quantiles of each pixel (Horwitz and Hoshen 2022, eq. 4)."""
+def extract_bounds(alpha: float, *, shards: Sequence[str | Path], outputs: Mapping[str, str | Path]) -> None:
+    """DM_SB's bounds: the alpha/2 and 1 - alpha/2 quantiles of each pixel (Horwitz and Hoshen 2022, eq. 4).
+
+    Args:
+        alpha: Risk level.
+        shards: Variant stores of a split, in the order of its images.
+        outputs: Store to write for each protocol.
+    """
     lower, upper, records = [], [], []
     ids: list[str] = []
     for shard in shards:
@@ -25,17 +31,14 @@ def extract_bounds(alpha: float, protocol: str, *, shards: Sequence[str | Path],
             upper.append(bounds[1])
         ids += store.image_ids
         records.append(store.attributes)
-    write_bounds(
-        output,
-        (np.stack(lower), np.stack(upper)),
-        ids,
-        protocol,
-        {
-            "n_variants": records[0]["sampling"]["n_variants"],
-            "forward_passes_per_image": records[0]["forward_passes_per_image"],
-            "seconds_per_image": float(np.mean([record["seconds_per_image"] for record in records])),
-        },
-    )
+    attributes = {
+        "n_variants": records[0]["sampling"]["n_variants"],
+        "forward_passes_per_image": records[0]["forward_passes_per_image"],
+        "seconds_per_image": float(np.mean([record["seconds_per_image"] for record in records])),
+    }
+    bounds = np.stack(lower), np.stack(upper)
+    for protocol, output in outputs.items():
+        write_bounds(output, bounds, ids, protocol, attributes)
 
 
 def write_bounds(

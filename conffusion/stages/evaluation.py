@@ -181,9 +181,10 @@ def assess_method_validity(
     if candidates is not None:
         variants.append(("paper", [LossCurves.load(path) for path in sorted(Path(candidates).glob("*.npz"))], True))
     rows = []
+    own_size = int(read_json(calibrations["guaranteed"])["n_bound"])  # images, or groups where there are groups
     for name, curves, reselect in variants:
         record = read_json(calibrations[name])
-        for n in validity.n or [_n_units(record)]:
+        for n in validity.n or [own_size]:
             outcome = assess_validity(
                 curves,
                 n=n,
@@ -218,11 +219,6 @@ def gather_rows(parts: Sequence[str | Path], output: str | Path) -> None:
     """Join CSV files with the same columns."""
     with atomic_path(output) as temporary:
         pd.concat([pd.read_csv(part) for part in parts]).to_csv(temporary, index=False)
-
-
-def _n_units(record: Mapping[str, Any]) -> int:
-    """Size of the run's own calibration set: groups where they are the unit, else images."""
-    return int(record["n_bound"] if record["unit"] == "group" else record["n_images"])
 
 
 def _bound_label(record: Mapping[str, Any], reselect: bool) -> str:

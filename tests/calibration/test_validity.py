@@ -93,7 +93,7 @@ def test_each_draw_is_calibrated_as_by_calibrate(pool, curves, ucb, unit, n):
     """The same images given to `calibrate` have a lambda_hat at most one grid point below."""
     promise = {**PROMISE, "n_draws": 12}
     violations, infeasible, sizes = 0, 0, []
-    members = np.arange(300).reshape(100, 3) if unit == "group" else np.arange(300)[:, None]
+    members = np.arange(300)[:, None] if unit == "image" else np.arange(300).reshape(100, 3)
     losses, widths = curves.losses, curves.sizes
     if unit == "group":
         losses, widths = (group_means(values, curves.groups) for values in (losses, widths))
@@ -145,10 +145,13 @@ def test_infeasible_draws_are_counted_apart(curves):
 
 
 def test_reselection_takes_the_narrowest_candidate_of_each_draw(pool, curves):
-    wide = loss_curves(*make_pool(300, blur=1.6), None, "multiplicative")
+    wide = loss_curves(*make_pool(300, blur=1.6), None, "multiplicative", groups=curves.groups)
     settings = {"n": 60, "ucb": "official", "unit": "pixel", **PROMISE}
     alone = assess_validity([curves], **settings)
     assert assess_validity([wide, curves, wide], reselect=True, **settings) == alone
+    ungrouped = LossCurves(curves.lambdas, curves.losses, curves.sizes, curves.n_pixels)
+    with pytest.raises(ShapeError, match="groups"):
+        assess_validity([curves, ungrouped], reselect=True, **settings)
     # Candidates that differ by chance only: choosing the best on the set that calibrates violates more often.
     similar = [loss_curves(*make_pool(300, seed=seed), None, "multiplicative", 256) for seed in range(5)]
     chosen = assess_validity(similar, reselect=True, **settings)

@@ -40,8 +40,7 @@ def complete(run: SmallRun) -> SmallRun:
     for split, n_shards in SHARDS.items():
         for k in range(n_shards):
             run.sample(split, k, n_shards)
-        for protocol in PROTOCOLS:
-            run.extract(protocol, split, n_shards)
+        run.extract(split, n_shards)
     run.finetune()
     for protocol in PROTOCOLS:
         run.predict(protocol)

@@ -114,9 +114,10 @@ class SmallRun:
             shard=(k, n_shards), output=self.shard(split, k),
         )  # fmt: skip
 
-    def extract(self, protocol: str, split: str, n_shards: int) -> None:
+    def extract(self, split: str, n_shards: int) -> None:
         shards = [self.shard(split, k) for k in range(n_shards)]
-        extract_bounds(CALIBRATION.alpha, protocol, shards=shards, output=self.bounds("dm_sb", protocol, split))
+        outputs = {protocol: self.bounds("dm_sb", protocol, split) for protocol in PROTOCOLS}
+        extract_bounds(CALIBRATION.alpha, shards=shards, outputs=outputs)
 
     def finetuning_inputs(self, sampled_bounds: Path | None = None) -> FinetuningInputs:
         images = {split: self.images(split) for split in ("finetune", "selection", "calibration")}

@@ -70,13 +70,13 @@ def test_truncated_shard_stops_extraction(run: SmallRun) -> None:
     output = run.bounds("dm_sb", "paper", "calibration")
     remove_outputs(output)
     chunk = truncate(run.shard("calibration", 1), "variants")
-    refused(StoreError, lambda: run.extract("paper", "calibration", 3), chunk, TRUNCATED)
+    refused(StoreError, lambda: run.extract("calibration", 3), chunk, TRUNCATED)
     assert nothing_at(output)
 
 
 def test_missing_shard_stops_extraction(run: SmallRun) -> None:
     remove_outputs(run.shard("calibration", 1), run.bounds("dm_sb", "paper", "calibration"))
-    refused(StoreError, lambda: run.extract("paper", "calibration", 3), "shard-1.zarr: no such store", "run the rule")
+    refused(StoreError, lambda: run.extract("calibration", 3), "shard-1.zarr: no such store", "run the rule")
     assert nothing_at(run.bounds("dm_sb", "paper", "calibration"))
 
 

@@ -42,7 +42,6 @@ def test_default_trials_differ(kind: str) -> None:
     assert len(trials) == min(tuning.n_trials, n_settings)
 
 
-@pytest.mark.xfail(strict=True, reason="lists are dealt in step: trials repeat when their lengths have a common factor")
 @pytest.mark.parametrize(("n_rates", "n_times"), [(2, 2), (3, 3), (2, 4)])
 def test_trials_do_not_repeat_before_the_grid_is_used_up(n_rates: int, n_times: int) -> None:
     rates, times = [1e-4 * (k + 1) for k in range(n_rates)], [0.1 * k for k in range(n_times)]
