@@ -1,13 +1,19 @@
 """Where and in which precision networks run."""
 
+import logging
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from conffusion.errors import ConfigError
+
+LOGGER = logging.getLogger(__name__)
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,57 @@ def select_compute(device: str = "auto", precision: str = "auto", threads: int =
         raise ConfigError("device = 'cuda', but torch sees no CUDA device; set device: cpu or auto")
     chosen = torch.device("cuda" if has_cuda and device != "cpu" else "cpu")
     return Compute(chosen, _native_bfloat16(chosen) if precision == "auto" else precision == "bfloat16")
+
+
+@dataclass
+class BatchLimit:
+    """The largest batch that memory has room for, found by halving when it runs out.
+
+    Attributes:
+        size: Items per batch, at most.
+    """
+
+    size: int
+
+    def batches(self, items: Sequence[Item], work: Callable[[Sequence[Item]], Result]) -> list[Result]:
+        """Results of `work` on consecutive parts of `items`; a part that does not fit is halved and done again.
+
+        Raises:
+            MemoryError: If a single item does not fit.
+        """
+        results, start = [], 0
+        while start < len(items):
+            part = items[start : start + self.size]
+            try:
+                results.append(work(part))
+            except (MemoryError, RuntimeError) as error:
+                self.shrink(len(part), error)
+                continue
+            start += len(part)
+        return results
+
+    def shrink(self, n_items: int, error: Exception) -> None:
+        """Halve the limit after `n_items` did not fit; any other error is raised again.
+
+        Raises:
+            MemoryError: If one item does not fit.
+        """
+        if not _is_out_of_memory(error):
+            raise error
+        if n_items == 1:
+            raise MemoryError(
+                "not even one image at a time fits into memory: choose a smaller network or image_size, or device: cpu"
+            ) from error
+        self.size = n_items // 2
+        LOGGER.warning("out of memory with batches of %d: going on with %d", n_items, self.size)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return "can't allocate memory" in str(error)  # what torch's CPU allocator says
 
 
 def _native_bfloat16(device: torch.device) -> bool:

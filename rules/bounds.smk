@@ -31,7 +31,7 @@ PREDICTED = [f"{protocol}/bounds/{split}" for protocol in PROTOCOL_NAMES for spl
 rule predict_bounds:
     input:
         models=protocols(f"{ARM}/{{protocol}}/model.safetensors"),
-        images=[images(split) for split in ("selection", *POOL)],
+        images=images_of("selection", *POOL),
     output:
         stores=[directory(f"{ARM}/{name}.zarr") for name in PREDICTED],
         manifests=[f"{ARM}/{name}.json" for name in PREDICTED],

@@ -4,7 +4,16 @@ from conffusion.config import parse_config
 from conffusion.errors import ConffusionError
 from conffusion.workflow.code_digest import code_versions, write_code_versions
 from conffusion.workflow.gpu import gpus_per_job
-from conffusion.workflow.plan import POOL, PROTOCOL_NAMES, SPLITS, checked_plan, config_text, method_of, replicate_of
+from conffusion.workflow.plan import (
+    POOL,
+    PROTOCOL_NAMES,
+    SPLITS,
+    checked_plan,
+    config_text,
+    method_of,
+    official_files,
+    replicate_of,
+)
 
 try:
     CONFIG = parse_config(config, source="config")
@@ -31,6 +40,7 @@ wildcard_constraints:
     k=r"\d{5}",
     n=r"\d{5}",
     trial=r"\d+",
+    folder=r"images(-\d+)?",
 
 
 onstart:
@@ -43,8 +53,13 @@ def settings(stage):
 
 
 def images(split):
-    """Manifest of a task's images."""
-    return f"{RUN}/{{task}}/images/{split}.json"
+    """Input function: manifest of the images that the job's method sees, or of the task's own without a method."""
+    return lambda wildcards: PLAN.images(wildcards.task, split, wildcards.get("arm", ""))
+
+
+def images_of(*splits):
+    """Input function: the same for several splits."""
+    return lambda wildcards: [images(split)(wildcards) for split in splits]
 
 
 def bounds(split):

@@ -44,20 +44,20 @@ rule prepare_images:
     input:
         splits=rules.split_images.output.splits,
     output:
-        store=store(images("{split}")),
-        manifest=images("{split}"),
+        store=directory(f"{RUN}/{{task}}/{{folder}}/{{split}}.zarr"),
+        manifest=f"{RUN}/{{task}}/{{folder}}/{{split}}.json",
     log:
-        f"{LOGS}/{{task}}/prepare_images/{{split}}.log",
+        f"{LOGS}/{{task}}/prepare_images/{{folder}}-{{split}}.log",
     benchmark:
-        f"{TIMES}/prepare_images/{{task}}-{{split}}.tsv"
+        f"{TIMES}/prepare_images/{{task}}-{{folder}}-{{split}}.tsv"
     conda:
         "../envs/conffusion.yaml"
-    threads: 1
+    threads: CONFIG.threads
     resources:
         mem_mb=4000,
         runtime=60,
     params:
-        settings=settings("prepare_images"),
+        settings=lambda wildcards: PLAN.image_settings(wildcards.task, wildcards.folder),
         code=CODE["prepare_images"],
     script:
         "../workflow_scripts/prepare_images.py"

@@ -33,7 +33,7 @@ rule evaluate_method:
 rule trace_candidates:
     input:
         candidates=rules.finetune_method.output.candidates,
-        images=[images(split) for split in POOL],
+        images=images_of(*POOL),
         splits=rules.split_images.output.splits,
     output:
         curves=directory(f"{ARM}/candidate_curves"),

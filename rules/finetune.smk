@@ -1,4 +1,5 @@
 # Fine-tuning: one run per method, task and replicate; its checkpoints compete under both protocols.
+kept_candidates = (lambda folder: folder) if CONFIG.finetuning.keep_candidates else temp
 
 
 rule finetune_method:
@@ -12,7 +13,7 @@ rule finetune_method:
     output:
         paper=f"{ARM}/paper/model.safetensors",
         guaranteed=f"{ARM}/guaranteed/model.safetensors",
-        candidates=directory(f"{ARM}/candidates"),
+        candidates=kept_candidates(directory(f"{ARM}/candidates")),
         curve=f"{ARM}/training.csv",
     log:
         f"{LOGS}/{{task}}/finetune_method/{{arm}}.log",

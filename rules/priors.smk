@@ -1,13 +1,41 @@
-# The small pretrained networks. `all` uses the shipped ones; `snakemake priors` trains them again.
+# Pretrained networks: `all` uses the shipped ones; `snakemake priors` trains them again; official files are converted.
+
+
+rule import_prior:
+    input:
+        checkpoint=lambda wildcards: official_files(CONFIG, wildcards.prior),
+    output:
+        checkpoint=f"{RUN}/priors/{{prior}}.safetensors",
+    log:
+        f"{LOGS}/import_prior/{{prior}}.log",
+    benchmark:
+        f"{TIMES}/import_prior/{{prior}}.tsv"
+    wildcard_constraints:
+        prior="|".join(PLAN.imported_priors) or "none",
+    conda:
+        "../envs/conffusion.yaml"
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=30,
+    params:
+        settings=lambda wildcards: PLAN.import_settings(wildcards.prior),
+        code=CODE["import_prior"],
+    script:
+        "../workflow_scripts/import_prior.py"
 
 
 rule train_prior:
+    input:
+        images=lambda wildcards: PLAN.training_images(wildcards.prior),
     output:
         checkpoint=f"{RUN}/priors/{{prior}}.safetensors",
     log:
         f"{LOGS}/train_prior/{{prior}}.log",
     benchmark:
         f"{TIMES}/train_prior/{{prior}}.tsv"
+    wildcard_constraints:
+        prior="|".join(PLAN.trained_priors) or "none",
     conda:
         "../envs/conffusion.yaml"
     threads: CONFIG.threads
@@ -24,17 +52,17 @@ rule train_prior:
 
 rule priors:
     input:
-        expand(rules.train_prior.output.checkpoint, prior=CONFIG.priors),
+        expand(rules.train_prior.output.checkpoint, prior=PLAN.trained_priors),
 
 
 # What the priors in use have learned: samples of them, on a contact sheet. Not part of `all`.
-DIFFUSION_PRIORS = [name for name, prior in CONFIG.priors.items() if prior.schedule]
+DIFFUSION_PRIORS = [name for name in PLAN.used_priors if CONFIG.priors[name].schedule]
 
 
 rule sample_priors:
     input:
         checkpoints=[PLAN.prior_path(name) for name in DIFFUSION_PRIORS],
-        images=expand(images("test"), task=PLAN.tasks),
+        images=[PLAN.images(task, "test") for task in PLAN.tasks],
     output:
         samples=f"{RUN}/priors/samples.npz",
     log:

@@ -122,7 +122,7 @@ rule plot_examples:
 
 rule plot_methods:
     input:
-        images=images("test"),
+        images=lambda wildcards: [PLAN.images(wildcards.task, "test", arm) for arm in PLAN.first_arms],
         bounds=lambda wildcards: every(bounds("test"), task=wildcards.task, arm=PLAN.first_arms, protocol="guaranteed"),
         results=lambda wildcards: results(task=wildcards.task, arm=PLAN.first_arms, protocol="guaranteed"),
     output:

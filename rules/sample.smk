@@ -4,7 +4,7 @@
 
 rule sample_variants:
     input:
-        images=images("{split}"),
+        images=lambda wildcards: PLAN.images(wildcards.task, wildcards.split),
         prior=lambda wildcards: PLAN.prior_path(CONFIG.tasks[wildcards.task].prior),
     output:
         manifest=f"{RUN}/{{task}}/variants/{{split}}/shard-{{k}}-of-{{n}}.json",

@@ -219,7 +219,7 @@ def test_every_job_leaves_a_log_and_a_benchmark(finished: Workflow) -> None:
     times = (finished.run / "benchmarks" / "finetune_method" / f"{TASK}-n_conffusion.tsv").read_text().splitlines()
     assert times[0].startswith("s\t") and len(times) == 2
     log = (finished.run / "logs" / TASK / "finetune_method" / "n_conffusion.log").read_text()
-    assert "fine-tuning: 20/20 steps (100 %)" in log and "left" in log
+    assert "fine-tuning: 10/10 steps (100 %)" in log and "left" in log
 
 
 def test_no_job_warns(finished: Workflow) -> None:

@@ -5,10 +5,11 @@ independent, identically distributed losses. `official_ucb` reproduces what the 
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
-from scipy import optimize, special
+from scipy import special
 
 from conffusion.arrays import ArrayLike, FloatArray, as_numpy
 from conffusion.errors import ConfigError, DataError, ShapeError
@@ -122,7 +123,7 @@ def wsr_ucb(losses: ArrayLike, delta: float) -> float:
 
     if excess(1.0) < 0.0:
         return 1.0
-    return float(optimize.brentq(excess, _SMALLEST_LEVEL, 1.0, xtol=1e-15, rtol=1e-14))
+    return _root(excess, _SMALLEST_LEVEL, 1.0, rtol=1e-14)
 
 
 def wsr_bets(losses: FloatArray, delta: float) -> FloatArray:
@@ -178,7 +179,7 @@ def _entropy_root(risk: float, n: int, delta: float) -> float:
     top = 1.0 - 1e-16
     if float(relative_entropy(risk, top)) <= goal:
         return 1.0
-    return float(optimize.brentq(lambda mu: float(relative_entropy(risk, mu)) - goal, risk, top, xtol=1e-15))
+    return _root(lambda mu: float(relative_entropy(risk, mu)) - goal, risk, top)
 
 
 def _steps(losses: FloatArray) -> FloatArray:
@@ -201,3 +202,9 @@ def _check(risk: float, n: int, delta: float) -> None:
         raise ConfigError(f"risk = {risk}: must lie in [0, 1]")
     if n < 1:
         raise ConfigError(f"n = {n}: must be at least 1")
+
+
+def _root(function: Callable[[float], float], low: float, high: float, rtol: float = 8.9e-16) -> float:
+    from scipy import optimize  # here because few callers need a root, and the import takes long
+
+    return float(optimize.brentq(function, low, high, xtol=1e-15, rtol=rtol))

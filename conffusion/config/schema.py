@@ -9,6 +9,7 @@ Probability = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+RULE_FILLED = "rule"  # `checkpoint` of a prior: weights by a rule, to try a network without its file
 SplitSize = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -56,7 +57,9 @@ class DatasetSettings(Section):
     @model_validator(mode="after")
     def _folder_has_path(self) -> "DatasetSettings":
         if self.name == "folder" and not self.folder.path:
-            raise ValueError("dataset.folder.path must name the folder of images when dataset.name is 'folder'")
+            raise ValueError(
+                "dataset.folder.path must name the folder or archive of images when dataset.name is 'folder'"
+            )
         return self
 
 
@@ -64,6 +67,7 @@ class TaskSettings(Section):
     """One restoration task."""
 
     degradation: dict[str, Any]
+    resample: Literal["bicubic", "bilinear"]
     prior: Name
 
 
@@ -78,19 +82,31 @@ class ScheduleSettings(Section):
     respacing: Count | None
 
 
-class PriorSettings(Section):
-    """One pretrained network and its training."""
+class PriorTraining(Section):
+    """How `snakemake priors` trains a network."""
 
-    network: Literal["sr3", "palette", "adm", "resnext_small", "resnest_small"]
-    options: dict[str, Any]
-    schedule: ScheduleSettings | None
-    task: Name | None
-    images: Literal["faces", "photos"]
+    images: Literal["faces", "photos", "dataset"]
     n_images: Count
     n_steps: Count
     batch_size: Count
     learning_rate: PositiveFloat
     ema: Share
+
+
+class PriorSettings(Section):
+    """One pretrained network: what it is, and where its weights come from."""
+
+    network: Literal[
+        "sr3", "palette", "adm", "resnext_small", "resnest_small", "resnext50_32x4d", "resnext101_32x8d", "resnest14d",
+        "resnest50d", "resnest101e",
+    ]  # fmt: skip
+    options: dict[str, Any]
+    schedule: ScheduleSettings | None
+    task: Name | None
+    image_size: Annotated[int, Field(ge=8)] | None = None
+    checkpoint: str | None = None
+    source: str | None = None
+    training: PriorTraining | None = None
 
 
 class SamplingSettings(Section):
@@ -118,8 +134,14 @@ class FinetuningSettings(Section):
     """What all fine-tuning runs share, and the tuned rest."""
 
     batch_size: Count
-    n_validations: Count
+    learning_rate_schedule: Literal["cosine", "constant"]
     ema: Share
+    shuffle: bool
+    mirror: bool
+    validate_every: Count
+    validate_first_step: bool
+    keep_candidates: bool
+    maps_timestep: bool
     tuned: dict[Name, dict[Name, MethodTuning]]
 
 
@@ -165,6 +187,7 @@ class Config(Section):
     threads: Count
     replicates: Count
     keep_results_of_older_code: bool
+    official_quirks: bool
     image_size: Annotated[int, Field(ge=8)]
     dataset: DatasetSettings
     tasks: Annotated[dict[Name, TaskSettings], Field(min_length=1)]

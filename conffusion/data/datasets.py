@@ -25,6 +25,9 @@ class Dataset(Protocol):
     def load(self, image_ids: Sequence[str]) -> FloatArray:
         """(N, 3, S, S) float32 in [0, 1], in the order of `image_ids`."""
 
+    def at_side(self, side: int) -> "Dataset":
+        """The same images under the same names, each made anew from its source with a side of `side` pixels."""
+
 
 DATASETS: Mapping[str, Callable[..., Dataset]] = MappingProxyType({"faces": FacesDataset, "folder": FolderDataset})
 

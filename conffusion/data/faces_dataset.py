@@ -1,7 +1,7 @@
 """Rendered portraits as a dataset; the drawing itself is in `conffusion.data.faces`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import pandas as pd
@@ -64,6 +64,10 @@ class FacesDataset:
 
         indices = [self._index(image_id) for image_id in image_ids]
         return from_uint8(render_faces(indices, self.image_size, population=self.population, seed=self.seed))
+
+    def at_side(self, side: int) -> "FacesDataset":
+        """The same portraits, rendered with a side of `side` pixels."""
+        return replace(self, image_size=side)
 
     def _index(self, image_id: str) -> int:
         number = image_id.removeprefix(ID_PREFIX)

@@ -1,11 +1,11 @@
-"""Any folder of a user's images as a dataset, with rules that say which images belong together."""
+"""Any folder or archive of a user's images as a dataset, with rules that say which images belong together."""
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
 import numpy as np
@@ -13,8 +13,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from conffusion.arrays import FloatArray
+from conffusion.data.parallel import DEFAULT_WORKERS, map_files
 from conffusion.data.reading import SUFFIXES, check_min_side, naming_file, read_image, read_pixels, read_size
-from conffusion.data.resize import PixelArray, from_uint8, resize_pixels
+from conffusion.data.resize import PixelArray, Resample, from_uint8, resize_pixels
+from conffusion.data.sources import Source, open_source
 from conffusion.errors import ConfigError, DataError
 
 __all__ = ["Fit", "FolderDataset", "read_image"]
@@ -24,12 +26,13 @@ Fit = Literal["crop", "resize", "tile"]
 
 @dataclass(frozen=True)
 class FolderDataset:
-    """Images of a folder and its subfolders; see `conffusion.data.reading` for the formats.
+    """Images of a folder and its subfolders, or of an archive; see `conffusion.data.reading` for the formats.
 
     Attributes:
-        path: The folder.
+        path: The folder, or a .zip or uncompressed .tar archive of it, which is read in place.
         image_size: Side of the square images, in pixels.
-        pattern: Glob below `path`; hidden files and files without an image suffix are passed over.
+        pattern: Glob below the folder, or for the names in the archive; hidden files and files without an image suffix
+            are passed over.
         fit: `crop`: the shorter edge is resized to `image_size`, then the centre is cut out. `resize`: squeezed to a
             square. `tile`: non-overlapping squares of `tile_size` source pixels on a centred grid, each resized to
             `image_size`. Images are never enlarged: smaller ones are errors.
@@ -37,7 +40,9 @@ class FolderDataset:
         max_tiles_per_image: Tiles kept per photograph, spread evenly over its grid; None keeps all.
         group_pattern: Regular expression, searched in the path below the folder (with `/`); its group named `group`, or
             else its first one, is the group of the image: a person, a photograph, a patient.
-        group_csv: CSV with the columns file (path below the folder) and group. Further rows are allowed.
+        group_csv: CSV with the columns file (path below the folder) and group, on disk. Further rows are allowed.
+        resample: Filter of all resizing; see `conffusion.data.resize.resize_pixels`.
+        workers: Number of threads that read and decode files; the images do not depend on it.
 
     Without a group rule every image is its own group, except that the tiles of one photograph form a group.
 
@@ -53,18 +58,21 @@ class FolderDataset:
     max_tiles_per_image: int | None = None
     group_pattern: str | None = None
     group_csv: str | Path | None = None
+    resample: Resample = "bicubic"
+    workers: int = field(default=DEFAULT_WORKERS, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Check the settings against each other; the folder itself is looked at when it is first needed."""
         if not self.pattern or Path(self.pattern).is_absolute():
             raise ConfigError(f"dataset.folder.pattern = {self.pattern!r}: must be a glob below dataset.folder.path")
-        if self.fit not in get_args(Fit):
-            raise ConfigError(f"dataset.folder.fit = {self.fit!r}: must be one of {', '.join(get_args(Fit))}")
-        for key in ("image_size", "tile_size", "max_tiles_per_image"):
+        for key, known in (("fit", get_args(Fit)), ("resample", get_args(Resample))):
+            if getattr(self, key) not in known:
+                raise ConfigError(f"dataset.folder.{key} = {getattr(self, key)!r}: must be one of {', '.join(known)}")
+        for key in ("image_size", "workers", "tile_size", "max_tiles_per_image"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ConfigError(f"dataset.folder.{key} = {value}: must be at least 1")
-            if key != "image_size" and value is not None and self.fit != "tile":
+            if key in ("tile_size", "max_tiles_per_image") and value is not None and self.fit != "tile":
                 raise ConfigError(f"dataset.folder.{key} is only used with fit: tile, but fit is {self.fit!r}")
         if self.source_side < self.image_size:
             raise ConfigError(
@@ -95,8 +103,11 @@ class FolderDataset:
             DataError: If there are no images, a file is damaged or too small, or a file has no group.
         """
         groups = self._groups()
+        sizes = map_files(self._read_size, self._files, workers=self.workers, label=f"checking {self.path}")
         rows = [
-            (image_id, groups.get(file, image_id), file) for file in self._files for image_id in self._image_ids(file)
+            (image_id, groups.get(file, image_id), file)
+            for file, size in zip(self._files, sizes, strict=True)
+            for image_id in self._image_ids(file, *size)
         ]
         return pd.DataFrame(rows, columns=["image_id", "group", "source"], dtype=str)
 
@@ -109,21 +120,36 @@ class FolderDataset:
             DataError: If a file is missing or damaged, or an id does not belong to the folder.
         """
         images = np.empty((len(image_ids), 3, self.image_size, self.image_size), dtype=np.float32)
+        source = self._source
         keyed = [(*self._split_id(image_id), k) for k, image_id in enumerate(image_ids)]
-        for file, rows in groupby(keyed, key=lambda row: row[0]):
-            pixels = read_pixels(Path(self.path) / file, min_side=self.source_side)
-            for _, tile, k in rows:
-                with naming_file(Path(self.path) / file):
+
+        def fill(rows: list[tuple[str, int, int]]) -> None:  # writes at once: each thread holds one photograph
+            file = rows[0][0]
+            pixels = read_pixels(source, file, min_side=self.source_side)
+            with naming_file(source.describe(file)):
+                for _, tile, k in rows:
                     images[k] = _to_image(self._fit(pixels, tile))
+
+        photographs = [list(rows) for _, rows in groupby(keyed, key=lambda row: row[0])]
+        map_files(fill, photographs, workers=self.workers, label=f"reading {self.path}")
         return images
+
+    def at_side(self, side: int) -> "FolderDataset":
+        """The same photographs or tiles under the same names, each reduced from its source to `side` pixels.
+
+        Raises:
+            ConfigError: If `side` is below 1 or above the side of a tile.
+        """
+        return replace(self, image_size=side, tile_size=self.source_side if self.fit == "tile" else None)
+
+    @cached_property
+    def _source(self) -> Source:
+        return open_source(self.path)
 
     @cached_property
     def _files(self) -> list[str]:
         """Image files below the folder, as sorted paths with `/`."""
-        root = Path(self.path)
-        if not root.is_dir():
-            raise DataError(f"dataset.folder.path = {self.path}: is not a folder; check the path")
-        below = [file.relative_to(root) for file in root.glob(self.pattern) if file.is_file()]
+        below = [PurePosixPath(file) for file in self._source.files(self.pattern)]
         shown = [file for file in below if not any(part.startswith((".", "__MACOSX")) for part in file.parts)]
         files = sorted({file.as_posix() for file in shown if file.suffix.lower() in SUFFIXES})
         if not files:
@@ -147,8 +173,8 @@ class FolderDataset:
         group = match.group("group" if "group" in expression.groupindex else 1) if match else None
         if not group:
             raise DataError(
-                f"{Path(self.path) / file}: dataset.folder.group_pattern = {self.group_pattern!r} finds no group in "
-                f"{file!r}; change the expression or dataset.folder.pattern"
+                f"{self._source.describe(file)}: dataset.folder.group_pattern = {self.group_pattern!r} finds no "
+                f"group in {file!r}; change the expression or dataset.folder.pattern"
             )
         return group
 
@@ -166,11 +192,14 @@ class FolderDataset:
             )
         return groups
 
-    def _image_ids(self, file: str) -> list[str]:
-        path = Path(self.path) / file
-        height, width = read_size(path)
-        with naming_file(path):
+    def _read_size(self, file: str) -> tuple[int, int]:
+        """(height, width) of a photograph as stored, surely large enough."""
+        height, width = read_size(self._source, file)
+        with naming_file(self._source.describe(file)):
             check_min_side(height, width, self.source_side)
+        return height, width
+
+    def _image_ids(self, file: str, height: int, width: int) -> list[str]:
         if self.fit != "tile":
             return [file]
         n_tiles = (height // self.source_side) * (width // self.source_side)
@@ -185,19 +214,19 @@ class FolderDataset:
 
     def _fit(self, pixels: PixelArray, tile: int) -> PixelArray:
         if self.fit == "crop":
-            return crop_centre(pixels, self.image_size)
+            return crop_centre(pixels, self.image_size, self.resample)
         if self.fit == "tile":
             pixels = cut_tile(pixels, self.source_side, tile)
-        return resize_pixels(pixels, self.image_size, self.image_size)
+        return resize_pixels(pixels, self.image_size, self.image_size, self.resample)
 
 
-def crop_centre(pixels: PixelArray, side: int) -> PixelArray:
+def crop_centre(pixels: PixelArray, side: int, resample: Resample = "bicubic") -> PixelArray:
     """Resize the shorter edge of (H, W, 3) to `side` and cut the central square out."""
     height, width = pixels.shape[:2]
     shorter = min(height, width)
     height, width = side * height // shorter, side * width // shorter
     top, left = round((height - side) / 2), round((width - side) / 2)
-    return resize_pixels(pixels, height, width)[top : top + side, left : left + side]
+    return resize_pixels(pixels, height, width, resample)[top : top + side, left : left + side]
 
 
 def cut_tile(pixels: PixelArray, side: int, tile: int) -> PixelArray:

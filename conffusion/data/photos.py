@@ -16,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from conffusion.data.reading import read_pixels
+from conffusion.data.sources import FolderSource
 from conffusion.errors import ConfigError, DataError
 from conffusion.randomness import keyed_generator
 
@@ -184,6 +185,6 @@ def _read_photo(entry: PhotoFile) -> Photo:
             f"the dataset 'photos' needs the package {entry.package}, which is not installed: "
             "run pip install 'conffusion[priors]' (needed to train the priors only)"
         )
-    photo = read_pixels(Path(spec.submodule_search_locations[0]) / entry.file)
+    photo = read_pixels(FolderSource(Path(spec.submodule_search_locations[0])), entry.file)
     height, width = photo.shape[:2]
     return photo[entry.margin : height - entry.margin, entry.margin : width - entry.margin]

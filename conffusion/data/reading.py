@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ from PIL import Image
 from conffusion.arrays import FloatArray
 from conffusion.data import sixteen_bit
 from conffusion.data.resize import PixelArray, from_uint8
+from conffusion.data.sources import FolderSource, Source
 from conffusion.errors import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".pgm", ".ppm", ".pnm", ".bmp")
@@ -46,37 +47,37 @@ def read_image(path: str | Path, *, min_side: int = 1) -> FloatArray:
     Raises:
         DataError: If the file is missing, corrupt, truncated, unsupported or too small; the message names it.
     """
-    pixels = read_pixels(path, min_side=min_side)
+    root, file = FolderSource(Path(path).parent), Path(path).name
+    pixels = read_pixels(root, file, min_side=min_side)
     pixels = from_uint8(pixels) if pixels.dtype == np.uint8 else pixels
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def read_pixels(path: str | Path, *, min_side: int = 1) -> PixelArray:
-    """Like `read_image`, but (H, W, 3), and uint8 where the file has 8 bits a sample."""
-    with naming_file(path):
-        stored, orientation = _decode(Path(path))
+def read_pixels(source: Source, file: str, *, min_side: int = 1) -> PixelArray:
+    """Like `read_image`, for a file of a source, but (H, W, 3), and uint8 where the file has 8 bits a sample."""
+    with naming_file(source.describe(file)), source.open(file) as opened:
+        stored, orientation = _decode(opened)
         upright = UPRIGHT[orientation](stored) if orientation in UPRIGHT else stored
         pixels = _to_colour(upright)
         check_min_side(pixels.shape[0], pixels.shape[1], min_side)
     return pixels
 
 
-def read_size(path: str | Path) -> tuple[int, int]:
+def read_size(source: Source, file: str) -> tuple[int, int]:
     """(height, width) as stored, before any rotation, from the header; PNG checksums and the end of a JPEG are checked.
 
     Raises:
         DataError: If the file is missing, not an image of a supported kind, or visibly damaged.
     """
-    file = Path(path)
-    with naming_file(path):
-        deep = sixteen_bit.deep_tiff_size(file) if sixteen_bit.is_tiff(file) else None
+    with naming_file(source.describe(file)), source.open(file) as opened:
+        deep = sixteen_bit.deep_tiff_size(opened) if sixteen_bit.is_tiff(opened) else None
         if deep is not None:
             return deep
-        with Image.open(file, formats=FORMATS) as image:
+        with Image.open(opened, formats=FORMATS) as image:
             width, height = image.size
-            if image.format in ("JPEG", "MPO"):
-                _check_jpeg_end(file)
             image.verify()
+            if image.format in ("JPEG", "MPO"):
+                _check_jpeg_end(opened)
         return height, width
 
 
@@ -90,31 +91,31 @@ def check_min_side(height: int, width: int, min_side: int) -> None:
 
 
 @contextmanager
-def naming_file(path: str | Path) -> Iterator[None]:
-    """Turn whatever goes wrong while a file is read into a DataError that starts with its path."""
+def naming_file(name: str) -> Iterator[None]:
+    """Turn whatever goes wrong while a file is read into a DataError that starts with its name."""
     try:
         yield
     except FileNotFoundError as error:
-        raise DataError(f"{path}: is missing; restore the file or remove it from the list of images") from error
+        raise DataError(f"{name}: is missing; restore the file or remove it from the list of images") from error
     except DataError as error:
-        raise DataError(f"{path}: {error}") from error
+        raise DataError(f"{name}: {error}") from error
     # Decoders raise a dozen unrelated types on damaged files, and all of them mean the same to the user.
     except Exception as error:
-        raise DataError(f"{path}: cannot be read as an image ({error}); replace the file or remove it") from error
+        raise DataError(f"{name}: cannot be read as an image ({error}); replace the file or remove it") from error
 
 
-def _decode(path: Path) -> tuple[npt.NDArray[Any], int]:
+def _decode(file: BinaryIO) -> tuple[npt.NDArray[Any], int]:
     """Stored samples, uint8 or float32, (H, W) or (H, W, samples), and the orientation tag."""
-    if sixteen_bit.is_tiff(path) and sixteen_bit.deep_tiff_size(path) is not None:
-        return sixteen_bit.read_deep_tiff(path)
-    header = sixteen_bit.pnm_header(path)
+    if sixteen_bit.is_tiff(file) and sixteen_bit.deep_tiff_size(file) is not None:
+        return sixteen_bit.read_deep_tiff(file)
+    header = sixteen_bit.pnm_header(file)
     if header is not None and header.largest > 255:
-        return sixteen_bit.read_deep_pnm(path), 1
-    with Image.open(path, formats=FORMATS) as image:
-        deep = sixteen_bit.read_deep_png(path) if sixteen_bit.is_deep_png(image) else None
+        return sixteen_bit.read_deep_pnm(file), 1
+    with Image.open(file, formats=FORMATS) as image:
+        is_deep = sixteen_bit.is_deep_png(image)  # loading forgets it
         image.load()
         orientation = int(image.getexif().get(ORIENTATION_TAG, 1))  # after loading: Pillow turns TIFFs itself
-        return (deep if deep is not None else _to_samples(image)), orientation
+        return (sixteen_bit.read_deep_png(file) if is_deep else _to_samples(image)), orientation
 
 
 def _to_samples(image: Image.Image) -> npt.NDArray[Any]:
@@ -138,9 +139,10 @@ def _to_colour(samples: npt.NDArray[Any]) -> PixelArray:
     return np.ascontiguousarray(samples[..., :3])
 
 
-def _check_jpeg_end(path: Path) -> None:
+def _check_jpeg_end(file: BinaryIO) -> None:
     """Find the end-of-image marker behind the start of the scan; thumbnails inside earlier segments are skipped."""
-    content = path.read_bytes()
+    file.seek(0)
+    content = file.read()
     position = 2
     while position + 4 <= len(content) and content[position] == 0xFF and content[position + 1] != 0xDA:
         filler = content[position + 1] == 0xFF

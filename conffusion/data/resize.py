@@ -1,11 +1,12 @@
-"""Bicubic resizing with antialiasing on 8-bit pixels, as the official data preparation does it.
+"""Resizing with antialiasing on 8-bit pixels, as the official data preparation does it.
 
 Source:
     Checked bit for bit against the fixture images/degradation by tests/data/test_resize.py.
 """
 
-from collections.abc import Iterable
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,11 @@ from conffusion.arrays import ArrayLike, FloatArray, as_numpy
 from conffusion.errors import ShapeError
 
 PixelArray: TypeAlias = npt.NDArray[Any]  # (H, W, 3), uint8 in 0..255 or float32 in [0, 1]
+Resample = Literal["bicubic", "bilinear"]
+
+FILTERS: Mapping[Resample, Image.Resampling] = MappingProxyType(
+    {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+)
 
 
 def to_uint8(images_01: ArrayLike) -> npt.NDArray[np.uint8]:
@@ -48,21 +54,22 @@ def resize_bicubic(images: ArrayLike, height: int, width: int) -> FloatArray:
     return from_uint8(resize(pixels, height, width))
 
 
-def resize_pixels(pixels: PixelArray, height: int, width: int) -> PixelArray:
-    """Resize one photograph bicubically, in its own precision.
+def resize_pixels(pixels: PixelArray, height: int, width: int, resample: Resample = "bicubic") -> PixelArray:
+    """Resize one photograph in its own precision.
 
     Args:
         pixels: (H, W, 3), uint8 (resized in 8 bits, as official) or float32 in [0, 1] (resized in float).
         height: Rows of the result.
         width: Columns of the result.
+        resample: Pillow's antialiased filter: bicubic, or bilinear as the official guided inpainting has it.
     Returns:
         (height, width, 3) of the same type and range.
     """
     if pixels.shape[:2] == (height, width):
         return pixels
     if pixels.dtype == np.uint8:
-        return np.asarray(_resize_image(pixels, height, width))
-    planes = [np.asarray(_resize_image(plane, height, width)) for plane in np.moveaxis(pixels, 2, 0)]
+        return np.asarray(_resize_image(pixels, height, width, resample))
+    planes = [np.asarray(_resize_image(plane, height, width, resample)) for plane in np.moveaxis(pixels, 2, 0)]
     return np.clip(np.stack(planes, axis=2), 0, 1).astype(np.float32)
 
 
@@ -85,5 +92,5 @@ def _stack(images: Iterable[Image.Image], shape: tuple[int, ...]) -> npt.NDArray
     return stacked
 
 
-def _resize_image(pixels: PixelArray, height: int, width: int) -> Image.Image:
-    return Image.fromarray(np.ascontiguousarray(pixels)).resize((width, height), Image.Resampling.BICUBIC)
+def _resize_image(pixels: PixelArray, height: int, width: int, resample: Resample = "bicubic") -> Image.Image:
+    return Image.fromarray(np.ascontiguousarray(pixels)).resize((width, height), FILTERS[resample])

@@ -1,11 +1,11 @@
 """Decoders for what Pillow would cut to 8 bits: PNG, PGM/PPM and TIFF images with deeper samples.
 
-Each returns (H, W) or (H, W, samples) float32 in [0, 1]; rows are as stored, before any rotation.
+Each takes a file that is open for reading, at any position, and returns (H, W) or (H, W, samples) float32 in [0, 1];
+rows are as stored, before any rotation.
 """
 
 import re
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,15 +30,15 @@ def is_deep_png(image: Image.Image) -> bool:
     return image.format == "PNG" and _png_raw_mode(image) in (*PNG_SECOND_BYTE, "LA;16B")
 
 
-def read_deep_png(path: Path) -> FloatArray:
+def read_deep_png(file: BinaryIO) -> FloatArray:
     """Decode a PNG for which `is_deep_png` holds."""
-    with Image.open(path, formats=("PNG",)) as image:
+    with Image.open(file, formats=("PNG",)) as image:
         raw_mode = _png_raw_mode(image)
     if raw_mode == "LA;16B":  # read as if it were RGBA: high and low byte of grey, high and low byte of alpha
-        pairs = _decode_png_as(path, "RGBA")
+        pairs = _decode_png_as(file, "RGBA")
         high, low = pairs[..., 0::2], pairs[..., 1::2]
     else:
-        high, low = _decode_png_as(path, raw_mode), _decode_png_as(path, PNG_SECOND_BYTE[raw_mode])
+        high, low = _decode_png_as(file, raw_mode), _decode_png_as(file, PNG_SECOND_BYTE[raw_mode])
     return _scale(high.astype(np.uint16) << 8 | low, 65535)
 
 
@@ -57,26 +57,27 @@ class PnmHeader(NamedTuple):
         return 3 if self.kind in (3, 6) else 1
 
 
-def pnm_header(path: Path) -> PnmHeader | None:
+def pnm_header(file: BinaryIO) -> PnmHeader | None:
     """Header of a PGM or PPM file, None for other files."""
-    with path.open("rb") as file:
-        match = PNM_HEADER.match(file.read(PNM_HEADER_BYTES))
+    file.seek(0)
+    match = PNM_HEADER.match(file.read(PNM_HEADER_BYTES))
     if match is None:
         return None
     kind, width, height, largest = (int(number) for number in match.groups())
     return PnmHeader(kind, width, height, largest, match.end())
 
 
-def read_deep_pnm(path: Path) -> FloatArray:
+def read_deep_pnm(file: BinaryIO) -> FloatArray:
     """Decode a PGM or PPM file (binary or plain) with values up to 65535, scaled by its own largest value.
 
     Raises:
         DataError: If the file is shorter than its header says, or a value exceeds the stated largest one.
     """
-    header = pnm_header(path)
+    header = pnm_header(file)
     if header is None:
         raise DataError("not a PGM or PPM file")
-    values = _pnm_values(path.read_bytes()[header.n_bytes :], header)
+    file.seek(header.n_bytes)
+    values = _pnm_values(file.read(), header)
     shape = header.height, header.width, header.n_channels
     n_values = int(np.prod(shape))
     if values.size < n_values:
@@ -86,30 +87,30 @@ def read_deep_pnm(path: Path) -> FloatArray:
     return _scale(values[:n_values].reshape(shape), header.largest)
 
 
-def is_tiff(path: Path) -> bool:
+def is_tiff(file: BinaryIO) -> bool:
     """Whether the file starts as a TIFF does, whatever its name."""
-    with path.open("rb") as file:
-        return file.read(4) in TIFF_MAGIC
+    file.seek(0)
+    return file.read(4) in TIFF_MAGIC
 
 
-def deep_tiff_size(path: Path) -> tuple[int, int] | None:
+def deep_tiff_size(file: BinaryIO) -> tuple[int, int] | None:
     """(height, width) of a TIFF of more than 8 bits a sample; None where Pillow reads the file without loss."""
-    with tifffile.TiffFile(path) as file:
-        page = _first_page(file)
+    with _open_tiff(file) as tiff:
+        page = _first_page(tiff)
         if page.dtype is None or page.dtype.itemsize == 1:
             return None
         return int(page.imagelength), int(page.imagewidth)
 
 
-def read_deep_tiff(path: Path) -> tuple[FloatArray, int]:
+def read_deep_tiff(file: BinaryIO) -> tuple[FloatArray, int]:
     """Pixels and orientation tag (1 to 8) of the first page of a TIFF for which `deep_tiff_size` is not None.
 
     Raises:
         DataError: If the samples are neither unsigned integers of at most 16 bits nor floats in [0, 1], if the colour
             model is unsupported, or if the compression needs a package that is not installed.
     """
-    with tifffile.TiffFile(path) as file:
-        page = _first_page(file)
+    with _open_tiff(file) as tiff:
+        page = _first_page(tiff)
         photometric = getattr(page.photometric, "name", str(page.photometric))
         if photometric not in READABLE_PHOTOMETRIC or page.axes not in ("YX", "YXS", "SYX"):
             kind = f"colour model {photometric} and axes {page.axes}"
@@ -131,8 +132,13 @@ def _pnm_values(body: bytes, header: PnmHeader) -> npt.NDArray[Any]:
     return np.frombuffer(body, dtype=sample, count=len(body) // sample.itemsize)
 
 
-def _first_page(file: tifffile.TiffFile) -> Any:
-    return file.pages.first
+def _open_tiff(file: BinaryIO) -> tifffile.TiffFile:
+    file.seek(0)
+    return tifffile.TiffFile(file)
+
+
+def _first_page(tiff: tifffile.TiffFile) -> Any:
+    return tiff.pages.first
 
 
 def _scale_tiff(samples: npt.NDArray[Any], bits: int) -> FloatArray:
@@ -151,8 +157,8 @@ def _png_raw_mode(image: Any) -> str:
     return str(image.tile[0].args) if image.tile else ""
 
 
-def _decode_png_as(path: Path, raw_mode: str) -> npt.NDArray[np.uint8]:
-    with Image.open(path, formats=("PNG",)) as image:
+def _decode_png_as(file: BinaryIO, raw_mode: str) -> npt.NDArray[np.uint8]:
+    with Image.open(file, formats=("PNG",)) as image:
         opened: Any = image
         opened.tile = [opened.tile[0]._replace(args=raw_mode)]
         return np.asarray(opened)

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from conffusion.arrays import FloatArray
 from conffusion.bounds import sort_bounds
+from conffusion.calibration.procedure import LambdaGrid
 from conffusion.config.schema import CalibrationSettings
 from conffusion.errors import CalibrationError
 from conffusion.methods.protocols import Protocol
@@ -47,17 +48,26 @@ class Score:
 
 
 def score_checkpoint(
-    protocol: Protocol, lower: FloatArray, upper: FloatArray, images: ValidationImages, settings: CalibrationSettings
+    protocol: Protocol,
+    lower: FloatArray,
+    upper: FloatArray,
+    images: ValidationImages,
+    settings: CalibrationSettings,
+    grid: LambdaGrid | None = None,
 ) -> Score:
-    """Calibrate bounds, (N, C, H, W) in [0, 1], on the split and measure the intervals that result."""
+    """Calibrate bounds, (N, C, H, W) in [0, 1], on the split and measure the intervals that result.
+
+    Where the risk is not controlled, which only the official grid lets happen, the checkpoint cannot win.
+    """
     if protocol.sorts_bounds:
         lower, upper, _ = sort_bounds(lower, upper)
     try:
         calibration = protocol.calibrate(
-            lower, upper, images.target, mask=images.mask, groups=images.groups, settings=settings
+            lower, upper, images.target, mask=images.mask, groups=images.groups, settings=settings, grid=grid
         )
     except CalibrationError:
         return Score(float("nan"), float("nan"), float("inf"))
     calibrated_lower, calibrated_upper = calibration.apply(lower, upper)
     size = float((calibrated_upper - calibrated_lower)[images.mask > 0].mean())
+    size = size if calibration.risk_ucb <= settings.alpha else float("inf")
     return Score(calibration.lambda_hat, calibration.risk, size)

@@ -21,11 +21,13 @@ class PredictorSpec:
         architecture: The network.
         prediction_time: Place in the schedule at which the network is asked, in [0, 1).
         has_holes: Whether the task's condition lacks the evaluated pixels.
+        maps_timestep: See `BoundPredictor`.
     """
 
     architecture: Architecture
     prediction_time: float
     has_holes: bool
+    maps_timestep: bool = True
 
     def build(self, prior: Mapping[str, Tensor] | None) -> BoundPredictor:
         """A predictor that starts from a prior's weights, or from scratch with None."""
@@ -35,6 +37,7 @@ class PredictorSpec:
             self.architecture.build_schedule(),
             self.prediction_time,
             self.has_holes,
+            maps_timestep=self.maps_timestep,
         )
 
 
@@ -54,7 +57,7 @@ def load_predictor(path: str | Path) -> tuple[BoundPredictor, dict[str, Any]]:
     if "predictor" not in record:
         raise CheckpointError(f"{path}: holds a prior, not a fitted predictor; give a model.safetensors of a run")
     values = record["predictor"]
-    spec = PredictorSpec(Architecture(**values["architecture"]), values["prediction_time"], values["has_holes"])
+    spec = PredictorSpec(**{**values, "architecture": Architecture(**values["architecture"])})
     predictor = spec.build(None)
     try:
         load_weights(predictor.network, weights)

@@ -54,17 +54,27 @@ class BoundPredictor(nn.Module):
         schedule: Noise schedule of a diffusion network; None for an encoder.
         prediction_time: Place in the schedule, in [0, 1): 0 = its cleanest step.
         has_holes: Whether pixels where the mask is 1 are missing from the condition.
+        maps_timestep: Whether a network that takes time steps is told the step of the schedule that it was trained on;
+            the official G-Conffusion tells it the step of the respaced schedule (conformance facts, section 1).
     """
 
     def __init__(
-        self, network: nn.Module, kind: str, schedule: NoiseSchedule | None, prediction_time: float, has_holes: bool
+        self,
+        network: nn.Module,
+        kind: str,
+        schedule: NoiseSchedule | None,
+        prediction_time: float,
+        has_holes: bool,
+        *,
+        maps_timestep: bool = True,
     ) -> None:
         super().__init__()
         self.network, self._style, self._kind, self._has_holes = network, ONE_PASS[kind], kind, has_holes
         self._abar, self._timestep, self._coefficients = 1.0, 0, (1.0, 1.0)
         if schedule is not None:
             step = int(prediction_time * schedule.n_timesteps + 1e-9)  # 0.29 * 100 falls short of 29
-            self._abar, self._timestep = float(schedule.alphas_cumprod[step]), int(schedule.timestep_map[step])
+            self._abar = float(schedule.alphas_cumprod[step])
+            self._timestep = int(schedule.timestep_map[step]) if maps_timestep else step
             self._coefficients = schedule.clean_image_coefficients(step)
 
     @property

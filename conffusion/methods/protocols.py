@@ -1,15 +1,21 @@
 """The two protocols as data: where the checkpoint is chosen, and how lambda_hat is found."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-from conffusion.calibration import Calibration, calibrate
-from conffusion.calibration.procedure import UcbName
+import numpy as np
+
+from conffusion.calibration import Calibration, calibrate, official_ucb
+from conffusion.calibration.procedure import LambdaGrid, UcbName
 from conffusion.calibration.scaling import ScalingName
 from conffusion.calibration.units import UnitName
 from conffusion.config.schema import CalibrationSettings
+from conffusion.errors import CalibrationError
+from conffusion.methods.accidents import NO_ACCIDENT, Accident
+from conffusion.methods.registry import Method
+from conffusion.metrics import evaluate
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,8 @@ class Protocol:
         ucb: Upper confidence bound; None = the configured one.
         scaling: Set family; None = the configured one.
         sorts_bounds: Whether crossing bounds are counted and sorted before calibration.
+        official_quirks: Whether the accidents of the official code are repeated: its grid of scales, dropout while
+            calibrating, and a fresh class and noise at every call (conformance facts, sections 1, 7 and 8).
     """
 
     name: str
@@ -31,27 +39,48 @@ class Protocol:
     ucb: UcbName | None
     scaling: ScalingName | None
     sorts_bounds: bool
+    official_quirks: bool = False
 
     def calibrate(
-        self, lower: Any, upper: Any, target: Any, *, mask: Any, groups: Any | None, settings: CalibrationSettings
+        self,
+        lower: Any,
+        upper: Any,
+        target: Any,
+        *,
+        mask: Any,
+        groups: Any | None,
+        settings: CalibrationSettings,
+        grid: LambdaGrid | None = None,
     ) -> Calibration:
         """lambda_hat under this protocol; arguments as `conffusion.calibration.calibrate`.
+
+        The grid (see `official_grid`) is scanned under official quirks only. Where it holds no feasible scale, its
+        largest one is returned, as the official code does without a word.
 
         Raises:
             CalibrationError: If no scale satisfies alpha and delta.
         """
-        return calibrate(
-            lower,
-            upper,
-            target,
-            alpha=settings.alpha,
-            delta=settings.delta,
-            mask=mask,
-            groups=groups if self.unit is None else None,
-            scaling=self.scaling or settings.scaling,
-            ucb=self.ucb or settings.ucb,
-            unit=self.unit,
-        )
+        arguments: dict[str, Any] = {
+            "alpha": settings.alpha,
+            "delta": settings.delta,
+            "mask": mask,
+            "groups": groups if self.unit is None else None,
+            "scaling": self.scaling or settings.scaling,
+            "ucb": self.ucb or settings.ucb,
+            "unit": self.unit,
+        }
+        if not self.official_quirks or grid is None:
+            return calibrate(lower, upper, target, **arguments)
+        try:
+            return calibrate(lower, upper, target, **arguments, lambda_grid=grid)
+        except CalibrationError:
+            return _top_of_grid(lower, upper, target, grid, arguments)
+
+    def accident(self, step: int, *, calibrating: bool) -> Accident:
+        """What goes astray when a checkpoint of a training step predicts, for calibration or for the test."""
+        if not self.official_quirks:
+            return NO_ACCIDENT
+        return Accident(f"validation after step {step}" if calibrating else "test", dropout=calibrating)
 
 
 PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
@@ -60,3 +89,25 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
         "guaranteed": Protocol("guaranteed", "selection", None, None, None, sorts_bounds=True),
     }
 )
+
+
+def get_protocol(name: str, *, official_quirks: bool = False) -> Protocol:
+    """The protocol called `name`; the accidents of the official code concern "paper" alone."""
+    return replace(PROTOCOLS[name], official_quirks=official_quirks and name == "paper")
+
+
+def official_grid(task: str, method: Method) -> LambdaGrid | None:
+    """The scales that the official code scans (conformance facts, section 8); None where it has no such task."""
+    if task == "super_resolution":
+        return (0.9, 1.3, 1000) if method.network in (None, "task") else (0.8, 5.0, 1000)
+    return (0.9, 2.5, 1000) if task == "inpainting" else None
+
+
+def _top_of_grid(lower: Any, upper: Any, target: Any, grid: LambdaGrid, arguments: dict[str, Any]) -> Calibration:
+    """What the official code silently takes when its grid fails: the last scale, whose risk bound exceeds alpha."""
+    mask = np.ones_like(target) if arguments["mask"] is None else np.asarray(arguments["mask"])
+    values = {name: arguments[name] for name in ("alpha", "delta", "scaling", "ucb", "unit")}
+    n_pixels = int((mask > 0).sum())
+    top = Calibration(lambda_hat=grid[1], risk=1.0, risk_ucb=1.0, n=n_pixels, n_images=len(target), **values)
+    risk = float(evaluate(*top.apply(np.asarray(lower), np.asarray(upper)), target, mask).risk)
+    return replace(top, risk=risk, risk_ucb=official_ucb(risk, n_pixels, top.delta))

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from conffusion.arrays import FloatArray, iterate_blocks, to_pm1
-from conffusion.compute import Compute
+from conffusion.arrays import FloatArray, to_pm1
+from conffusion.compute import BatchLimit, Compute
+from conffusion.methods.accidents import NO_ACCIDENT, Accident
 from conffusion.methods.predictor import BoundPredictor
 from conffusion.methods.random_inputs import image_classes, image_noise
 
@@ -34,34 +35,52 @@ class CorruptedImages:
 
 
 def predict_bounds(
-    predictor: BoundPredictor, images: CorruptedImages, compute: Compute, batch_size: int = 100
+    predictor: BoundPredictor,
+    images: CorruptedImages,
+    compute: Compute,
+    batch_size: int = 100,
+    *,
+    accident: Accident = NO_ACCIDENT,
 ) -> tuple[FloatArray, FloatArray, float]:
     """Uncalibrated bounds of every image.
 
     The noise and class that the network is shown depend on (seed, task, image id) alone.
 
+    Args:
+        predictor: Placed on the device; ends in evaluation mode.
+        images: What to predict bounds for.
+        compute: Device and precision.
+        batch_size: Images at a time, at most; fewer where memory runs out.
+        accident: An accident of the official code to repeat.
     Returns:
         lower and upper, (N, C, H, W) float32 in [0, 1], and the seconds per image of the forward passes: the median
         over batches, so that a slow first one (libraries choose their kernels in it) does not count.
     """
-    shape = images.condition.shape[1:]
-    n_classes = getattr(predictor.network, "n_classes", 0)
-    lower, upper, seconds = [], [], []
-    predictor.eval()
-    for rows in iterate_blocks(len(images.image_ids), batch_size):
-        ids = images.image_ids[rows]
-        noise = compute.tensor(image_noise(predictor.noise_purpose, images.seed, images.task, ids, shape))
-        classes = image_classes(images.seed, images.task, ids, n_classes) if n_classes else None
-        labels = None if classes is None else torch.as_tensor(classes).to(compute.device)
-        start = time.perf_counter()
-        with torch.inference_mode(), compute.autocast():
-            bounds = predictor(
-                compute.tensor(to_pm1(images.condition[rows])), compute.tensor(images.mask[rows]), noise, labels
-            )
-        lower.append(_to_numpy_01(bounds.lower))
-        upper.append(_to_numpy_01(bounds.upper))
-        seconds.append((time.perf_counter() - start) / len(ids))
+    with accident.befalling(predictor, images.seed):
+        parts = BatchLimit(batch_size).batches(
+            range(len(images.image_ids)), lambda rows: _predict(predictor, images, compute, rows, accident.call)
+        )
+    lower, upper, seconds = zip(*parts, strict=True)
     return np.concatenate(lower), np.concatenate(upper), float(np.median(seconds))
+
+
+def _predict(
+    predictor: BoundPredictor, images: CorruptedImages, compute: Compute, rows: Sequence[int], call: str
+) -> tuple[FloatArray, FloatArray, float]:
+    """Bounds of consecutive images, and seconds per image."""
+    part = slice(rows[0], rows[-1] + 1)
+    ids, shape = images.image_ids[part], images.condition.shape[1:]
+    n_classes = getattr(predictor.network, "n_classes", 0)
+    noise = compute.tensor(image_noise(predictor.noise_purpose, images.seed, images.task, ids, shape, call=call))
+    classes = image_classes(images.seed, images.task, ids, n_classes, call=call) if n_classes else None
+    labels = None if classes is None else torch.as_tensor(classes).to(compute.device)
+    start = time.perf_counter()
+    with torch.inference_mode(), compute.autocast():
+        bounds = predictor(
+            compute.tensor(to_pm1(images.condition[part])), compute.tensor(images.mask[part]), noise, labels
+        )
+    lower, upper = _to_numpy_01(bounds.lower), _to_numpy_01(bounds.upper)
+    return lower, upper, (time.perf_counter() - start) / len(ids)
 
 
 def _to_numpy_01(bound_pm1: torch.Tensor) -> FloatArray:

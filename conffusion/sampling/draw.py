@@ -1,5 +1,6 @@
 """Drawing J variants of every image; each variant is a pure function of (seed, task, image id, variant number)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from conffusion.arrays import FloatArray, to_pm1
-from conffusion.compute import Compute
+from conffusion.compute import BatchLimit, Compute
 from conffusion.methods.random_inputs import image_noise
 from conffusion.models.denoiser import ConditionalDenoiser
 from conffusion.models.schedules import NoiseSchedule
@@ -71,13 +72,14 @@ def draw_variants(
     jobs = [(row, variant) for row in range(n_images) for variant in range(n_variants)]
     progress = Progress(f"sampling {inputs.task}", len(jobs), unit="variants")
     network.eval()
-    batches = []
-    for start in range(0, len(jobs), settings.batch_size):
-        batch = jobs[start : start + settings.batch_size]
+
+    def draw(batch: Sequence[tuple[int, int]]) -> npt.NDArray[np.generic]:
         with torch.inference_mode(), compute.autocast():
             samples = _draw_batch(network, schedule, inputs, settings, compute, batch)
-        batches.append(to_storage(samples, settings.storage).cpu().numpy())
         progress.update(len(batch))
+        return np.asarray(to_storage(samples, settings.storage).cpu().numpy())
+
+    batches = BatchLimit(settings.batch_size).batches(jobs, draw)
     return np.concatenate(batches).reshape(n_images, n_variants, *inputs.condition.shape[1:])
 
 
@@ -87,7 +89,7 @@ def _draw_batch(
     inputs: SamplingInput,
     settings: Sampling,
     compute: Compute,
-    batch: list[tuple[int, int]],
+    batch: Sequence[tuple[int, int]],
 ) -> Tensor:
     rows = [row for row, _ in batch]
     clean = compute.tensor(to_pm1(inputs.condition[rows]))

@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 
 from conffusion.calibration import Calibration
+from conffusion.calibration.procedure import LambdaGrid
 from conffusion.calibration.rules import Level, get_rule
 from conffusion.calibration.scaling import ScalingName
 from conffusion.calibration.validity import LossCurves, assess_validity, loss_curves
 from conffusion.config.schema import CalibrationSettings, ValiditySettings
 from conffusion.errors import CalibrationError, StoreError
-from conffusion.methods.protocols import PROTOCOLS, Protocol
+from conffusion.methods.protocols import Protocol, get_protocol
 from conffusion.metrics import Stratify, evaluate, image_losses, size_quartile_edges, stratified_counts
 from conffusion.stages.images import groups_of
 from conffusion.store import SealedStore, atomic_path, open_store, read_json, write_json
@@ -31,17 +32,20 @@ def calibrate_method(
     images: str | Path,
     splits: str | Path,
     output: str | Path,
+    grid: LambdaGrid | None = None,
 ) -> None:
     """Find lambda_hat on the calibration split: `calibration.json`.
+
+    With a grid (see `official_grid`) the protocol "paper" scans it as the official code does.
 
     Raises:
         CalibrationError: If no scale satisfies alpha and delta; says how many images or groups would be needed.
         StoreError: If a store is incomplete, or bounds and images are of different images.
     """
     bound_store, image_store = _matching(bounds, images)
-    rules = PROTOCOLS[protocol]
+    rules = get_protocol(protocol, official_quirks=grid is not None)
     try:
-        result = _calibrate(rules, bound_store, image_store, splits, settings)
+        result = _calibrate(rules, bound_store, image_store, splits, settings, grid)
     except CalibrationError as error:
         raise CalibrationError(f"{bounds}, protocol {protocol}: {error}") from error
     write_json(
@@ -60,7 +64,7 @@ def calibrate_method(
             "split": "calibration",
             "selected_on": rules.selected_on,
             "checkpoint_step": bound_store.attributes.get("checkpoint_step"),
-            "feasible": True,
+            "feasible": result.risk_ucb <= result.alpha,
         },
     )
 
@@ -227,11 +231,21 @@ def _bound_label(record: Mapping[str, Any], reselect: bool) -> str:
 
 
 def _calibrate(
-    protocol: Protocol, bounds: SealedStore, images: SealedStore, splits: str | Path, settings: CalibrationSettings
+    protocol: Protocol,
+    bounds: SealedStore,
+    images: SealedStore,
+    splits: str | Path,
+    settings: CalibrationSettings,
+    grid: LambdaGrid | None,
 ) -> Calibration:
-    groups = groups_of(splits, images.image_ids)
     return protocol.calibrate(
-        bounds["lower"], bounds["upper"], images["target"], mask=images["mask"], groups=groups, settings=settings
+        bounds["lower"],
+        bounds["upper"],
+        images["target"],
+        mask=images["mask"],
+        groups=groups_of(splits, images.image_ids),
+        settings=settings,
+        grid=grid,
     )
 
 

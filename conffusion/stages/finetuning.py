@@ -46,7 +46,7 @@ def finetune_method(job: FinetuningJob, inputs: FinetuningInputs, outputs: Finet
 
         def validate(step: int) -> None:
             for name in PROTOCOLS:
-                score = fit.score(name)
+                score = fit.score(name, step)
                 LOGGER.info("step %d, %s: interval size %.4f", step, name, score.interval_size)
                 scores.append({"step": step, "protocol": name, **asdict(score)})
                 if score.beats(best[name][0] if name in best else None):

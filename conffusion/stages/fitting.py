@@ -13,7 +13,7 @@ from conffusion.errors import StoreError
 from conffusion.methods.competition import Score, ValidationImages, score_checkpoint
 from conffusion.methods.models import PredictorSpec
 from conffusion.methods.predictor import BoundPredictor
-from conffusion.methods.protocols import PROTOCOLS
+from conffusion.methods.protocols import get_protocol, official_grid
 from conffusion.methods.random_inputs import image_noise
 from conffusion.methods.registry import Method
 from conffusion.models.networks import load_prior
@@ -22,7 +22,7 @@ from conffusion.stages.images import groups_of
 from conffusion.stages.prediction import predict_store
 from conffusion.store import SealedStore, open_store, read_array
 from conffusion.tasks import build_task
-from conffusion.training.finetune import TrainingSet, finetune
+from conffusion.training.finetune import TrainingSet, finetune, validation_steps
 from conffusion.training.loop import Optimisation
 from conffusion.training.objectives import OBJECTIVES
 from conffusion.training.priors import architecture_of
@@ -40,6 +40,7 @@ class FinetuningJob:
         finetuning: Settings that all methods share.
         calibration: alpha, delta and the bound under which checkpoints compete.
         seed: The run's seed.
+        official_quirks: Whether checkpoints of the protocol "paper" compete with the accidents of the official code.
     """
 
     method: Method
@@ -49,6 +50,7 @@ class FinetuningJob:
     finetuning: FinetuningSettings
     calibration: CalibrationSettings
     seed: int
+    official_quirks: bool = False
 
     @property
     def run_seed(self) -> int:
@@ -94,28 +96,34 @@ class Fit:
         self._images = {split: _validation_images(store, inputs.splits) for split, store in self._stores.items()}
         self.task = str(self._stores["finetune"].attributes["task"])
         architecture = architecture_of(job.prior)
-        self.spec = PredictorSpec(architecture, job.tuned.prediction_time, build_task(self.task).known_outside)
+        self.spec = PredictorSpec(
+            architecture, job.tuned.prediction_time, build_task(self.task).known_outside, job.finetuning.maps_timestep
+        )
         self.predictor = self.spec.build(load_prior(inputs.prior, architecture) if job.method.pretrained else None)
         compute.place(self.predictor)
         self._data = _training_set(job, self._stores["finetune"], inputs.sampled_bounds, self.predictor, compute)
 
     def run(self, on_validation: Callable[[int], None]) -> list[dict[str, float]]:
         """Fine-tune; `on_validation(step)` may call `score` and save the predictor. Returns the loss records."""
-        job = self._job
+        job, shared, tuned = self._job, self._job.finetuning, self._job.tuned
         settings = Optimisation(
-            job.tuned.n_steps, job.finetuning.batch_size, job.tuned.learning_rate, job.finetuning.ema
-        )
+            tuned.n_steps, shared.batch_size, tuned.learning_rate, shared.ema,
+            constant_rate=shared.learning_rate_schedule == "constant", shuffled=shared.shuffle,
+        )  # fmt: skip
         return finetune(
             self.predictor, self._data, OBJECTIVES[str(job.method.loss)], job.calibration.alpha / 2, settings,
-            self._compute, seed=job.run_seed, n_validations=job.finetuning.n_validations, on_validation=on_validation,
+            self._compute, seed=job.run_seed, on_validation=on_validation,
+            stops=validation_steps(tuned.n_steps, shared.validate_every, first=shared.validate_first_step),
         )  # fmt: skip
 
-    def score(self, protocol: str) -> Score:
-        """How the predictor does now on the split where checkpoints of this protocol compete."""
-        rules = PROTOCOLS[protocol]
+    def score(self, protocol: str, step: int) -> Score:
+        """How the predictor does after `step` steps on the split where checkpoints of this protocol compete."""
+        rules = get_protocol(protocol, official_quirks=self._job.official_quirks)
         store, images = self._stores[rules.selected_on], self._images[rules.selected_on]
-        lower, upper, _ = predict_store(self.predictor, store, self._job.seed, self._compute)
-        return score_checkpoint(rules, lower, upper, images, self._job.calibration)
+        accident = rules.accident(step, calibrating=True)
+        lower, upper, _ = predict_store(self.predictor, store, self._job.seed, self._compute, accident)
+        grid = official_grid(self.task, self._job.method)
+        return score_checkpoint(rules, lower, upper, images, self._job.calibration, grid)
 
 
 def _validation_images(store: SealedStore, splits: Path) -> ValidationImages:
@@ -145,4 +153,5 @@ def _training_set(
         compute.tensor(upper),
         noise,
         getattr(predictor.network, "n_classes", 0),
+        job.finetuning.mirror,
     )

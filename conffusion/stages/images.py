@@ -15,13 +15,13 @@ from conffusion.store import write_store
 from conffusion.tasks import build_task
 
 
-def configured_dataset(settings: DatasetSettings, image_size: int, seed: int) -> Dataset:
-    """The dataset that the configuration names."""
+def configured_dataset(settings: DatasetSettings, image_size: int, seed: int, resample: str = "bicubic") -> Dataset:
+    """The dataset that the configuration names, at the size of the run's largest images."""
     if settings.name == "faces":
         sizes = settings.splits.model_dump().values()
         extra: dict[str, Any] = {"seed": seed, "n_images": int(sum(sizes)), **settings.faces.model_dump()}
     else:
-        extra = settings.folder.model_dump()
+        extra = {**settings.folder.model_dump(), "resample": resample}
     return build_dataset(settings.name, image_size=image_size, **extra)
 
 
@@ -42,6 +42,8 @@ def prepare_images(
     task: str,
     degradation: Mapping[str, Any],
     *,
+    side: int,
+    resample: str,
     splits: str | Path,
     split: str,
     output: str | Path,
@@ -49,13 +51,28 @@ def prepare_images(
     """Images of one task and split: arrays target, condition, mask (N, C, H, W) and image_id.
 
     Rows stand in a seeded random order, fixed before any result is seen, because the betting bound depends on order.
+
+    Args:
+        dataset: Which images.
+        image_size: Side of the run's largest images, which decides how photographs are cut.
+        seed: The run's seed.
+        task: Name of the task.
+        degradation: Its settings.
+        side: Side of the images to store.
+        resample: How photographs are resized: "bicubic" or "bilinear".
+        splits: splits.csv.
+        split: Name of the split.
+        output: Store to write.
     """
     rows = read_splits(splits)
     rows = rows[rows["split"] == split]
     order = keyed_generator("order", seed, split).permutation(len(rows))
     ids = [str(image_id) for image_id in rows["image_id"].sort_values().to_numpy()[order]]
-    target = configured_dataset(dataset, image_size, seed).load(ids)
-    condition, mask = build_task(task, **degradation).apply(target, ids, seed)
+    images = configured_dataset(dataset, image_size, seed, resample)
+    target = images.at_side(side).load(ids)
+    condition, mask = build_task(task, **degradation).apply(
+        target, ids, seed, lambda other: images.at_side(other).load(ids)
+    )
     arrays = {"target": target.astype(np.float32), "condition": condition, "mask": mask}
     attributes = {"task": task, "split": split, "seed": seed, "degradation": dict(degradation)}
     write_store(output, arrays, ids, attributes)

@@ -7,8 +7,10 @@ from conffusion.arrays import FloatArray
 from conffusion.calibration.validity import LossCurves
 from conffusion.compute import Compute
 from conffusion.errors import StoreError
+from conffusion.methods.accidents import NO_ACCIDENT, Accident
 from conffusion.methods.models import load_predictor
 from conffusion.methods.predictor import BoundPredictor
+from conffusion.methods.protocols import get_protocol
 from conffusion.predict.one_pass import CorruptedImages, predict_bounds
 from conffusion.stages.bounds import write_bounds
 from conffusion.stages.evaluation import pool_curves
@@ -23,13 +25,16 @@ def predict_method_bounds(
     model: str | Path,
     images: Sequence[str | Path],
     outputs: Sequence[str | Path],
+    official_quirks: bool = False,
 ) -> None:
     """Bounds of the given image stores by the protocol's checkpoint, before calibration."""
+    rules = get_protocol(protocol, official_quirks=official_quirks)
     predictor, training = load_predictor(model)
     compute.place(predictor)
     for path, output in zip(images, outputs, strict=True):
         store = open_store(path)
-        lower, upper, seconds = predict_store(predictor, store, seed, compute)
+        accident = rules.accident(training["step"], calibrating=store.attributes["split"] != "test")
+        lower, upper, seconds = predict_store(predictor, store, seed, compute, accident)
         write_bounds(
             output,
             (lower, upper),
@@ -76,10 +81,14 @@ def _trace(
 
 
 def predict_store(
-    predictor: BoundPredictor, store: SealedStore, seed: int, compute: Compute
+    predictor: BoundPredictor,
+    store: SealedStore,
+    seed: int,
+    compute: Compute,
+    accident: Accident = NO_ACCIDENT,
 ) -> tuple[FloatArray, FloatArray, float]:
     """Bounds (N, C, H, W) in [0, 1] of all images of a store, and seconds per image."""
     images = CorruptedImages(
         str(store.attributes["task"]), seed, store.image_ids, read_array(store["condition"]), read_array(store["mask"])
     )
-    return predict_bounds(predictor, images, compute)
+    return predict_bounds(predictor, images, compute, accident=accident)

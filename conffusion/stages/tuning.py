@@ -54,7 +54,7 @@ def try_settings(job: FinetuningJob, inputs: FinetuningInputs, output: str | Pat
     best: list[Score] = []
 
     def validate(step: int) -> None:
-        score = fit.score(CRITERION)
+        score = fit.score(CRITERION, step)
         if score.beats(best[-1] if best else None):
             best.append(score)
 

@@ -8,7 +8,7 @@ import numpy as np
 from conffusion.arrays import FloatArray
 from conffusion.errors import ConfigError
 from conffusion.randomness import keyed_normal
-from conffusion.tasks.task import Task
+from conffusion.tasks.task import Photographs, Task
 
 
 def denoising(*, sigma: float = 0.1) -> Task:
@@ -18,7 +18,9 @@ def denoising(*, sigma: float = 0.1) -> Task:
     return Task("denoising", "Denoising", degrade=partial(add_noise, sigma=sigma))
 
 
-def add_noise(target: FloatArray, image_ids: Sequence[str], seed: int, *, sigma: float) -> FloatArray:
+def add_noise(
+    target: FloatArray, image_ids: Sequence[str], seed: int, photographs: Photographs | None, *, sigma: float
+) -> FloatArray:
     """Noisy images; the noise of each is a function of (seed, task, image id). The task clips them to [0, 1]."""
     noise = [keyed_normal(target.shape[1:], seed, "denoising", image_id) for image_id in image_ids]
     return target + np.float32(sigma) * np.reshape(noise, target.shape)

@@ -7,7 +7,7 @@ import numpy as np
 
 from conffusion.arrays import FloatArray
 from conffusion.errors import ConfigError
-from conffusion.tasks.task import MaskArray, Task
+from conffusion.tasks.task import MaskArray, Photographs, Task
 
 MID_GREY = 0.5  # 0 in [-1, 1]
 
@@ -41,7 +41,9 @@ def centre_mask(height: int, width: int, *, hole: float) -> MaskArray:
     return mask
 
 
-def grey_out(target: FloatArray, image_ids: Sequence[str], seed: int, *, hole: float) -> FloatArray:
+def grey_out(
+    target: FloatArray, image_ids: Sequence[str], seed: int, photographs: Photographs | None, *, hole: float
+) -> FloatArray:
     """The target with mid grey in the hole: what is stored; networks get noise there."""
     return np.where(centre_mask(*target.shape[-2:], hole=hole) == 1, np.float32(MID_GREY), target)
 

@@ -2,27 +2,41 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Literal, get_args
 
 from conffusion.arrays import FloatArray
 from conffusion.data.resize import resize_bicubic
 from conffusion.errors import ConfigError, ShapeError
-from conffusion.tasks.task import Task
+from conffusion.tasks.task import Photographs, Task
 
 
-def super_resolution(*, factor: int = 4) -> Task:
+def super_resolution(*, factor: int = 4, reduce: Literal["target", "photograph"] = "target") -> Task:
     """The task of undoing a reduction by `factor` a side.
 
     Args:
         factor: At least 2; must divide both sides of the images. The paper has 8 (16 to 128 pixels).
+        reduce: What is reduced: "target", the image itself, or "photograph", the file that the image was resized from,
+            as in the official data preparation.
     Raises:
-        ConfigError: If the factor is not a whole number of at least 2.
+        ConfigError: If a setting is out of range.
     """
     if isinstance(factor, bool) or not isinstance(factor, int) or factor < 2:
         raise ConfigError(f"super_resolution: factor = {factor!r} must be a whole number of at least 2")
-    return Task("super_resolution", "Super-resolution", degrade=partial(reduce_and_enlarge, factor=factor))
+    if reduce not in get_args(Literal["target", "photograph"]):
+        raise ConfigError(f"super_resolution: reduce = {reduce!r} must be 'target' or 'photograph'")
+    degrade = partial(reduce_and_enlarge, factor=factor, original=reduce == "photograph")
+    return Task("super_resolution", "Super-resolution", degrade=degrade)
 
 
-def reduce_and_enlarge(target: FloatArray, image_ids: Sequence[str], seed: int, *, factor: int) -> FloatArray:
+def reduce_and_enlarge(
+    target: FloatArray,
+    image_ids: Sequence[str],
+    seed: int,
+    photographs: Photographs | None,
+    *,
+    factor: int,
+    original: bool,
+) -> FloatArray:
     """Low-resolution image, enlarged to the size of the target; nothing in it is random.
 
     Source:
@@ -31,4 +45,8 @@ def reduce_and_enlarge(target: FloatArray, image_ids: Sequence[str], seed: int, 
     height, width = target.shape[-2:]
     if height % factor or width % factor:
         raise ShapeError(f"super_resolution: factor = {factor} does not divide the image size {width}x{height}")
-    return resize_bicubic(resize_bicubic(target, height // factor, width // factor), height, width)
+    if not original:
+        return resize_bicubic(resize_bicubic(target, height // factor, width // factor), height, width)
+    if photographs is None:
+        raise ConfigError("super_resolution: reduce = 'photograph' needs the original files; set reduce: target here")
+    return resize_bicubic(photographs(height // factor), height, width)

@@ -11,8 +11,10 @@ from conffusion.arrays import ArrayLike, FloatArray, as_numpy
 from conffusion.errors import DataError, ShapeError
 
 MaskArray: TypeAlias = npt.NDArray[np.uint8]
-Degrade: TypeAlias = Callable[[FloatArray, Sequence[str], int], FloatArray]
-"""(target (N, C, H, W) in [0, 1], N image ids, seed) to the condition, of the same shape and range."""
+Photographs: TypeAlias = Callable[[int], FloatArray]
+"""Side in pixels to the images at that size, (N, C, side, side) in [0, 1], resized from the files they come from."""
+Degrade: TypeAlias = Callable[[FloatArray, Sequence[str], int, Photographs | None], FloatArray]
+"""(target (N, C, H, W) in [0, 1], N image ids, seed, photographs) to the condition, of the same shape and range."""
 Evaluated: TypeAlias = Callable[[int, int], MaskArray]
 """(height, width) to a (height, width) mask, 1 where a pixel is judged."""
 
@@ -44,13 +46,16 @@ class Task:
     known_outside: bool = False
     fill: Literal["none", "noise"] = "none"
 
-    def apply(self, target: ArrayLike, image_ids: Sequence[str], seed: int) -> tuple[FloatArray, MaskArray]:
+    def apply(
+        self, target: ArrayLike, image_ids: Sequence[str], seed: int, photographs: Photographs | None = None
+    ) -> tuple[FloatArray, MaskArray]:
         """Degrade images.
 
         Args:
             target: (N, C, H, W) in [0, 1]; not changed.
             image_ids: N names, which random degradations depend on.
             seed: Seed of random degradations.
+            photographs: The same images at other sizes, for tasks that degrade the original file.
         Returns:
             The condition, (N, C, H, W) float32 in [0, 1], and the mask, (N, C, H, W) uint8, 1 = evaluated.
         Raises:
@@ -59,7 +64,7 @@ class Task:
         """
         images = np.asarray(as_numpy(target), dtype=np.float32)
         _check_images(images, image_ids)
-        condition = np.clip(self.degrade(images, image_ids, seed), 0, 1).astype(np.float32, copy=False)
+        condition = np.clip(self.degrade(images, image_ids, seed, photographs), 0, 1).astype(np.float32, copy=False)
         return condition, self.mask(images.shape)
 
     def mask(self, shape: tuple[int, ...]) -> MaskArray:

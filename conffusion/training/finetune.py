@@ -1,17 +1,17 @@
 """Fine-tuning a one-pass predictor to bounds (Horwitz and Hoshen 2022, section 3.2)."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from conffusion.compute import Compute
+from conffusion.compute import BatchLimit, Compute
 from conffusion.methods.predictor import BoundPredictor, Bounds
 from conffusion.progress import Progress
-from conffusion.training.loop import Optimisation, Trainer, batch_indices
+from conffusion.training.loop import Again, Optimisation, Trainer, batch_indices
 from conffusion.training.objectives import Objective
 
 LOGGER = logging.getLogger(__name__)
@@ -29,6 +29,7 @@ class TrainingSet:
         upper: Likewise for the upper bound.
         noise: Fixed noise inputs (those of the sampled bounds), or None for fresh noise at every step.
         n_classes: Classes of a class-conditional network, which sees a random one at every step; 0 = none.
+        mirrors: Whether half of the batches are mirrored.
     """
 
     condition: Tensor
@@ -37,11 +38,31 @@ class TrainingSet:
     upper: Tensor
     noise: Tensor | None
     n_classes: int
+    mirrors: bool = True
 
 
-def validation_steps(n_steps: int, n_validations: int) -> list[int]:
-    """Steps after which a checkpoint competes: evenly spaced, the last step included."""
-    return sorted({max(1, round(step)) for step in np.linspace(0, n_steps, n_validations + 1)[1:]})
+@dataclass(frozen=True)
+class _Batch:
+    """One step's images and all that is random about them; as in `TrainingSet`, with class labels or None."""
+
+    condition: Tensor
+    mask: Tensor
+    lower: Tensor
+    upper: Tensor
+    noise: Tensor
+    labels: Tensor | None
+
+    def part(self, rows: slice) -> "_Batch":
+        """Some of the images."""
+        labels = None if self.labels is None else self.labels[rows]
+        return _Batch(
+            self.condition[rows], self.mask[rows], self.lower[rows], self.upper[rows], self.noise[rows], labels
+        )
+
+
+def validation_steps(n_steps: int, every: int, *, first: bool = False) -> list[int]:
+    """Steps after which a checkpoint competes: every so many, the last one, and the first one if asked for."""
+    return sorted({*range(every, n_steps + 1, every), n_steps, *([1] if first else [])})
 
 
 def finetune(
@@ -53,12 +74,12 @@ def finetune(
     compute: Compute,
     *,
     seed: int,
-    n_validations: int,
+    stops: Collection[int],
     on_validation: Callable[[int], None],
 ) -> list[dict[str, float]]:
-    """Fit the predictor; at every validation `on_validation(step)` sees it with averaged weights, in evaluation mode.
+    """Fit the predictor; at every stop `on_validation(step)` sees it with averaged weights, in evaluation mode.
 
-    All images of a batch are mirrored together with probability one half.
+    Where memory does not suffice for a batch, its gradient is summed over parts; the result is the same up to rounding.
 
     Args:
         predictor: Changed in place; ends with the weights of the last step, not averaged.
@@ -68,20 +89,18 @@ def finetune(
         settings: Optimiser settings.
         compute: Device and precision.
         seed: Data order, noise and mirroring follow from it.
-        n_validations: How many checkpoints compete.
+        stops: Steps after which a checkpoint competes; see `validation_steps`.
         on_validation: Called with the step.
     Returns:
         Records {step, loss}, the mean of every `RECORD_EVERY` steps.
     """
     generator = torch.Generator().manual_seed(seed)
-    trainer = Trainer(predictor.network, settings)
-    stops = validation_steps(settings.n_steps, n_validations)
+    trainer, limit = Trainer(predictor.network, settings), BatchLimit(settings.batch_size)
     progress, records, recent = Progress("fine-tuning", settings.n_steps, unit="steps"), [], []
     predictor.train()
-    for rows in batch_indices(len(data.condition), settings.batch_size, settings.n_steps, generator):
-        loss = _loss(predictor, data, rows, objective, quantile, compute, generator)
-        trainer.apply(loss)
-        recent.append(loss.detach())
+    for rows in batch_indices(len(data.condition), settings, generator):
+        batch = _draw(data, rows, compute, generator)
+        recent.append(trainer.apply(partial(_backward, predictor, batch, objective, quantile, compute, limit)))
         if len(recent) == RECORD_EVERY or trainer.step in stops:
             records.append({"step": trainer.step, "loss": float(torch.stack(recent).mean())})
             recent = []
@@ -92,16 +111,9 @@ def finetune(
     return records
 
 
-def _loss(
-    predictor: BoundPredictor,
-    data: TrainingSet,
-    rows: Tensor,
-    objective: Objective,
-    quantile: float,
-    compute: Compute,
-    generator: torch.Generator,
-) -> Tensor:
-    mirrored = bool(torch.rand((), generator=generator) < 0.5)
+def _draw(data: TrainingSet, rows: Tensor, compute: Compute, generator: torch.Generator) -> _Batch:
+    """The images of one step; all of them are mirrored together, or none."""
+    mirrored = data.mirrors and bool(torch.rand((), generator=generator) < 0.5)
     condition, mask, lower, upper = (
         _take(part, rows, mirrored) for part in (data.condition, data.mask, data.lower, data.upper)
     )
@@ -112,10 +124,41 @@ def _loss(
     labels = None
     if data.n_classes:
         labels = torch.randint(data.n_classes, (len(rows),), generator=generator).to(compute.device)
+    return _Batch(condition, mask, lower, upper, noise, labels)
+
+
+def _backward(
+    predictor: BoundPredictor,
+    batch: _Batch,
+    objective: Objective,
+    quantile: float,
+    compute: Compute,
+    limit: BatchLimit,
+) -> Tensor:
+    """Add the gradient of the batch's loss, part by part, and return the loss.
+
+    Raises:
+        Again: If a part did not fit into memory; `limit` is lower then.
+    """
+    n_images, total = len(batch.condition), torch.zeros((), device=compute.device)
+    for start in range(0, n_images, limit.size):
+        part = batch.part(slice(start, start + limit.size))
+        try:
+            loss = _loss(predictor, part, objective, quantile, compute) * (len(part.condition) / n_images)
+            loss.backward()
+        except (MemoryError, RuntimeError) as error:
+            limit.shrink(len(part.condition), error)
+            raise Again from None
+        total += loss.detach()
+    return total
+
+
+def _loss(predictor: BoundPredictor, batch: _Batch, objective: Objective, quantile: float, compute: Compute) -> Tensor:
     with compute.autocast():
-        bounds = predictor(condition, mask, noise, labels)
-    evaluated = mask > 0
-    return objective(Bounds(*(bound[evaluated] for bound in bounds)), lower[evaluated], upper[evaluated], quantile)
+        bounds = predictor(batch.condition, batch.mask, batch.noise, batch.labels)
+    evaluated = batch.mask > 0
+    inside = Bounds(*(bound[evaluated] for bound in bounds))
+    return objective(inside, batch.lower[evaluated], batch.upper[evaluated], quantile)
 
 
 def _take(images: Tensor, rows: Tensor, mirrored: bool) -> Tensor:

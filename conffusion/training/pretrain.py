@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -52,10 +53,8 @@ def pretrain(
     trainer, progress = Trainer(network, settings), Progress("pretraining", settings.n_steps, unit="steps")
     records, recent = [], []
     network.train()
-    for rows in batch_indices(n_images, settings.batch_size, settings.n_steps, generator):
-        loss = objective(rows)
-        trainer.apply(loss)
-        recent.append(loss.detach())
+    for rows in batch_indices(n_images, settings, generator):
+        recent.append(trainer.apply(partial(_backward, objective, rows)))
         if len(recent) == RECORD_EVERY or trainer.step == settings.n_steps:
             records.append({"step": trainer.step, "loss": float(torch.stack(recent).mean())})
             LOGGER.info("step %d: loss %.5f", trainer.step, records[-1]["loss"])
@@ -66,6 +65,12 @@ def pretrain(
     network.load_state_dict(averaged)
     network.eval()
     return records
+
+
+def _backward(objective: Objective, rows: Tensor) -> Tensor:
+    loss = objective(rows)
+    loss.backward()
+    return loss.detach()
 
 
 def diffusion_objective(

@@ -11,13 +11,15 @@ import torch
 from torch import Tensor
 
 from conffusion.compute import Compute
-from conffusion.config.schema import PriorSettings
+from conffusion.config.schema import PriorSettings, PriorTraining
 from conffusion.data.faces import render_faces
 from conffusion.data.photos import PhotoPatches
 from conffusion.data.resize import from_uint8, to_uint8
+from conffusion.errors import ConfigError
 from conffusion.models.checkpoint import save_checkpoint
 from conffusion.models.networks import Architecture
 from conffusion.randomness import keyed_generator
+from conffusion.store import SealedStore, open_store, read_array
 from conffusion.tasks import build_task
 from conffusion.training.loop import Optimisation
 from conffusion.training.pretrain import PretrainingImages, classification_objective, diffusion_objective, pretrain
@@ -41,15 +43,26 @@ def write_prior(
     seed: int,
     compute: Compute,
     output: str | Path,
+    images: str | Path | None = None,
 ) -> None:
-    """Train a prior and write its checkpoint in half precision; no two priors share random numbers."""
+    """Train a prior and write its checkpoint in half precision; no two priors share random numbers.
+
+    `images` is the store of the split finetune, for priors that are trained on it (`training.images: dataset`).
+    """
+    if prior.training is None:
+        raise ConfigError(f"priors.{name}.training: is missing, so this prior cannot be trained; set its checkpoint")
     own_seed = int(keyed_generator("prior", seed, name).integers(2**31))
-    weights, record = train_prior(prior, degradation, image_size, own_seed, compute)
+    weights, record = train_prior(prior, degradation, image_size, own_seed, compute, images)
     save_checkpoint(output, weights, record, dtype=torch.float16)
 
 
 def train_prior(
-    prior: PriorSettings, degradation: Mapping[str, Any], image_size: int, seed: int, compute: Compute
+    prior: PriorSettings,
+    degradation: Mapping[str, Any],
+    image_size: int,
+    seed: int,
+    compute: Compute,
+    own_images: str | Path | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Train one prior from scratch.
 
@@ -59,29 +72,40 @@ def train_prior(
         image_size: Side of the images, pixels.
         seed: Everything random follows from it.
         compute: Device and precision.
+        own_images: Store of the split finetune; see `write_prior`.
     Returns:
         Averaged weights, and the record that goes into the checkpoint: architecture, settings, loss curve, seconds.
     """
     torch.manual_seed(seed)
     architecture = architecture_of(prior)
     schedule = architecture.build_schedule()
-    images = _prepare_images(prior, degradation, image_size, seed)
+    settings = _training_of(prior)
+    if own_images is None:
+        images = _prepare_images(prior, degradation, image_size, seed)
+    else:
+        images = _read_images(prior, open_store(own_images))
     network = compute.place(architecture.build_prior())
     if schedule is None:
         objective = classification_objective(network, images, compute)
     else:
         objective = diffusion_objective(network, architecture.kind, images, schedule, compute, seed)
-    settings = Optimisation(prior.n_steps, prior.batch_size, prior.learning_rate, prior.ema)
+    optimisation = Optimisation(settings.n_steps, settings.batch_size, settings.learning_rate, settings.ema)
     start = time.monotonic()
-    losses = pretrain(network, objective, prior.n_images, settings, seed)
-    training = {**prior.model_dump(), "seed": seed, "seconds": round(time.monotonic() - start), "losses": losses}
+    losses = pretrain(network, objective, len(images.target), optimisation, seed)
+    training = {
+        **settings.model_dump(),
+        "task": prior.task,
+        "seed": seed,
+        "seconds": round(time.monotonic() - start),
+        "losses": losses,
+    }
     return network.state_dict(), {"architecture": architecture.record(), "training": training}
 
 
 def _prepare_images(
     prior: PriorSettings, degradation: Mapping[str, Any], image_size: int, seed: int
 ) -> PretrainingImages:
-    LOGGER.info("rendering %d images", prior.n_images)
+    LOGGER.info("rendering %d images", _training_of(prior).n_images)
     target, labels = _render(prior, image_size, seed)
     if prior.task is None:
         return PretrainingImages(target, None, labels, has_holes=False)
@@ -94,10 +118,28 @@ def _prepare_images(
     return PretrainingImages(target, np.concatenate(condition), None, has_holes=False)
 
 
+def _read_images(prior: PriorSettings, store: SealedStore) -> PretrainingImages:
+    """The run's own fine-tuning images, as far as they are wanted."""
+    rows = slice(0, _training_of(prior).n_images)
+    target = to_uint8(read_array(store["target"], rows))
+    if prior.task is None:
+        return PretrainingImages(target, None, np.zeros(len(target), dtype=np.int64), has_holes=False)
+    if build_task(prior.task).known_outside:
+        return PretrainingImages(target, None, None, has_holes=True)
+    return PretrainingImages(target, to_uint8(read_array(store["condition"], rows)), None, has_holes=False)
+
+
 def _render(prior: PriorSettings, image_size: int, seed: int) -> tuple[Any, Any]:
-    chunks = [range(start, min(start + CHUNK, prior.n_images)) for start in range(0, prior.n_images, CHUNK)]
-    if prior.images == "faces":
+    settings = _training_of(prior)
+    chunks = [range(start, min(start + CHUNK, settings.n_images)) for start in range(0, settings.n_images, CHUNK)]
+    if settings.images == "faces":
         return np.concatenate([render_faces(chunk, image_size, population="wide", seed=seed) for chunk in chunks]), None
     patches = PhotoPatches(image_size, seed)
     images, labels = zip(*(patches.batch(chunk) for chunk in chunks), strict=True)
     return np.concatenate(images), np.concatenate(labels)
+
+
+def _training_of(prior: PriorSettings) -> PriorTraining:
+    if prior.training is None:
+        raise ValueError("this prior has no training settings")  # refused with a clear message before
+    return prior.training

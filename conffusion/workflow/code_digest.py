@@ -27,14 +27,28 @@ _NETWORKS = (
     "models/schedules.py",
     "models/denoiser.py",
 )
-_PREDICTORS = (*_NETWORKS, "methods/predictor.py", "methods/random_inputs.py", "methods/models.py")
-_CALIBRATION = ("calibration", "methods/protocols.py", "bounds.py")
+_PREDICTORS = (
+    *_NETWORKS,
+    "methods/accidents.py",
+    "methods/models.py",
+    "methods/predictor.py",
+    "methods/random_inputs.py",
+)
+_CALIBRATION = ("calibration", "methods/protocols.py", "metrics.py", "bounds.py")
 
 # What each stage's numbers depend on: files and folders of the package.
 STAGE_CODE: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "split_images": ("randomness.py", "data", "stages/images.py"),
         "prepare_images": (*_BASE, "data", "tasks", "stages/images.py"),
+        "import_prior": (
+            *_BASE,
+            *_NETWORKS,
+            "models/official.py",
+            "models/rule_weights.py",
+            "stages/importing.py",
+            "training/priors.py",
+        ),
         "train_prior": (
             *_BASE,
             *_NETWORKS,
@@ -79,7 +93,7 @@ STAGE_CODE: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "stages/evaluation.py",
         ),
         "calibrate_method": (*_BASE, *_CALIBRATION, "stages/evaluation.py"),
-        "evaluate_method": (*_BASE, *_CALIBRATION, "metrics.py", "stages/evaluation.py"),
+        "evaluate_method": (*_BASE, *_CALIBRATION, "stages/evaluation.py"),
         "assess_validity": (*_BASE, *_CALIBRATION, "stages/evaluation.py"),
         "report": ("report",),
     }

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import yaml
 
+from conffusion.arrays import FloatArray
 from conffusion.calibration import calibrate
-from conffusion.config.schema import Config
+from conffusion.config.schema import RULE_FILLED, Config
 from conffusion.data.splits import SPLITS
 from conffusion.errors import CalibrationError, ConfigError
 from conffusion.methods.registry import METHODS, Method, get_method
@@ -99,8 +100,52 @@ class Plan:
         return self.config.networks[str(role)]
 
     def prior_path(self, name: str) -> str:
-        """Checkpoint of a prior: a shipped one, or one that the run trains."""
-        return f"{self.config.priors_dir or self.run + '/priors'}/{name}.safetensors"
+        """Checkpoint of a prior: a shipped one, or one that the run trains or converts from an official file."""
+        shipped = None if self.config.priors[name].checkpoint else self.config.priors_dir
+        return f"{shipped or self.run + '/priors'}/{name}.safetensors"
+
+    @property
+    def used_priors(self) -> list[str]:
+        """Names of the priors that some method uses on some task."""
+        return sorted({self.prior_name(task, arm) for task in self.tasks for arm in self.arms})
+
+    @property
+    def imported_priors(self) -> list[str]:
+        """Names of the priors that come from an official file."""
+        return [name for name, prior in self.config.priors.items() if prior.checkpoint]
+
+    @property
+    def trained_priors(self) -> list[str]:
+        """Names of the priors that `snakemake priors` trains."""
+        return [name for name, prior in self.config.priors.items() if prior.training and not prior.checkpoint]
+
+    def image_size(self, task: str, arm: str = "") -> int:
+        """Side of the images that a method sees: its network's own, else that of the task's network, else the run's."""
+        priors = self.config.priors
+        own = priors[self.prior_name(task, arm)].image_size if arm else None
+        return own or priors[self.config.tasks[task].prior].image_size or self.config.image_size
+
+    @property
+    def largest_image_size(self) -> int:
+        """Side of the largest images of the run."""
+        return max(self.image_size(task, arm) for task in self.tasks for arm in ["", *self.arms])
+
+    def images(self, task: str, split: str, arm: str = "") -> str:
+        """Manifest of the images that a method sees; those of a size other than the task's have their own folder."""
+        size = self.image_size(task, arm)
+        folder = "images" if size == self.image_size(task) else f"images-{size}"
+        return f"{self.run}/{task}/{folder}/{split}.json"
+
+    def image_settings(self, task: str, folder: str) -> dict[str, Any]:
+        """What the images of a task in one of its folders depend on; `folder` as in the path that `images` gives."""
+        settings = self.config.tasks[task]
+        return {
+            **self.settings("split_images"),
+            "task": task,
+            "degradation": dict(settings.degradation),
+            "resample": settings.resample,
+            "side": int(folder.removeprefix("images-")) if "-" in folder else self.image_size(task),
+        }
 
     def settings(self, stage: str, task: str = "", arm: str = "") -> dict[str, Any]:
         """What the numbers of a stage depend on, as plain values; a change reruns the stage.
@@ -111,28 +156,28 @@ class Plan:
             arm: Method, with its replicate, of the job, where it has one.
         """
         config = self.config.model_dump()
-        shared = {"seed": self.config.seed}
-        if stage in ("split_images", "prepare_images"):
-            folder_or_faces = {"dataset": config["dataset"], "image_size": self.config.image_size}
-            degradation = {"task": task, "degradation": config["tasks"][task]["degradation"]} if task else {}
-            return {**shared, **folder_or_faces, **degradation}
+        shared, quirks = {"seed": self.config.seed}, {"official_quirks": self.config.official_quirks}
+        if stage == "split_images":
+            return {**shared, "dataset": config["dataset"], "image_size": self.largest_image_size}
         if stage == "sample_variants":
             prior = config["priors"][self.config.tasks[task].prior]
             return {**shared, "prior": prior, "sampling": config["sampling"], "precision": self.config.precision}
         if stage == "sample_priors":
-            priors = {name: prior for name, prior in config["priors"].items() if prior["schedule"]}
+            priors = {name: config["priors"][name] for name in self.used_priors if config["priors"][name]["schedule"]}
             return {**shared, "priors": priors, "sampling": config["sampling"], "precision": self.config.precision}
         if stage == "finetune_method":
-            return {**shared, **self._finetuning(task, arm), "precision": self.config.precision}
+            return {**shared, **quirks, **self._finetuning(task, arm), "precision": self.config.precision}
         if stage == "try_settings":
             finetuning = {**self._finetuning(task, arm), "tuned": None}
-            return {**shared, **finetuning, "tuning": config["tuning"], "precision": self.config.precision}
-        if stage in ("predict_bounds", "trace_candidates"):
+            return {**shared, **quirks, **finetuning, "tuning": config["tuning"], "precision": self.config.precision}
+        if stage == "predict_bounds":
+            return {**shared, **quirks, "precision": self.config.precision}
+        if stage == "trace_candidates":
             return {**shared, "precision": self.config.precision}
         if stage == "extract_bounds":
             return {"alpha": self.config.calibration.alpha}
         if stage == "calibrate_method":
-            return {"calibration": config["calibration"]}
+            return {**quirks, "calibration": config["calibration"]}
         if stage == "assess_validity":
             return {**shared, "calibration": config["calibration"], "validity": config["validity"]}
         raise ValueError(f"{stage}: is not a stage with settings")
@@ -146,9 +191,21 @@ class Plan:
             "name": name,
             "prior": prior.model_dump(),
             "degradation": degradation,
-            "image_size": self.config.image_size,
+            "image_size": prior.image_size or self.config.image_size,
             "precision": self.config.precision,
         }
+
+    def import_settings(self, name: str) -> dict[str, Any]:
+        """What the conversion of an official file depends on."""
+        prior = self.config.priors[name]
+        return {"prior": prior.model_dump(exclude={"training", "task", "image_size"}), "name": name}
+
+    def training_images(self, name: str) -> list[str]:
+        """Manifest of the images that a prior is trained on, where they are the run's own."""
+        training, task = self.config.priors[name].training, self.config.priors[name].task
+        if training is None or training.images != "dataset":
+            return []
+        return [self.images(task or self.tasks[0], "finetune")]
 
     def _finetuning(self, task: str, arm: str) -> dict[str, Any]:
         config = self.config.model_dump()
@@ -176,14 +233,19 @@ def checked_plan(config: Config) -> Plan:
         if method.network not in (None, "task") and method.network not in config.networks:
             raise ConfigError(f"networks.{method.network}: is missing; the method {name!r} needs it")
     for task, settings in config.tasks.items():
-        trial_image = np.zeros((1, 3, config.image_size, config.image_size), dtype=np.float32)
-        build_task(task, **settings.degradation).apply(trial_image, ["trial"], config.seed)
+        for side in {plan.image_size(task, arm) for arm in ["", *plan.arms]}:
+            build_task(task, **settings.degradation).apply(_black(side), ["trial"], config.seed, _black)
         _check_tuned(plan, task)
     _check_splits(config)
     _check_sampling(plan)
     _check_calibration_sizes(config)
     _check_files(plan)
     return plan
+
+
+def _black(side: int) -> FloatArray:
+    """An image to try the settings of a task on."""
+    return np.zeros((1, 3, side, side), dtype=np.float32)
 
 
 def method_of(arm: str) -> Method:
@@ -207,6 +269,12 @@ def heading(file: str) -> str:
     for name in (*METHODS, *TASKS, *PROTOCOL_NAMES):
         words = words.replace(f"_{name}", f", {name}")
     return words
+
+
+def official_files(config: Config, name: str) -> list[str]:
+    """The official file of a prior, as an input; none where the weights are made by a rule."""
+    checkpoint = config.priors[name].checkpoint
+    return [checkpoint] if checkpoint and checkpoint != RULE_FILLED else []
 
 
 def config_text(config: Config) -> str:
@@ -260,18 +328,48 @@ def _check_calibration_sizes(config: Config) -> None:
 
 
 def _check_files(plan: Plan) -> None:
-    config = plan.config
-    if config.dataset.name == "folder" and not Path(str(config.dataset.folder.path)).is_dir():
-        raise ConfigError(f"dataset.folder.path = {config.dataset.folder.path!r}: no such folder")
+    """Name everything that is missing in one message."""
+    config, missing = plan.config, []
+    path = Path(str(config.dataset.folder.path))
+    if config.dataset.name == "folder" and not path.exists():
+        missing.append(f"dataset.folder.path = {str(path)!r}: no such folder or archive of images")
+    for name in plan.used_priors:
+        missing += _lacking_prior(plan, name)
+    if len(missing) == 1:
+        raise ConfigError(missing[0])
+    if missing:
+        raise ConfigError("some files are missing:\n- " + "\n- ".join(missing))
+
+
+def _lacking_prior(plan: Plan, name: str) -> list[str]:
+    """What is missing for a prior, if anything is."""
+    config, prior = plan.config, plan.config.priors[name]
+    if prior.checkpoint == RULE_FILLED:
+        return []
+    if prior.checkpoint:
+        where = f"; it should be {prior.source}" if prior.source else ""
+        found = Path(prior.checkpoint).is_file()
+        return [] if found else [f"priors.{name}.checkpoint = {prior.checkpoint!r}: no such file{where}"]
     if config.priors_dir is None:
-        return
-    needed = {plan.prior_name(task, arm) for task in plan.tasks for arm in plan.arms}
-    for name in sorted(needed):
-        if not Path(plan.prior_path(name)).is_file():
-            raise ConfigError(
-                f"priors_dir = {config.priors_dir!r}: lacks {name}.safetensors; name the folder that has "
-                "it, or set priors_dir: null to train it in the run"
-            )
+        where = f": {prior.source}" if prior.source else ""
+        needs = f"priors.{name}: set `checkpoint` to its file{where}, or say under `training` how to train it"
+        return [] if prior.training else [needs]
+    if Path(plan.prior_path(name)).is_file():
+        return []
+    return [
+        f"priors_dir = {config.priors_dir!r}: lacks {name}.safetensors; name the folder that has it, set "
+        f"priors.{name}.checkpoint to an official file, or set priors_dir: null to train it in the run"
+    ]
 
 
-__all__ = ["POOL", "PROTOCOL_NAMES", "SPLITS", "Plan", "checked_plan", "config_text", "method_of", "replicate_of"]
+__all__ = [
+    "POOL",
+    "PROTOCOL_NAMES",
+    "SPLITS",
+    "Plan",
+    "checked_plan",
+    "config_text",
+    "method_of",
+    "official_files",
+    "replicate_of",
+]

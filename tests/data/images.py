@@ -1,12 +1,29 @@
-"""Image files of kinds that Pillow cannot write."""
+"""Image files of kinds that Pillow cannot write, and archives of images."""
 
 import struct
+import tarfile
+import zipfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 
 COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # number of samples to PNG's colour type
+
+
+def pack(folder: Path, kind: str) -> Path:
+    """Write all files below a folder to the archive beside it that has its name and the suffix `kind`: zip or tar."""
+    archive = folder.with_name(f"{folder.name}.{kind}")
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    if kind == "zip":
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as zipped:
+            for file in files:
+                zipped.write(file, file.relative_to(folder))
+        return archive
+    with tarfile.open(archive, "w") as tarred:
+        for file in files:
+            tarred.add(file, file.relative_to(folder))
+    return archive
 
 
 def write_png16(path: Path, samples: np.ndarray) -> None:

@@ -36,6 +36,18 @@ def test_contract_of_every_dataset(dataset: Dataset) -> None:
         dataset.load(["stranger"])
 
 
+def test_every_dataset_has_its_images_at_another_side(dataset: Dataset) -> None:
+    small, table = dataset.at_side(8), dataset.table()
+    assert small.table().equals(table)
+    ids = list(table["image_id"])
+    images, reduced = dataset.load(ids), small.load(ids)
+    assert reduced.shape == (5, 3, 8, 8)
+    means = images.reshape(5, 3, 8, 2, 8, 2).mean(axis=(3, 5))
+    distances = np.abs(reduced[:, None] - means[None]).mean(axis=(2, 3, 4))
+    assert list(distances.argmin(axis=1)) == list(range(5))
+    np.testing.assert_array_equal(small.at_side(16).load(ids), images)
+
+
 def test_names_and_settings_are_checked() -> None:
     with pytest.raises(ConfigError, match="dataset 'face' is unknown; did you mean 'faces'"):
         build_dataset("face", image_size=16)

@@ -1,5 +1,7 @@
 import csv
+import logging
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +10,11 @@ import tifffile
 from PIL import Image
 
 from conffusion.data.folder import FolderDataset, crop_centre
+from conffusion.data.resize import resize_bicubic, to_uint8
 from conffusion.data.splits import assign_splits
 from conffusion.errors import ConfigError, DataError
+from tests.conformance import blocky_image, load
+from tests.data.images import pack
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "real_images"
 
@@ -179,7 +184,7 @@ def test_empty_and_missing_folders(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(DataError, match=r"no images match dataset\.folder\.pattern = '\*\*/\*' \(1 other files\)"):
         FolderDataset(tmp_path, 16).table()
-    with pytest.raises(DataError, match=r"dataset\.folder\.path = .*nowhere: is not a folder"):
+    with pytest.raises(DataError, match=r"dataset\.folder\.path = .*nowhere: does not exist"):
         FolderDataset(tmp_path / "nowhere", 16).table()
 
 
@@ -199,7 +204,9 @@ def test_foreign_tiles(people: Path, image_id: str) -> None:
     ("settings", "message"),
     [
         ({"fit": "stretch"}, "fit = 'stretch': must be one of crop, resize, tile"),
+        ({"resample": "nearest"}, "resample = 'nearest': must be one of bicubic, bilinear"),
         ({"image_size": 0}, "image_size = 0: must be at least 1"),
+        ({"workers": 0}, "workers = 0: must be at least 1"),
         ({"tile_size": 32}, "tile_size is only used with fit: tile"),
         ({"fit": "tile", "tile_size": 8}, "tile_size = 8: must be at least image_size = 16"),
         ({"fit": "tile", "max_tiles_per_image": 0}, "max_tiles_per_image = 0"),
@@ -212,6 +219,129 @@ def test_foreign_tiles(people: Path, image_id: str) -> None:
 def test_settings_are_checked(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
         FolderDataset("anywhere", **{"image_size": 16, **settings})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"fit": "tile"}, {"group_pattern": r"(p\d+)_", "pattern": "mo*/*_smiling.png"}]
+)
+def test_archives_are_read_like_the_folder(people: Path, kind: str, settings: dict[str, str]) -> None:
+    save(people / "more" / "p003_smiling.png", seed=9)
+    save(people / "__MACOSX" / "p003_smiling.png")
+    on_disk = FolderDataset(people, 16, **settings)  # type: ignore[arg-type]
+    packed = FolderDataset(pack(people, kind), 16, **settings)  # type: ignore[arg-type]
+    table = packed.table()
+    assert table.equals(on_disk.table())
+    assert "more/p003_smiling.png" in set(table["source"])
+    ids = list(table["image_id"])
+    np.testing.assert_array_equal(packed.load(ids), on_disk.load(ids))
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_groups_of_an_archive_by_csv_on_disk(people: Path, tmp_path: Path, kind: str) -> None:
+    files = [f"p{person:03d}_{mood}.png" for person in range(3) for mood in ("neutral", "smiling")]
+    path = write_csv(tmp_path / "groups.csv", [(file, file[:4]) for file in files])
+    table = FolderDataset(pack(people, kind), 16, group_csv=path).table()
+    assert list(table["group"]) == [file[:4] for file in files]
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_errors_name_archive_and_file(people: Path, kind: str) -> None:
+    with pytest.raises(DataError, match=rf"people\.{kind}: gone\.png: is missing"):
+        FolderDataset(pack(people, kind), 16).load(["gone.png"])
+    with pytest.raises(DataError, match=rf"people\.{kind}: p000_neutral\.png: is too small: 52x40 pixels"):
+        FolderDataset(pack(people, kind), 64).table()
+    with pytest.raises(DataError, match=rf"people\.{kind}: no images match .* \(1 other files\)"):
+        FolderDataset(pack(people, kind), 16, pattern="*.md").table()
+    (people / "notes.png").write_text("hello")
+    with pytest.raises(DataError, match=rf"people\.{kind}: notes\.png: cannot be read as an image"):
+        FolderDataset(pack(people, kind), 16).table()
+
+
+def test_damaged_member_of_a_zip_archive(people: Path) -> None:
+    archive = pack(people, "zip")
+    with zipfile.ZipFile(archive) as opened:
+        entry = opened.getinfo("p001_neutral.png")
+    whole, middle = archive.read_bytes(), entry.header_offset + entry.compress_size // 2
+    archive.write_bytes(whole[:middle] + bytes(64) + whole[middle + 64 :])
+    for read in (FolderDataset(archive, 16).table, lambda: FolderDataset(archive, 16).load(["p001_neutral.png"])):
+        with pytest.raises(DataError, match=r"people\.zip: p001_neutral\.png: cannot be read as an image"):
+            read()
+
+
+@pytest.mark.parametrize("fit", ["crop", "tile"])
+def test_the_number_of_threads_does_not_matter(people: Path, fit: str) -> None:
+    one, many = (FolderDataset(people, 16, fit=fit, workers=workers) for workers in (1, 5))  # type: ignore[arg-type]
+    assert one == many
+    table = one.table()
+    assert many.table().equals(table)
+    ids = list(table["image_id"].sample(frac=1, random_state=0))
+    np.testing.assert_array_equal(many.load(ids), one.load(ids))
+
+
+@pytest.mark.parametrize("workers", [1, 5])
+def test_of_several_damaged_files_the_first_is_named(people: Path, workers: int) -> None:
+    for name in ("p002_neutral.png", "p000_smiling.png"):
+        (people / name).write_text("hello")
+    with pytest.raises(DataError, match=r"p000_smiling\.png: cannot be read"):
+        FolderDataset(people, 16, workers=workers).table()
+    with pytest.raises(DataError, match=r"p002_neutral\.png: cannot be read"):
+        FolderDataset(people, 16, workers=workers).load(["p001_neutral.png", "p002_neutral.png", "p000_smiling.png"])
+
+
+def test_consecutive_tiles_read_a_photograph_once_and_many_files_show_progress(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for k in range(300):
+        save(tmp_path / f"{k:03d}.png", 8, 16, seed=k)
+    dataset = FolderDataset(tmp_path, 8, fit="tile")
+    with caplog.at_level(logging.INFO, logger="conffusion"):
+        ids = list(dataset.table()["image_id"])
+        dataset.load(ids)
+    assert len(ids) == 600
+    checked, loaded = (record.message for record in caplog.records if "(100 %)" in record.message)
+    assert checked.startswith(f"checking {tmp_path}: 300/300 files (100 %)")
+    assert loaded.startswith(f"reading {tmp_path}: 300/300 files (100 %)")
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+@pytest.mark.parametrize("seed", [701, 702])
+def test_official_images_of_a_256_pixel_photograph(tmp_path: Path, kind: str, seed: int) -> None:
+    folder = tmp_path / "celeba"
+    folder.mkdir()
+    Image.fromarray(blocky_image(seed)).save(folder / "0.png")
+    high = FolderDataset(folder if kind == "folder" else pack(folder, kind), 128)
+    low = high.at_side(16).load(["0.png"])
+    images = {
+        "hr": high.load(["0.png"]),
+        "lr": low,
+        "sr": resize_bicubic(low, 128, 128),
+        "g_inpainting_128": replace(high, resample="bilinear").load(["0.png"]),
+    }
+    _, arrays = load("images/degradation")
+    for name, image in images.items():
+        pixels = to_uint8(image)[0].transpose(1, 2, 0).astype(int)
+        stored = pixels if name == "lr" else pixels[::4, ::4]
+        np.testing.assert_allclose(stored, arrays[f"{name}_{seed}"], atol=1)
+
+
+def test_tiles_keep_their_source_at_another_side(tmp_path: Path) -> None:
+    pixels = save(tmp_path / "scene.png", 64, 96)
+    dataset = FolderDataset(tmp_path, 32, fit="tile", max_tiles_per_image=3)
+    small = dataset.at_side(8)
+    assert (small.image_size, small.source_side) == (8, 32)
+    assert small.table().equals(dataset.table())
+    expected = np.asarray(Image.fromarray(pixels[:32, 32:64]).resize((8, 8), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(to_uint8(small.load(["scene.png#1"]))[0].transpose(1, 2, 0), expected)
+    with pytest.raises(ConfigError, match="tile_size = 32: must be at least image_size = 64"):
+        dataset.at_side(64)
+
+
+def test_photographs_are_cropped_from_the_source_at_another_side(tmp_path: Path) -> None:
+    save(tmp_path / "photo.png", 64, 96)
+    for fit in ("crop", "resize"):
+        dataset = FolderDataset(tmp_path, 32, fit=fit, resample="bilinear")  # type: ignore[arg-type]
+        assert dataset.at_side(8) == FolderDataset(tmp_path, 8, fit=fit, resample="bilinear")  # type: ignore[arg-type]
 
 
 def unpack(name: str, folder: Path) -> Path:

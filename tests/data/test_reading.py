@@ -5,10 +5,12 @@ import pytest
 import tifffile
 from PIL import Image, ImageOps
 
+from conffusion.data import reading
 from conffusion.data.folder import read_image
-from conffusion.data.reading import read_pixels, read_size
+from conffusion.data.resize import PixelArray
+from conffusion.data.sources import FolderSource, open_source
 from conffusion.errors import DataError
-from tests.data.images import write_png16
+from tests.data.images import pack, write_png16
 
 RNG = np.random.default_rng(5)
 COLOUR = RNG.integers(0, 256, (24, 31, 3), dtype=np.uint8)
@@ -19,11 +21,21 @@ def channels_first(samples: np.ndarray, largest: int) -> np.ndarray:
     return (samples.astype(np.float64) / largest).transpose(2, 0, 1)
 
 
+def read_pixels(path: Path) -> PixelArray:
+    return reading.read_pixels(FolderSource(path.parent), path.name)
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    return reading.read_size(FolderSource(path.parent), path.name)
+
+
 def expect(path: Path, samples: np.ndarray, largest: int = 255) -> None:
     image = read_image(path)
     assert image.dtype == np.float32
     np.testing.assert_allclose(image, channels_first(samples, largest), atol=1e-6)
-    assert read_size(path) == samples.shape[:2]
+    archive = open_source(pack(path.parent, "tar"))
+    np.testing.assert_array_equal(reading.read_pixels(archive, path.name), read_pixels(path))
+    assert read_size(path) == reading.read_size(archive, path.name) == samples.shape[:2]
 
 
 def grey(samples: np.ndarray) -> np.ndarray:
@@ -207,6 +219,10 @@ def test_damaged_files_are_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError) as caught:
         read_image(path)
     assert str(caught.value).startswith(f"{path}: ")
+    archive = pack(tmp_path, "zip")
+    with pytest.raises(DataError) as caught:
+        reading.read_pixels(open_source(archive), name)
+    assert str(caught.value).startswith(f"{archive}: {name}: ")
 
 
 @pytest.mark.parametrize("name", ["cut.jpg", "cut.png", "deep.png", "text.png", "text.tif"])

@@ -41,6 +41,14 @@ def test_photographs_are_reduced_as_officially(seed: int) -> None:
     np.testing.assert_array_equal(crop_centre(blocky_image(seed), 128)[::4, ::4], arrays[f"hr_{seed}"])
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_bilinear_is_that_of_the_official_guided_inpainting(seed: int) -> None:
+    meta, arrays = load("images/degradation")
+    reduced = resize_pixels(blocky_image(seed), 128, 128, "bilinear")
+    np.testing.assert_allclose(reduced[::4, ::4].astype(int), arrays[f"g_inpainting_128_{seed}"], atol=1)
+    assert abs(int(reduced.sum()) - meta["values"][f"sums_{seed}"]["g_inpainting_128"]) <= reduced.size // 100
+
+
 @pytest.mark.parametrize("n_channels", [1, 2, 4])
 def test_other_channel_counts_equal_the_colour_path(n_channels: int) -> None:
     planes = np.random.default_rng(0).random((2, n_channels, 12, 10), dtype=np.float32)
@@ -73,6 +81,7 @@ def test_float_photographs_are_resized_without_rounding() -> None:
     assert reduced.dtype == np.float32
     steps = np.diff(reduced[8, 4:12, 0])
     np.testing.assert_allclose(steps, 4 / 63, atol=1e-5)
+    assert not np.array_equal(resize_pixels(ramp, 16, 16, "bilinear"), reduced)
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (1, 3, 0, 8), (1, 0, 8, 8)])

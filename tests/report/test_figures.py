@@ -83,10 +83,12 @@ def test_bounds_of_other_images_are_refused(run: tree.Run, tmp_path: Path) -> No
 
 
 def test_methods_side_by_side(run: tree.Run, tmp_path: Path) -> None:
-    plot_methods(run.images("inpainting"), run.arms("inpainting"), tmp_path / "methods.png", n_examples=1)
+    arms = run.arms("inpainting")
+    images = [run.images("inpainting")] * len(arms)
+    plot_methods(images, arms, tmp_path / "methods.png", n_examples=1)
     check(tmp_path / "methods.png")
     with pytest.raises(DataError, match="one task and one protocol"):
-        plot_methods(run.images("inpainting"), run.folders, tmp_path / "methods.png")
+        plot_methods([run.images("inpainting")] * len(run.folders), run.folders, tmp_path / "methods.png")
 
 
 def test_risk_figures(run: tree.Run, tmp_path: Path) -> None:

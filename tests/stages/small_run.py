@@ -37,7 +37,10 @@ SAMPLING = SamplingSettings(
     solver="dpmpp_2m_sde", n_steps=3, n_variants=4, shared_start=False, batch_size=16, images_per_shard=8,
     shards_per_share=2, storage="uint8",
 )  # fmt: skip
-FINETUNING = FinetuningSettings(batch_size=8, n_validations=2, ema=0.9, tuned={})
+FINETUNING = FinetuningSettings(
+    batch_size=8, learning_rate_schedule="cosine", ema=0.9, shuffle=True, mirror=True, validate_every=2,
+    validate_first_step=False, keep_candidates=True, maps_timestep=True, tuned={},
+)  # fmt: skip
 TUNED = MethodTuning(learning_rate=1e-3, prediction_time=0.3, n_steps=4)
 
 
@@ -54,8 +57,10 @@ def prior_settings(task: str, **changes: Any) -> PriorSettings:
     architecture = SPECS[KINDS[task]].architecture
     values = {
         "network": architecture.network, "options": dict(architecture.options),
-        "schedule": {**SCHEDULE, **(architecture.schedule or {})}, "task": task, "images": "faces",
-        "n_images": 16, "n_steps": 2, "batch_size": 4, "learning_rate": 1e-3, "ema": 0.9,
+        "schedule": {**SCHEDULE, **(architecture.schedule or {})}, "task": task,
+        "training": {
+            "images": "faces", "n_images": 16, "n_steps": 2, "batch_size": 4, "learning_rate": 1e-3, "ema": 0.9,
+        },
     }  # fmt: skip
     return PriorSettings(**{**values, **changes})
 
@@ -98,8 +103,8 @@ class SmallRun:
         split_images(faces(), SIDE, SEED, self.splits)
         for split in SIZES:
             prepare_images(
-                faces(), SIDE, SEED, self.task, DEGRADATION[self.task], splits=self.splits, split=split,
-                output=self.images(split),
+                faces(), SIDE, SEED, self.task, DEGRADATION[self.task], side=SIDE, resample="bicubic",
+                splits=self.splits, split=split, output=self.images(split),
             )  # fmt: skip
 
     def train_prior(self) -> None:

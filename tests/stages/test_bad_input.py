@@ -232,8 +232,9 @@ def test_damaged_splits_stop_the_preparation_of_images(run: SmallRun) -> None:
 
     def prepare() -> None:
         prepare_images(
-            faces(), SIDE, SEED, run.task, DEGRADATION[run.task], splits=run.splits, split="test", output=output
-        )
+            faces(), SIDE, SEED, run.task, DEGRADATION[run.task], side=SIDE, resample="bicubic", splits=run.splits,
+            split="test", output=output,
+        )  # fmt: skip
 
     refused(DataError, prepare, run.splits, lines[1].split(",")[0])
     assert nothing_at(output)

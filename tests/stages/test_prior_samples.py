@@ -21,9 +21,9 @@ def generic(tmp_path: Path) -> tuple[PriorSettings, Path]:
     """An unconditional prior, hardly trained, and its weights."""
     torch.set_num_threads(1)
     prior = PriorSettings(
-        network="adm", options={**ADM, "num_classes": N_CLASSES}, task=None, images="photos", n_images=9, n_steps=2,
-        batch_size=4, learning_rate=1e-3, ema=0.9,
+        network="adm", options={**ADM, "num_classes": N_CLASSES}, task=None,
         schedule={**SCHEDULE, "name": "cosine", "n_timesteps": 20, "respacing": 5},
+        training={"images": "photos", "n_images": 9, "n_steps": 2, "batch_size": 4, "learning_rate": 1e-3, "ema": 0.9},
     )  # fmt: skip
     path = tmp_path / "generic.safetensors"
     write_prior("generic", prior, {}, image_size=SIDE, seed=SEED, compute=CPU, output=path)

@@ -158,7 +158,7 @@ def test_values_outside_the_range_are_refused(value: float) -> None:
 
 
 def test_a_task_of_ones_own_takes_a_few_lines() -> None:
-    def to_grey(target: np.ndarray, image_ids: object, seed: int) -> np.ndarray:
+    def to_grey(target: np.ndarray, image_ids: object, seed: int, photographs: object) -> np.ndarray:
         return np.repeat(target.mean(axis=1, keepdims=True), 3, axis=1)
 
     colourisation = Task("colourisation", "Colourisation", degrade=to_grey)

@@ -142,12 +142,12 @@ def run(
     *,
     seed: int = 1,
     objective: Objective = pinball,
-    n_validations: int = 1,
+    validate_every: int = 1000,
     on_validation: Callable[[int], None] = lambda step: None,
 ) -> list[dict[str, float]]:
     settings = Optimisation(n_steps=n_steps, batch_size=16, learning_rate=5e-3, ema=0.9)
     return finetune(
-        predictor, data, objective, 0.05, settings, CPU, seed=seed, n_validations=n_validations,
+        predictor, data, objective, 0.05, settings, CPU, seed=seed, stops=validation_steps(n_steps, validate_every),
         on_validation=on_validation,
     )  # fmt: skip
 
@@ -200,13 +200,13 @@ def test_validation_sees_averaged_weights_and_leaves_the_run_as_it_was() -> None
         steps.append(step)
         at_validation.append({name: value.clone() for name, value in predictor.network.state_dict().items()})
 
-    records = run(predictor, data, 25, n_validations=3, on_validation=validate)
-    assert steps == validation_steps(25, 3) == [8, 17, 25]
+    records = run(predictor, data, 25, validate_every=8, on_validation=validate)
+    assert steps == validation_steps(25, 8) == [8, 16, 24, 25]
     assert predictor.network.training
     last = predictor.network.state_dict()
     assert any(not torch.equal(value, last[name]) for name, value in at_validation[-1].items())
     unwatched = fresh()
-    run(unwatched, data, 25, n_validations=3)
+    run(unwatched, data, 25, validate_every=8)
     assert all(torch.equal(value, last[name]) for name, value in unwatched.network.state_dict().items())
     assert [record["step"] for record in records] == steps
 
@@ -262,11 +262,39 @@ def test_images_and_stored_noise_are_mirrored_together(stored: bool) -> None:
     assert not stored or 0 < sum(straight) < 12  # some batches are mirrored, some are not
 
 
-@given(st.integers(1, 5000), st.integers(1, 60))
-def test_validations_are_evenly_spaced_and_end_at_the_last_step(n_steps: int, n_validations: int) -> None:
-    steps = validation_steps(n_steps, n_validations)
+@given(st.integers(1, 5000), st.integers(1, 6000), st.booleans())
+def test_validations_come_every_so_many_steps_and_after_the_last(n_steps: int, every: int, first: bool) -> None:
+    steps = validation_steps(n_steps, every, first=first)
+    assert steps == sorted(set(steps))
     assert steps[-1] == n_steps
-    assert steps[0] >= 1
-    assert len(steps) == min(n_steps, n_validations)
-    gaps = np.diff([0, *steps])
-    assert gaps.max() - gaps.min() <= 1
+    assert (1 in steps) == (first or every == 1 or n_steps == 1)
+    assert {step for step in steps if step not in (1, n_steps)} == set(range(every, n_steps, every)) - {1}
+
+
+def test_too_little_memory_for_a_batch_changes_rounding_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that holds at most 5 images: the gradient of a batch is summed over parts."""
+    whole, parts = fresh(), fresh()
+    sizes: list[int] = []
+    forward = BoundPredictor.forward
+
+    def limited(self: BoundPredictor, condition: Tensor, *others: Any) -> Bounds:
+        sizes.append(len(condition))
+        if len(condition) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, condition, *others)
+
+    records = run(whole, training_set(), 6)
+    monkeypatch.setattr(BoundPredictor, "forward", limited)
+    assert run(parts, training_set(), 6)[0]["loss"] == pytest.approx(records[0]["loss"], rel=1e-5)
+    assert sizes[:3] == [16, 8, 4] and set(sizes[3:]) == {4}
+    for name, value in whole.network.state_dict().items():
+        torch.testing.assert_close(parts.network.state_dict()[name], value, rtol=0, atol=1e-3)
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: BoundPredictor, *inputs: Any) -> Bounds:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(BoundPredictor, "forward", broken)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        run(fresh(), training_set(), 2)

@@ -1,12 +1,26 @@
 """The shared training loop: averaged weights, learning rate, epochs."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
-from conffusion.training.loop import Optimisation, Trainer, batch_indices
+from conffusion.training.loop import Again, Optimisation, Trainer, batch_indices
+
+
+def apply(trainer: Trainer, loss: Callable[[], Tensor]) -> None:
+    """One step down the gradient of a loss."""
+
+    def backward() -> Tensor:
+        value = loss()
+        value.backward()
+        return value.detach()
+
+    trainer.apply(backward)
 
 
 class Line(nn.Module):
@@ -23,7 +37,7 @@ def steps_of_adam(network: Line, trainer: Trainer, n_steps: int) -> list[float]:
     weights = [0.0]
     for _ in range(n_steps):
         network.count += 1
-        trainer.apply(-network.weight.sum())
+        apply(trainer, lambda: -network.weight.sum())
         weights.append(float(network.weight.detach()[0]))
     return weights
 
@@ -77,23 +91,51 @@ def test_frozen_parameters_stay() -> None:
     before = [parameter.clone() for parameter in network.parameters()]
     trainer = Trainer(network, Optimisation(n_steps=3, batch_size=1, learning_rate=0.1, ema=0.9))
     for _ in range(3):
-        trainer.apply(network(torch.ones(1, 2)).sum())
+        apply(trainer, lambda: network(torch.ones(1, 2)).sum())
     changed = [not torch.equal(old, new) for old, new in zip(before, network.parameters(), strict=True)]
     assert changed == [False, False, True, True]
 
 
 @given(st.integers(1, 30), st.integers(1, 40), st.integers(1, 30), st.integers(0, 5))
 def test_batches_run_through_shuffled_epochs(n_images: int, batch_size: int, n_steps: int, seed: int) -> None:
-    batches = list(batch_indices(n_images, batch_size, n_steps, torch.Generator().manual_seed(seed)))
+    settings = Optimisation(n_steps, batch_size, learning_rate=1.0, ema=0)
+    batches = list(batch_indices(n_images, settings, torch.Generator().manual_seed(seed)))
     assert [len(batch) for batch in batches] == [batch_size] * n_steps
     order = torch.cat(batches).tolist()
     for start in range(0, len(order) - n_images + 1, n_images):
         assert sorted(order[start : start + n_images]) == list(range(n_images))
-    again = batch_indices(n_images, batch_size, n_steps, torch.Generator().manual_seed(seed))
+    again = batch_indices(n_images, settings, torch.Generator().manual_seed(seed))
     assert torch.cat(list(again)).tolist() == order
 
 
-def test_epochs_are_shuffled_anew() -> None:
-    first, second = batch_indices(50, 50, 2, torch.Generator().manual_seed(0))
+def test_epochs_are_shuffled_anew_or_not_at_all() -> None:
+    settings = Optimisation(2, 50, learning_rate=1.0, ema=0)
+    first, second = batch_indices(50, settings, torch.Generator().manual_seed(0))
     assert first.tolist() != second.tolist()
     assert first.tolist() != list(range(50))
+    for batch in batch_indices(50, replace(settings, shuffled=False), torch.Generator().manual_seed(0)):
+        assert batch.tolist() == list(range(50))
+
+
+def test_constant_learning_rate() -> None:
+    network = Line()
+    settings = Optimisation(n_steps=20, batch_size=1, learning_rate=0.01, ema=0, constant_rate=True)
+    weights = steps_of_adam(network, Trainer(network, settings), 20)
+    assert weights == pytest.approx([0.01 * k for k in range(21)], rel=1e-3)
+
+
+def test_step_is_repeated_on_cleared_gradients_when_asked_for() -> None:
+    network = Line()
+    trainer = Trainer(network, Optimisation(n_steps=1, batch_size=1, learning_rate=0.1, ema=0, constant_rate=True))
+    calls = []
+
+    def backward() -> Tensor:
+        (-3 * network.weight.sum()).backward()
+        calls.append(float(network.weight.grad[0]))  # type: ignore[index]
+        if len(calls) < 3:
+            raise Again
+        return torch.zeros(())
+
+    trainer.apply(backward)
+    assert calls == [-3.0, -3.0, -3.0]
+    assert trainer.step == 1

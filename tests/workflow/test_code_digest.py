@@ -108,7 +108,7 @@ NEUTRAL = (
 NOT_RUN = {
     "split_images": ("arrays.py", "compute.py"),
     "prepare_images": ("compute.py",),
-    "extract_bounds": ("calibration/",),
+    "extract_bounds": ("calibration/", "metrics.py", "methods/accidents.py"),
     "evaluate_method": ("methods/registry.py",),
     "assess_validity": ("methods/registry.py",),
 }

@@ -118,8 +118,8 @@ def test_shards_of_a_share_cover_every_row_once(n_images: int, n_shards: int) ->
 # ---- what a stage depends on
 
 STAGES = (
-    "split_images", "prepare_images", "sample_variants", "extract_bounds", "finetune_method", "predict_bounds",
-    "trace_candidates", "calibrate_method", "assess_validity",
+    "split_images", "sample_variants", "extract_bounds", "finetune_method", "predict_bounds", "trace_candidates",
+    "calibrate_method", "assess_validity",
 )  # fmt: skip
 
 
@@ -131,6 +131,8 @@ def all_settings(some: Plan) -> dict[tuple[str, str, str], Any]:
         for task in some.tasks:
             for arm in arms:
                 jobs[stage, task, arm] = some.settings(stage, task, arm)
+    for task in some.tasks:
+        jobs["prepare_images", task, ""] = some.image_settings(task, "images")
     return jobs
 
 
@@ -207,7 +209,7 @@ def test_batches_do_not_concern_the_variants(overlay: dict[str, Any]) -> None:
 
 
 def test_seed_concerns_everything_random() -> None:
-    assert stages_of(changed_jobs(seed=5)) == set(STAGES) - {"extract_bounds", "calibrate_method"}
+    assert stages_of(changed_jobs(seed=5)) == {*STAGES, "prepare_images"} - {"extract_bounds", "calibrate_method"}
 
 
 def test_settings_are_plain_values_that_survive_yaml() -> None:

@@ -49,7 +49,7 @@ def plot_examples(images: Path | str, arm: Path | str, output: Path | str, *, n_
 
 def _draw(figure: Figure, grid: Grid, examples: Examples, bounds: Bounds) -> None:
     errors, sizes = bounds.error(examples.target), bounds.size
-    error_scale, size_scale = common_scale([errors], examples.mask), common_scale([sizes], examples.mask)
+    error_scale, size_scale = common_scale([errors[examples.mask]]), common_scale([sizes[examples.mask]])
     for row, mask in enumerate(examples.mask):
         panels = [grid.panel(figure, row, column) for column in range(grid.n_columns)]
         shown = (examples.condition, bounds.lower, bounds.upper, examples.target)

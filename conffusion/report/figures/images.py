@@ -126,9 +126,9 @@ def shorten(name: str, length: int = 16) -> str:
     return name if len(name) <= length else "…" + name[1 - length :]
 
 
-def common_scale(arrays: Sequence[FloatArray], masks: npt.NDArray[np.bool_]) -> Normalize:
-    """Colour scale from 0 to the largest judged value, outliers aside."""
-    values = np.concatenate([array[masks] for array in arrays])
+def common_scale(judged: Sequence[FloatArray]) -> Normalize:
+    """Colour scale from 0 to the largest judged value, outliers aside; arrays of any shape."""
+    values = np.concatenate([array.reshape(-1) for array in judged])
     return Normalize(0, max(float(np.quantile(values, 0.995)), 1e-6), clip=True)
 
 

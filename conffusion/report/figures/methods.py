@@ -25,24 +25,28 @@ _ROWS = ("Lower bound", "Upper bound", "Interval size")
 _CELL, _MARGIN = 1.2, 0.2  # inches
 
 
-def plot_methods(images: Path | str, arms: Sequence[Path | str], output: Path | str, *, n_examples: int = 2) -> None:
+def plot_methods(
+    images: Sequence[Path | str], arms: Sequence[Path | str], output: Path | str, *, n_examples: int = 2
+) -> None:
     """Draw lower bound, upper bound and interval size of several methods side by side, for some test images.
 
     Only the first replicate of each method is shown.
 
     Args:
-        images: results/<run>/<task>/images/test.zarr.
+        images: Test images of every arm, results/<run>/<task>/images/test.zarr; the same images, in one order, though
+            some networks may see them at another size.
         arms: results/<run>/<task>/<arm>/<protocol> of one task and protocol.
         output: PNG or PDF file to write; both are written.
         n_examples: Number of images, evenly spread over the test split.
     Raises:
         DataError: If the arms belong to several tasks or protocols.
     """
-    examples = load_examples(images, n_examples)
+    examples_of = {Path(arm): load_examples(path, n_examples) for path, arm in zip(images, arms, strict=True)}
     results = [result for result in load_results(arms) if result.replicate == 0]
     if len({(result.task, result.protocol) for result in results}) != 1:
         raise DataError(f"{output}: needs the first replicates of one task and one protocol")
-    methods = [load_bounds(result.folder, examples) for result in results]
+    shown = [(load_bounds(result.folder, examples_of[result.folder]), examples_of[result.folder]) for result in results]
+    methods, examples = [bounds for bounds, _ in shown], shown[0][1]
     grid = Grid(
         len(_ROWS) * len(examples.rows), len(methods), cell=_CELL, left=_CELL + 0.65, top=1.25,
         rows_per_block=len(_ROWS), block_gap=0.75,
@@ -53,23 +57,24 @@ def plot_methods(images: Path | str, arms: Sequence[Path | str], output: Path | 
             f"{task_label(methods[0].task)}: every method on the same images",
             f"protocol {methods[0].protocol}, calibrated bounds; images evenly spread over the test split",
         )
-        scale = common_scale([method.size for method in methods], examples.mask)
+        scale = common_scale([method.size[own.mask] for method, own in shown])
         for block in range(len(examples.rows)):
-            _draw_block(figure, grid, block, examples, methods, scale)
+            _draw_block(figure, grid, block, shown, scale)
         heat_bar(figure, grid.below(figure, 0, min(4, len(methods))), scale, f"interval size ({SIZE_UNIT})")
 
 
 def _draw_block(
-    figure: Figure, grid: Grid, block: int, examples: Examples, methods: Sequence[Bounds], scale: Normalize
+    figure: Figure, grid: Grid, block: int, shown: Sequence[tuple[Bounds, Examples]], scale: Normalize
 ) -> None:
-    """The rows of one test image."""
-    first, mask, target = len(_ROWS) * block, examples.mask[block], examples.target[block]
+    """The rows of one test image; input and truth as the first method sees them."""
+    first, examples = len(_ROWS) * block, shown[0][1]
     for offset, (pictures, title) in enumerate(((examples.condition, "Input"), (examples.target, "Ground truth"))):
         centre = grid.row_centre(first) + offset * (_CELL + 0.3)
         panel = grid.box(figure, _MARGIN, centre - _CELL / 2, _CELL, _CELL)
         show_image(panel, pictures[block])
         panel.set_title(title, loc="center", size=9)
-    for column, method in enumerate(methods):
+    for column, (method, examples) in enumerate(shown):
+        mask, target = examples.mask[block], examples.target[block]
         panels = [grid.panel(figure, first + offset, column) for offset in range(len(_ROWS))]
         show_image(panels[0], method.lower[block], mask)
         show_image(panels[1], method.upper[block], mask)
