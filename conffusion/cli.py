@@ -3,11 +3,13 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from conffusion import __version__
 from conffusion.config import load_config
 from conffusion.config.schema import Config
-from conffusion.errors import ConffusionError
+from conffusion.errors import ConffusionError, ConfigError
 from conffusion.methods.registry import get_method
 from conffusion.workflow.plan import checked_plan
 
@@ -31,10 +33,76 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"conffusion {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
-    check = commands.add_parser("check", help="check a configuration and say what a run of it would do")
-    check.add_argument("--configfile", nargs="*", default=[], help="overlays laid over config.yaml, weakest first")
-    check.set_defaults(run=lambda options: describe(load_config("config.yaml", *options.configfile)))
+    for name, run, purpose in (
+        ("check", lambda config: describe(config), "check a configuration and say what a run of it would do"),
+        ("doctor", _doctor, "check versions, device, files, checkpoints and disk, and say what to mend"),
+        ("estimate", _estimate, "time the real code on this machine and say what a run would cost"),
+    ):
+        command = commands.add_parser(name, help=purpose, description=purpose)
+        command.add_argument(
+            "--configfile", nargs="*", default=[], help="overlays laid over config.yaml, weakest first"
+        )
+        command.set_defaults(run=lambda options, run=run: run(load_config("config.yaml", *options.configfile)))
+    _add_import(commands)
     return parser
+
+
+def _add_import(commands: Any) -> None:
+    purpose = "convert an official checkpoint to safetensors, with configuration and source checksum inside"
+    command = commands.add_parser("import-checkpoint", help=purpose, description=purpose)
+    command.add_argument("checkpoint", help="the official file: *_gen.pth, 200_Network.pth, 128x128_diffusion.pt, ...")
+    command.add_argument("output", help="file to write, ending in .safetensors")
+    command.add_argument("--prior", required=True, help="its entry under `priors`, as sr3_celebahq: which network")
+    _add_configfile(command)
+    command.set_defaults(run=_import_checkpoint)
+
+
+def _add_configfile(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--configfile", nargs="*", default=[], help="overlays laid over config.yaml, weakest first")
+
+
+def _import_checkpoint(options: argparse.Namespace) -> str:
+    from conffusion.stages.importing import import_prior
+
+    priors = load_config("config.yaml", *options.configfile).priors
+    if options.prior not in priors:
+        raise ConfigError(f"--prior {options.prior}: is not one of {', '.join(priors)}")
+    if Path(options.output).suffix != ".safetensors":
+        raise ConfigError(f"{options.output}: must end in .safetensors")
+    prior = priors[options.prior].model_copy(update={"checkpoint": options.checkpoint})
+    record = import_prior(options.prior, prior, options.output)
+    return f"{options.output}: {options.prior}, from {record['source']['file']} (sha256 {record['source']['sha256']})"
+
+
+def _doctor(config: Config) -> str:
+    """All findings; raises when one of them would stop a run."""
+    from conffusion.workflow.doctor import examine
+
+    findings = list(examine(config))
+    text = "\n".join(f"{'ok  ' if one.healthy else 'FAIL'}  {one.subject}: {one.detail}" for one in findings)
+    if all(one.healthy for one in findings):
+        return text
+    raise ConffusionError(f"not ready for run {config.run}\n{text}")
+
+
+def _estimate(config: Config) -> str:
+    from conffusion.workflow.estimate import estimate_text
+
+    return estimate_text(config, _split_sizes(config))
+
+
+def _split_sizes(config: Config) -> dict[str, int]:
+    """Images of every split; where shares are asked for, the images are dealt to count them."""
+    sizes = config.dataset.splits.model_dump()
+    if all(size >= 1 for size in sizes.values()):
+        return {split: int(size) for split, size in sizes.items()}
+    from conffusion.data.splits import assign_splits
+    from conffusion.stages.images import configured_dataset
+    from conffusion.workflow.plan import Plan
+
+    table = configured_dataset(config.dataset, Plan(config).largest_image_size, config.seed).table()
+    counts = assign_splits(table, sizes, config.seed)["split"].value_counts()
+    return {split: int(counts[split]) for split in sizes}
 
 
 def describe(config: Config) -> str:

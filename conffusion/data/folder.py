@@ -103,10 +103,10 @@ class FolderDataset:
             DataError: If there are no images, a file is damaged or too small, or a file has no group.
         """
         groups = self._groups()
-        sizes = map_files(self._read_size, self._files, workers=self.workers, label=f"checking {self.path}")
+        sizes = map_files(self._read_size, self.files, workers=self.workers, label=f"checking {self.path}")
         rows = [
             (image_id, groups.get(file, image_id), file)
-            for file, size in zip(self._files, sizes, strict=True)
+            for file, size in zip(self.files, sizes, strict=True)
             for image_id in self._image_ids(file, *size)
         ]
         return pd.DataFrame(rows, columns=["image_id", "group", "source"], dtype=str)
@@ -147,7 +147,7 @@ class FolderDataset:
         return open_source(self.path)
 
     @cached_property
-    def _files(self) -> list[str]:
+    def files(self) -> list[str]:
         """Image files below the folder, as sorted paths with `/`."""
         below = [PurePosixPath(file) for file in self._source.files(self.pattern)]
         shown = [file for file in below if not any(part.startswith((".", "__MACOSX")) for part in file.parts)]
@@ -162,10 +162,10 @@ class FolderDataset:
     def _groups(self) -> dict[str, str]:
         """Group of each file; empty where no rule joins images."""
         if self.group_pattern is not None:
-            return {file: self._match_group(file) for file in self._files}
+            return {file: self._match_group(file) for file in self.files}
         if self.group_csv is not None:
             return self._read_groups(Path(self.group_csv))
-        return {file: file for file in self._files} if self.fit == "tile" else {}
+        return {file: file for file in self.files} if self.fit == "tile" else {}
 
     def _match_group(self, file: str) -> str:
         expression = _compile(self.group_pattern or "")
@@ -184,7 +184,7 @@ class FolderDataset:
             twice = rows.loc[rows["file"].duplicated(), "file"].iloc[0]
             raise DataError(f"{csv}: lists the file {twice!r} twice; keep one row")
         groups = dict(zip(rows["file"], rows["group"], strict=True))
-        missing = [file for file in self._files if not groups.get(file)]
+        missing = [file for file in self.files if not groups.get(file)]
         if missing:
             raise DataError(
                 f"{csv}: gives no group for {missing[0]!r} ({len(missing)} files in all); add rows with the path below "

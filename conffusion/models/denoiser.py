@@ -64,8 +64,8 @@ class ClassDenoiser:
         self._kind: str = network.kind  # type: ignore[assignment]
 
     def __call__(self, x_t: Tensor, abar: float) -> Tensor:
-        """Predicted noise, (N, C, H, W), of `x_t` at squared signal level `abar`."""
+        """Predicted noise of `x_t` at squared signal level `abar`, (N, C, H, W); 2C channels with learned variances."""
         step = int(np.argmin(np.abs(self._schedule.alphas_cumprod - abar)))
         level = level_input(self._kind, abar, int(self._schedule.timestep_map[step]), x_t)
         prediction: Tensor = self._network(x_t, level, self._labels)
-        return prediction[:, : x_t.shape[1]]
+        return prediction

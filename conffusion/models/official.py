@@ -1,6 +1,7 @@
 """Reading and writing weights under the names of the official checkpoint files; weights only, never code."""
 
 import re
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from os import PathLike, fspath
@@ -93,6 +94,25 @@ def load_official(module: nn.Module, path_or_mapping: str | PathLike[str] | Mapp
     Source:
         Copying of heads: Conffusion's official code, all branches, at the start of fine-tuning.
     """
+    given, copies_heads = _checked_weights(module, path_or_mapping)
+    module.load_state_dict({**module.state_dict(), **given})
+    if isinstance(module, UNet) and copies_heads:
+        module.copy_head_to_bounds()
+
+
+def check_official(module: nn.Module, path: str | PathLike[str]) -> None:
+    """Compare names and shapes of an official checkpoint with a network, which may live on the meta device.
+
+    Raises:
+        CheckpointError: As `load_official`.
+    """
+    _checked_weights(module, path)
+
+
+def _checked_weights(
+    module: nn.Module, path_or_mapping: str | PathLike[str] | Mapping[str, Any]
+) -> tuple[dict[str, Tensor], bool]:
+    """A file's weights under the network's own names, and whether its bound heads have to be copied."""
     source = "the mapping" if isinstance(path_or_mapping, Mapping) else fspath(path_or_mapping)
     raw = path_or_mapping if isinstance(path_or_mapping, Mapping) else _read_file(Path(path_or_mapping))
     expected = module.state_dict()
@@ -100,9 +120,7 @@ def load_official(module: nn.Module, path_or_mapping: str | PathLike[str] | Mapp
     copies_heads = isinstance(module, UNet) and module.has_bounds and not any(map(_is_bound_head, given))
     wanted = {name: value for name, value in expected.items() if not (copies_heads and _is_bound_head(name))}
     _check_same(wanted, given, f"{source} is not {_format_of(module).description}")
-    module.load_state_dict({**expected, **given})
-    if isinstance(module, UNet) and copies_heads:
-        module.copy_head_to_bounds()
+    return given, copies_heads
 
 
 def official_state_dict(module: nn.Module, file: OfficialFile | None = None) -> dict[str, Tensor]:
@@ -144,7 +162,7 @@ def _read_file(path: Path) -> Mapping[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
     except Exception as error:  # a damaged or hostile file can make the reader fail in any way
         raise CheckpointError(
             f"{path}: refused, {_reason(error)}. The file is damaged, or it holds objects other than tensors, "
@@ -153,6 +171,11 @@ def _read_file(path: Path) -> Mapping[str, Any]:
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, expected a flat state dict of tensors")
     return content
+
+
+def _is_zip(path: Path) -> bool:
+    """Whether torch can read tensors from the file when they are needed (its format since torch 1.6)."""
+    return zipfile.is_zipfile(path)
 
 
 def _reason(error: Exception) -> str:

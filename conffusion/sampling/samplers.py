@@ -17,10 +17,14 @@ LOG_SNR_RANGE = (-4.0, 3.0)  # half the log of the signal-to-noise ratio, from a
 
 
 class Denoiser(Protocol):
-    """Predicts the noise in x_t at squared signal level abar."""
+    """Predicts the noise in x_t at squared signal level abar, and perhaps the variance of the step."""
 
     def __call__(self, x_t: Tensor, abar: float) -> Tensor:
-        """Noise of `x_t`, (N, C, H, W), at squared signal level `abar`."""
+        """Noise of `x_t`, (N, C, H, W), at squared signal level `abar`.
+
+        Networks with a learned variance return (N, 2C, H, W): after the noise, where between the smallest (-1) and the
+        largest (1) possible variance the step's lies (Nichol and Dhariwal 2021, eq. 15).
+        """
 
 
 @dataclass(frozen=True)
@@ -54,18 +58,26 @@ def sample_ancestral(denoiser: Denoiser, schedule: NoiseSchedule, noise: Noise, 
     Returns:
         (N, C, H, W) in about [-1, 1].
     """
-    log_variance = np.log(np.maximum(schedule.posterior_variance, 1e-20))
+    smallest, largest = np.log(np.maximum(schedule.posterior_variance, 1e-20)), np.log(schedule.betas)
     weight_x0, weight_xt = schedule.posterior_mean_coefficients
     impose = known.impose if known else _identity
     x = impose(noise(0))
     for step, t in enumerate(reversed(range(schedule.n_timesteps)), start=1):
         a, b = schedule.clean_image_coefficients(t)
-        x0 = (a * x - b * denoiser(x, schedule.alphas_cumprod[t])).clamp(-1, 1)
+        predicted, *learned = denoiser(x, schedule.alphas_cumprod[t]).split(x.shape[1], dim=1)
+        x0 = (a * x - b * predicted).clamp(-1, 1)
         x = weight_x0[t] * x0 + weight_xt[t] * x
         if t > 0:
-            x = x + math.exp(0.5 * log_variance[t]) * noise(step)
+            x = x + _deviation(smallest[t], largest[t], learned) * noise(step)
         x = impose(x)
     return x
+
+
+def _deviation(smallest: float, largest: float, learned: list[Tensor]) -> Tensor | float:
+    """Standard deviation of a step's noise from the logarithms of the smallest and the largest possible variance."""
+    if not learned:
+        return math.exp(0.5 * smallest)
+    return torch.exp(0.5 * (smallest + (largest - smallest) * (learned[0] + 1) / 2))
 
 
 def sample_dpmpp_2m_sde(
@@ -92,7 +104,8 @@ def sample_dpmpp_2m_sde(
     x = impose(noise(0))
     previous: Tensor | None = None
     for i in range(n_steps):
-        x0 = impose(((x - sigma[i] * denoiser(x, abar[i])) / alpha[i]).clamp(-1, 1))
+        predicted = denoiser(x, abar[i])[:, : x.shape[1]]
+        x0 = impose(((x - sigma[i] * predicted) / alpha[i]).clamp(-1, 1))
         if i == n_steps - 1:
             return x0
         step = log_snr[i + 1] - log_snr[i]

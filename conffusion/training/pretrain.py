@@ -91,22 +91,51 @@ def diffusion_objective(
         position = torch.rand(len(rows), generator=generator) if kind != "adm" else torch.zeros(len(rows))
         abar = torch.lerp(abars[steps + 1], abars[steps], position).to(x0.device)
         hole = _random_holes(x0.shape, generator).to(x0.device) if images.has_holes else torch.ones_like(x0)
-        signal, spread = abar.sqrt()[:, None, None, None], (1 - abar).sqrt()[:, None, None, None]
-        x_t = (signal * x0 + spread * noise) * hole + x0 * (1 - hole)
-        inputs, labels = x_t, None
+        condition = None
         if images.condition is not None:
-            inputs = torch.cat([_pm1(images.condition, rows, compute), x_t], dim=1)
+            condition = _pm1(images.condition, rows, compute)
         elif images.has_holes:
             fill = torch.randn(x0.shape, generator=generator).to(x0.device)
-            inputs = torch.cat([x0 * (1 - hole) + fill * hole, x_t], dim=1)
-        if images.labels is not None:
-            labels = torch.as_tensor(images.labels)[rows].to(x0.device)
-        level = LEVEL_INPUTS[kind](abar, torch.as_tensor(schedule.timestep_map)[steps].float().to(x0.device))
-        with compute.autocast():
-            prediction = network(inputs, level, labels)
-        return ((prediction.float() - noise) ** 2 * hole).sum() / hole.sum()
+            condition = x0 * (1 - hole) + fill * hole
+        labels = None if images.labels is None else torch.as_tensor(images.labels)[rows].to(x0.device)
+        timesteps = torch.as_tensor(schedule.timestep_map)[steps].float().to(x0.device)
+        batch = NoisedBatch(x0, condition, hole, noise, abar, timesteps, labels)
+        return (noise_residual(network, kind, batch, compute) ** 2).sum() / hole.sum()
 
     return objective
+
+
+@dataclass(frozen=True)
+class NoisedBatch:
+    """Clean images and all that is random in one step of diffusion training; (N, C, H, W) in [-1, 1] unless said.
+
+    Attributes:
+        clean: Clean images.
+        condition: What a conditional network is shown beside the noisy image, holes filled; else None.
+        hole: 1 where the image is noised, 0 where it stays clean.
+        noise: Standard normal.
+        abar: (N,) squared signal levels.
+        timesteps: (N,) float, steps of the schedule that the network was trained on.
+        labels: (N,) classes, else None.
+    """
+
+    clean: Tensor
+    condition: Tensor | None
+    hole: Tensor
+    noise: Tensor
+    abar: Tensor
+    timesteps: Tensor
+    labels: Tensor | None
+
+
+def noise_residual(network: nn.Module, kind: str, batch: NoisedBatch, compute: Compute) -> Tensor:
+    """Error of the predicted noise inside the hole, (N, C, H, W), and 0 elsewhere."""
+    signal, spread = batch.abar.sqrt()[:, None, None, None], (1 - batch.abar).sqrt()[:, None, None, None]
+    x_t = (signal * batch.clean + spread * batch.noise) * batch.hole + batch.clean * (1 - batch.hole)
+    inputs = x_t if batch.condition is None else torch.cat([batch.condition, x_t], dim=1)
+    with compute.autocast():
+        prediction = network(inputs, LEVEL_INPUTS[kind](batch.abar, batch.timesteps), batch.labels)
+    return (prediction.float() - batch.noise) * batch.hole
 
 
 def classification_objective(network: nn.Module, images: PretrainingImages, compute: Compute) -> Objective:

@@ -8,7 +8,9 @@ import pytest
 from conffusion.calibration import Calibration, calibrate
 from conffusion.config.schema import CalibrationSettings
 from conffusion.errors import CalibrationError
-from conffusion.methods.protocols import PROTOCOLS
+from conffusion.methods.accidents import NO_ACCIDENT
+from conffusion.methods.protocols import PROTOCOLS, get_protocol, official_grid
+from conffusion.methods.registry import get_method
 from tests import conformance
 
 SETTINGS = CalibrationSettings(alpha=0.2, delta=0.1, ucb="hoeffding", scaling="additive")
@@ -64,3 +66,54 @@ def test_too_few_images_name_the_number_needed() -> None:
         PROTOCOLS["guaranteed"].calibrate(
             LOWER[few], UPPER[few], TARGET[few], mask=MASK[few], groups=None, settings=SETTINGS
         )
+
+
+# ---- official quirks
+
+
+def test_quirks_concern_the_paper_rows_alone() -> None:
+    assert get_protocol("paper", official_quirks=True).official_quirks
+    assert not get_protocol("guaranteed", official_quirks=True).official_quirks
+    assert get_protocol("paper") == PROTOCOLS["paper"]
+    assert get_protocol("guaranteed", official_quirks=True).accident(200, calibrating=True) == NO_ACCIDENT
+    quirky = get_protocol("paper", official_quirks=True)
+    assert quirky.accident(200, calibrating=True).dropout and not quirky.accident(200, calibrating=False).dropout
+    assert quirky.accident(200, calibrating=True) != quirky.accident(400, calibrating=True)
+
+
+@pytest.mark.parametrize(
+    ("task", "method", "grid"),
+    [
+        ("super_resolution", "n_conffusion", (0.9, 1.3, 1000)),
+        ("super_resolution", "dm_sb", (0.9, 1.3, 1000)),
+        ("super_resolution", "g_conffusion", (0.8, 5.0, 1000)),
+        ("inpainting", "dm_sba", (0.9, 2.5, 1000)),
+        ("inpainting", "g_conffusion", (0.9, 2.5, 1000)),
+        ("denoising", "n_conffusion", None),
+    ],
+)
+def test_official_grids(task: str, method: str, grid: Any) -> None:
+    assert official_grid(task, get_method(method)) == grid
+
+
+def test_grid_is_scanned_under_quirks_only() -> None:
+    arguments: dict[str, Any] = {"mask": MASK, "groups": None, "settings": SETTINGS, "grid": (0.8, 3.0, 50)}
+    exact = PROTOCOLS["paper"].calibrate(LOWER, UPPER, TARGET, **arguments)
+    assert exact == calibration("paper")
+    scanned = get_protocol("paper", official_quirks=True).calibrate(LOWER, UPPER, TARGET, **arguments)
+    step = 2.2 / 49
+    assert 0 <= scanned.lambda_hat - exact.lambda_hat <= step * 1.001
+    assert scanned.risk_ucb <= SETTINGS.alpha
+
+
+def test_grid_without_a_feasible_scale_gives_its_largest_one_without_a_word() -> None:
+    top = 0.9
+    settings = SETTINGS.model_copy(update={"alpha": 0.01})
+    quirky = get_protocol("paper", official_quirks=True)
+    result = quirky.calibrate(LOWER, UPPER, TARGET, mask=MASK, groups=None, settings=settings, grid=(0.8, top, 50))
+    assert result.lambda_hat == top
+    assert result.risk_ucb > settings.alpha
+    lower, upper = result.apply(LOWER, UPPER)
+    missed = ((TARGET < lower) | (TARGET > upper))[MASK > 0].mean()
+    assert result.risk == pytest.approx(missed)
+    assert result.n == 120 * 3 * 4 * 4

@@ -134,8 +134,20 @@ def test_class_conditional_network_is_asked_at_the_original_step(step: str) -> N
     denoiser = ClassDenoiser(small_net("adm", description), schedule, torch.tensor(description["y"]))
     x_t = tensors(description)["x_t"]
     a, b = schedule.clean_image_coefficients(int(step))
-    clean = (a * x_t - b * denoiser(x_t, schedule.alphas_cumprod[int(step)])).clamp(-1, 1)
+    predicted, _ = denoiser(x_t, schedule.alphas_cumprod[int(step)]).chunk(2, dim=1)
+    clean = (a * x_t - b * predicted).clamp(-1, 1)
     assert conformance.max_diff(description, arrays, f"step_x0_t{step}", clean) < TOLERANCE
+
+
+@torch.no_grad()
+def test_chain_with_learned_variances_ends_in_the_official_image() -> None:
+    description, arrays = conformance.load("adm/sampling")
+    respacing = int(description["config"]["timestep_respacing"])
+    schedule = noise_schedule("linear", 1000, linear_start=1e-4, linear_end=0.02, respacing=respacing)
+    denoiser = ClassDenoiser(small_net("adm", description), schedule, torch.tensor(description["y"]))
+    noise = recorded_noise(description["chain"]["noise_seed"], (1, 3, 32, 32))
+    final = sample_ancestral(denoiser, schedule, noise, None)
+    assert conformance.max_diff(description, arrays, "chain_final", final) < TOLERANCE
 
 
 def gaussian_denoiser(x_t: Tensor, abar: float) -> Tensor:

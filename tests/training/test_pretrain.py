@@ -11,13 +11,17 @@ from torch import Tensor, nn
 
 from conffusion.compute import Compute
 from conffusion.models.schedules import noise_schedule
+from conffusion.models.unet import build_unet
 from conffusion.training.loop import Optimisation
 from conffusion.training.pretrain import (
+    NoisedBatch,
     PretrainingImages,
     classification_objective,
     diffusion_objective,
+    noise_residual,
     pretrain,
 )
+from tests import conformance
 from tests.methods.small_specs import SPECS
 
 CPU = Compute(torch.device("cpu"), bfloat16=False)
@@ -110,6 +114,40 @@ def test_condition_and_labels_of_the_same_rows_are_shown() -> None:
     assert x.shape == (2, 6, 8, 8)
     np.testing.assert_allclose(x[:, 0, 0, 0], [4 / 127.5 - 1, 1 / 127.5 - 1], rtol=1e-6)
     assert labels is not None and labels.tolist() == [4, 1]
+
+
+def official_batch(kind: str) -> tuple[dict[str, Any], nn.Module, dict[str, Tensor]]:
+    description, _ = conformance.load(f"{kind}/training_loss")
+    network = build_unet(kind, {**description["config"], "dropout": 0.0})  # the fixtures are made in evaluation mode
+    conformance.fill_state_dict(network, prefix=description["weights"]["prefix"])
+    inputs = {name: torch.from_numpy(conformance.make(rule)) for name, rule in description["inputs"].items()}
+    return description, network.eval(), inputs
+
+
+@torch.no_grad()
+def test_super_resolution_loss_is_made_of_the_official_residuals() -> None:
+    """The official loss sums absolute errors of the predicted noise; ours averages their squares."""
+    description, network, inputs = official_batch("sr3")
+    level = torch.tensor(description["values"]["continuous_sqrt_alpha_cumprod"])
+    hole = torch.ones_like(inputs["HR"])
+    batch = NoisedBatch(inputs["HR"], inputs["SR"], hole, inputs["noise"], level**2, torch.zeros(3), None)
+    total = noise_residual(network, "sr3", batch, CPU).abs().sum()
+    assert float(total) == pytest.approx(description["values"]["loss_sum_L1"], rel=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("masked", [True, False])
+def test_inpainting_loss_is_made_of_the_official_residuals(masked: bool) -> None:
+    """The official loss averages over all pixels, known ones included; ours over the hole."""
+    description, network, inputs = official_batch("palette")
+    truth = inputs["truth"]
+    mask = inputs["mask"].expand_as(truth)
+    hole, condition = mask if masked else torch.ones_like(truth), truth * (1 - mask) + inputs["fill_noise"] * mask
+    abar = torch.tensor(description["values"]["gammas_given_to_net"])
+    batch = NoisedBatch(truth, condition, hole, inputs["epsilon"], abar, torch.zeros(3), None)
+    loss = (noise_residual(network, "palette", batch, CPU) ** 2).mean()
+    expected = description["values"]["loss_with_mask" if masked else "loss_without_mask"]
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
 
 
 def test_equal_logits_cost_the_logarithm_of_the_number_of_classes() -> None:
