@@ -11,7 +11,7 @@ from conffusion.config import load_config
 from conffusion.config.schema import Config
 from conffusion.errors import ConffusionError, ConfigError
 from conffusion.methods.registry import get_method
-from conffusion.workflow.plan import checked_plan
+from conffusion.workflow.checks import checked_plan
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

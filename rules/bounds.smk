@@ -15,7 +15,7 @@ rule extract_bounds:
         "../envs/conffusion.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=memory("extract_bounds"),
         runtime=60,
     params:
         settings=settings("extract_bounds"),
@@ -43,7 +43,7 @@ rule predict_bounds:
         "../envs/conffusion.yaml"
     threads: CONFIG.threads
     resources:
-        mem_mb=3000,
+        mem_mb=memory("predict_bounds"),
         runtime=60,
         gpu=GPUS,
     params:

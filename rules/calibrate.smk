@@ -16,7 +16,7 @@ rule calibrate_method:
         "../envs/conffusion.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=memory("calibrate_method"),
         runtime=60,
     params:
         settings=settings("calibrate_method"),

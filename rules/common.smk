@@ -2,13 +2,13 @@
 
 from conffusion.config import parse_config
 from conffusion.errors import ConffusionError
+from conffusion.workflow.checks import checked_plan
 from conffusion.workflow.code_digest import code_versions, write_code_versions
 from conffusion.workflow.gpu import gpus_per_job
 from conffusion.workflow.plan import (
     POOL,
     PROTOCOL_NAMES,
     SPLITS,
-    checked_plan,
     config_text,
     method_of,
     official_files,
@@ -50,6 +50,11 @@ onstart:
 def settings(stage):
     """Parameter function: what the stage depends on, for the job's task and arm."""
     return lambda wildcards: PLAN.settings(stage, wildcards.get("task", ""), wildcards.get("arm", ""))
+
+
+def memory(stage):
+    """Resource function: memory of the stage's jobs in MB."""
+    return lambda wildcards: PLAN.memory_mb(stage, wildcards.task, wildcards.get("arm", "dm_sb"))
 
 
 def images(split):

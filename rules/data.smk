@@ -54,7 +54,7 @@ rule prepare_images:
         "../envs/conffusion.yaml"
     threads: CONFIG.threads
     resources:
-        mem_mb=4000,
+        mem_mb=memory("prepare_images"),
         runtime=60,
     params:
         settings=lambda wildcards: PLAN.image_settings(wildcards.task, wildcards.folder),

@@ -22,7 +22,7 @@ rule evaluate_method:
         "../envs/conffusion.yaml"
     threads: 1
     resources:
-        mem_mb=3000,
+        mem_mb=memory("evaluate_method"),
         runtime=60,
     params:
         code=CODE["evaluate_method"],
@@ -45,7 +45,7 @@ rule trace_candidates:
         "../envs/conffusion.yaml"
     threads: CONFIG.threads
     resources:
-        mem_mb=3000,
+        mem_mb=memory("trace_candidates"),
         runtime=120,
         gpu=GPUS,
     params:

@@ -23,7 +23,7 @@ rule finetune_method:
         "../envs/conffusion.yaml"
     threads: CONFIG.threads
     resources:
-        mem_mb=4000,
+        mem_mb=memory("finetune_method"),
         runtime=24 * 60,
         gpu=GPUS,
     params:
@@ -54,7 +54,7 @@ rule try_settings:
         "../envs/conffusion.yaml"
     threads: CONFIG.threads
     resources:
-        mem_mb=4000,
+        mem_mb=memory("finetune_method"),
         runtime=24 * 60,
         gpu=GPUS,
     params:

@@ -111,7 +111,7 @@ rule plot_examples:
         "../envs/conffusion.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
+        mem_mb=memory("plot"),
         runtime=15,
     params:
         n_examples=CONFIG.report.n_examples,
@@ -135,7 +135,7 @@ rule plot_methods:
         "../envs/conffusion.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
+        mem_mb=memory("plot"),
         runtime=15,
     params:
         code=CODE["report"],

@@ -16,7 +16,7 @@ rule sample_variants:
         "../envs/conffusion.yaml"
     threads: CONFIG.threads
     resources:
-        mem_mb=3000,
+        mem_mb=memory("sample_variants"),
         runtime=120,
         gpu=GPUS,
     params:

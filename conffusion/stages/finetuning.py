@@ -12,7 +12,7 @@ from conffusion.methods.competition import Score
 from conffusion.methods.models import save_predictor
 from conffusion.methods.protocols import PROTOCOLS
 from conffusion.stages.fitting import FinetuningInputs, FinetuningJob, Fit
-from conffusion.store import atomic_path
+from conffusion.store import atomic_path, link_or_copy
 
 LOGGER = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def finetune_method(job: FinetuningJob, inputs: FinetuningInputs, outputs: Finet
         losses = fit.run(validate)
     for name, (_, step) in best.items():
         with atomic_path(outputs.models[name]) as temporary:
-            temporary.write_bytes((outputs.candidates / candidate_name(step)).read_bytes())
+            link_or_copy(outputs.candidates / candidate_name(step), temporary)
     with atomic_path(outputs.curve) as temporary:
         pd.concat([pd.DataFrame(losses), pd.DataFrame(scores)]).to_csv(temporary, index=False)
 

@@ -19,7 +19,8 @@ from conffusion.models.networks import load_prior
 from conffusion.models.official import check_official
 from conffusion.stages.importing import sha256
 from conffusion.training.priors import architecture_of
-from conffusion.workflow.plan import Plan, checked_plan
+from conffusion.workflow.checks import checked_plan
+from conffusion.workflow.plan import Plan
 
 GIB = 2**30
 

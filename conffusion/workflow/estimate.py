@@ -22,6 +22,7 @@ from conffusion.tasks import build_task
 from conffusion.training.finetune import TrainingSet, finetune, validation_steps
 from conffusion.training.loop import Optimisation
 from conffusion.training.objectives import pinball
+from conffusion.training.pretrain import PretrainingImages, classification_objective, diffusion_objective, pretrain
 from conffusion.training.priors import architecture_of
 from conffusion.workflow.plan import POOL, PROTOCOL_NAMES, SPLITS, Plan, method_of
 
@@ -80,7 +81,7 @@ class Estimate:
 
     def costs(self) -> list[StageCost]:
         """Every stage that costs more than seconds, in the order of the workflow."""
-        lines = []
+        lines = [self._training(name) for name in self._plan.used_priors if self._is_trained(name)]
         for task in self._plan.tasks:
             lines.append(self._images(task))
             if any(self._needs_variants(arm) for arm in self._plan.arms):
@@ -88,6 +89,34 @@ class Estimate:
             for arm in self._plan.trained_arms:
                 lines += [self._finetuning(task, arm), self._prediction(task, arm), self._tracing(task, arm)]
         return lines
+
+    def _is_trained(self, prior: str) -> bool:
+        settings = self._config.priors[prior]
+        return bool(self._config.priors_dir is None and settings.training and not settings.checkpoint)
+
+    def _training(self, name: str) -> StageCost:
+        prior = self._config.priors[name]
+        training, architecture = prior.training, self._architecture(name)
+        if training is None:
+            raise ValueError(f"{name}: is not trained in the run")
+        side, passes = prior.image_size or self._config.image_size, training.n_steps * training.batch_size
+        network, schedule = self.compute.place(architecture.build_prior()), architecture.build_schedule()
+        is_classified = schedule is None or bool(architecture.options.get("class_cond"))
+
+        def train(n_images: int) -> None:
+            grey = np.full((n_images, 3, side, side), 128, np.uint8)
+            labels = np.zeros(n_images, np.int64) if is_classified else None
+            images = PretrainingImages(grey, grey if prior.task else None, labels, has_holes=False)
+            if schedule is None:
+                objective = classification_objective(network, images, self.compute)
+            else:
+                objective = diffusion_objective(network, architecture.kind, images, schedule, self.compute, 0)
+            pretrain(network, objective, n_images, Optimisation(_TRIAL_STEPS, n_images, 1e-9, training.ema), 0)
+
+        seconds = passes * self._seconds_per_item(train, training.batch_size, smallest=2) / _TRIAL_STEPS + JOB_START
+        weights, hours = self._weights_gib(network), seconds / 3600
+        memory = weights * (_ADAM_COPIES + (training.ema > 0))
+        return StageCost("train_prior", prior.task or "all", name, 1, passes, hours, hours, weights / 2, memory)
 
     def _needs_variants(self, arm: str) -> bool:
         return method_of(arm).is_sampled or method_of(arm).target == "sampled_bounds"

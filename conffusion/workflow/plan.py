@@ -6,24 +6,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
-from conffusion.arrays import FloatArray
-from conffusion.calibration import calibrate
 from conffusion.config.schema import RULE_FILLED, Config
 from conffusion.data.splits import SPLITS
-from conffusion.errors import CalibrationError, ConfigError
 from conffusion.methods.registry import METHODS, Method, get_method
-from conffusion.tasks import TASKS, build_task
+from conffusion.tasks import TASKS
 
 POOL = ("calibration", "test")  # what bounds are evaluated on
 PROTOCOL_NAMES = ("paper", "guaranteed")
 
+# Memory of a job in MB: the libraries, float32 copies of the images that it holds at a time, copies of the weights.
+_LIBRARIES_MB = 2500
+_IMAGE_COPIES = {
+    "prepare_images": 5, "sample_variants": 2, "extract_bounds": 6, "finetune_method": 8, "predict_bounds": 6,
+    "trace_candidates": 12, "calibrate_method": 4, "evaluate_method": 12, "plot": 4,
+}  # fmt: skip
+_WEIGHT_COPIES = {
+    "import_prior": 4, "sample_variants": 3, "finetune_method": 8, "predict_bounds": 3, "trace_candidates": 3,
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Plan:
-    """Resolves names of the configuration; `checked` refuses what cannot run."""
+    """Resolves names of the configuration; `checked_plan` refuses what cannot run."""
 
     config: Config
 
@@ -147,6 +153,19 @@ class Plan:
             "side": int(folder.removeprefix("images-")) if "-" in folder else self.image_size(task),
         }
 
+    def memory_mb(self, stage: str, task: str, arm: str = "") -> int:
+        """Memory to reserve for a job: small at the default scale, gigabytes at the paper's."""
+        config, sizes = self.config, self.config.dataset.splits.model_dump()
+        n_images = max(sizes.values()) if min(sizes.values()) >= 1 else 2000
+        pixels_mb = 3 * self.image_size(task, arm) ** 2 * 4 / 1e6
+        needed = _LIBRARIES_MB + _IMAGE_COPIES.get(stage, 0) * n_images * pixels_mb
+        if stage == "sample_variants":
+            needed += config.sampling.images_per_shard * config.sampling.n_variants * pixels_mb
+        checkpoint = Path(config.priors[self.prior_name(task, arm)].checkpoint or "")
+        if stage in _WEIGHT_COPIES and checkpoint.is_file():
+            needed += _WEIGHT_COPIES[stage] * checkpoint.stat().st_size / 1e6
+        return math.ceil(needed / 500) * 500
+
     def settings(self, stage: str, task: str = "", arm: str = "") -> dict[str, Any]:
         """What the numbers of a stage depend on, as plain values; a change reruns the stage.
 
@@ -221,33 +240,6 @@ class Plan:
         }
 
 
-def checked_plan(config: Config) -> Plan:
-    """Plan of a configuration after checks that need more than types and ranges.
-
-    Raises:
-        ConfigError: If a method, task, tuned setting, prior file or folder is unknown or missing; names the key.
-    """
-    plan = Plan(config)
-    for name in config.methods:
-        method = get_method(name)
-        if method.network not in (None, "task") and method.network not in config.networks:
-            raise ConfigError(f"networks.{method.network}: is missing; the method {name!r} needs it")
-    for task, settings in config.tasks.items():
-        for side in {plan.image_size(task, arm) for arm in ["", *plan.arms]}:
-            build_task(task, **settings.degradation).apply(_black(side), ["trial"], config.seed, _black)
-        _check_tuned(plan, task)
-    _check_splits(config)
-    _check_sampling(plan)
-    _check_calibration_sizes(config)
-    _check_files(plan)
-    return plan
-
-
-def _black(side: int) -> FloatArray:
-    """An image to try the settings of a task on."""
-    return np.zeros((1, 3, side, side), dtype=np.float32)
-
-
 def method_of(arm: str) -> Method:
     """Method of an arm such as "resnext" or "resnext-r2"."""
     return get_method(arm.partition("-r")[0])
@@ -282,92 +274,11 @@ def config_text(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(), sort_keys=False)
 
 
-def _check_tuned(plan: Plan, task: str) -> None:
-    for arm in plan.trained_arms:
-        method = method_of(arm).name
-        if method not in plan.config.finetuning.tuned.get(task, {}):
-            raise ConfigError(f"finetuning.tuned.{task}.{method}: is missing; copy the settings of another task")
-
-
-def _check_splits(config: Config) -> None:
-    sizes = config.dataset.splits.model_dump().values()
-    shares = [size for size in sizes if size < 1]
-    if shares and len(shares) < len(sizes):
-        raise ConfigError("dataset.splits: give whole numbers for all splits, or shares below 1 for all")
-    if sum(shares) > 1 + 1e-9:
-        raise ConfigError(f"dataset.splits: the shares add up to {sum(shares):g}, more than 1")
-    if shares and config.dataset.name == "faces":
-        raise ConfigError("dataset.splits: faces are unlimited, so give whole numbers of images instead of shares")
-
-
-def _check_sampling(plan: Plan) -> None:
-    for name, task in plan.config.tasks.items():
-        schedule = plan.config.priors[task.prior].schedule
-        if schedule is not None and plan.config.sampling.n_steps > schedule.n_timesteps:
-            raise ConfigError(
-                f"sampling.n_steps = {plan.config.sampling.n_steps}: the schedule of priors.{task.prior} ({name}) has "
-                f"only {schedule.n_timesteps} steps"
-            )
-
-
-def _check_calibration_sizes(config: Config) -> None:
-    """Refuse splits that could not calibrate even intervals that never miss."""
-    settings = config.calibration
-    for split in ("selection", "calibration"):
-        size = getattr(config.dataset.splits, split)
-        if size < 1:  # a share: the number of groups is not known yet
-            continue
-        shape = (size, 1, 1, 2)
-        perfect = np.zeros(shape), np.ones(shape), np.full(shape, 0.5)
-        try:
-            calibrate(*perfect, alpha=settings.alpha, delta=settings.delta, ucb=settings.ucb)
-        except CalibrationError as error:
-            raise ConfigError(
-                f"dataset.splits.{split} = {size}: too few for calibration.alpha and delta: {error}"
-            ) from None
-
-
-def _check_files(plan: Plan) -> None:
-    """Name everything that is missing in one message."""
-    config, missing = plan.config, []
-    path = Path(str(config.dataset.folder.path))
-    if config.dataset.name == "folder" and not path.exists():
-        missing.append(f"dataset.folder.path = {str(path)!r}: no such folder or archive of images")
-    for name in plan.used_priors:
-        missing += _lacking_prior(plan, name)
-    if len(missing) == 1:
-        raise ConfigError(missing[0])
-    if missing:
-        raise ConfigError("some files are missing:\n- " + "\n- ".join(missing))
-
-
-def _lacking_prior(plan: Plan, name: str) -> list[str]:
-    """What is missing for a prior, if anything is."""
-    config, prior = plan.config, plan.config.priors[name]
-    if prior.checkpoint == RULE_FILLED:
-        return []
-    if prior.checkpoint:
-        where = f"; it should be {prior.source}" if prior.source else ""
-        found = Path(prior.checkpoint).is_file()
-        return [] if found else [f"priors.{name}.checkpoint = {prior.checkpoint!r}: no such file{where}"]
-    if config.priors_dir is None:
-        where = f": {prior.source}" if prior.source else ""
-        needs = f"priors.{name}: set `checkpoint` to its file{where}, or say under `training` how to train it"
-        return [] if prior.training else [needs]
-    if Path(plan.prior_path(name)).is_file():
-        return []
-    return [
-        f"priors_dir = {config.priors_dir!r}: lacks {name}.safetensors; name the folder that has it, set "
-        f"priors.{name}.checkpoint to an official file, or set priors_dir: null to train it in the run"
-    ]
-
-
 __all__ = [
     "POOL",
     "PROTOCOL_NAMES",
     "SPLITS",
     "Plan",
-    "checked_plan",
     "config_text",
     "method_of",
     "official_files",

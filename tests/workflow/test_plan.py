@@ -1,6 +1,5 @@
 """The plan: names, shards that cover every image once, and settings that hold what a stage depends on, no more."""
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -9,40 +8,18 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conffusion.config import Config, merge, parse_config, read_yaml
-from conffusion.errors import ConffusionError, ConfigError, DataError, ShapeError
+from conffusion.config import load_config, parse_config
+from conffusion.errors import DataError
 from conffusion.stages.sampling import shard_rows
 from conffusion.workflow.plan import (
     PROTOCOL_NAMES,
     SPLITS,
     Plan,
-    checked_plan,
     config_text,
     method_of,
     replicate_of,
 )
-
-ROOT = Path(__file__).parents[2]
-DEFAULT = read_yaml(ROOT / "config.yaml")
-TASK = "super_resolution"
-
-
-def config(**overlay: Any) -> Config:
-    return parse_config(merge(DEFAULT, overlay))
-
-
-def plan(**overlay: Any) -> Plan:
-    return Plan(config(**overlay))
-
-
-def without(section: str, name: str) -> dict[str, Any]:
-    values = copy.deepcopy(DEFAULT)
-    if isinstance(values[section], list):
-        values[section].remove(name)
-    else:
-        del values[section][name]
-    return values
-
+from tests.workflow.configs import ROOT, TASK, config, plan, without
 
 # ---- names
 
@@ -228,78 +205,70 @@ def test_unknown_stage_is_an_error_of_the_program() -> None:
         plan().settings("paint")
 
 
-# ---- refusals
+# ---- images of several sizes, and memory
 
 
-@pytest.fixture
-def shipped(tmp_path: Path) -> Path:
-    """A folder with a file for every prior."""
-    for name in DEFAULT["priors"]:
-        (tmp_path / f"{name}.safetensors").touch()
-    return tmp_path
+def paper() -> Plan:
+    return Plan(load_config(ROOT / "config.yaml", ROOT / "config" / "paper.yaml"))
 
 
-def test_default_configuration_passes_the_checks(shipped: Path) -> None:
-    assert checked_plan(config(priors_dir=str(shipped))).arms
+def test_networks_of_the_paper_see_images_of_their_own_sizes() -> None:
+    sizes = {
+        (task, arm): paper().image_size(task, arm) for task in paper().tasks for arm in ("", "dm_sb", "g_conffusion")
+    }
+    assert sizes == {
+        ("super_resolution", ""): 128, ("super_resolution", "dm_sb"): 128, ("super_resolution", "g_conffusion"): 128,
+        ("inpainting", ""): 256, ("inpainting", "dm_sb"): 256, ("inpainting", "g_conffusion"): 128,
+    }  # fmt: skip
+    assert paper().image_size("inpainting", "resnext") == 256  # encoders take the task's size
+    assert paper().largest_image_size == 256
+    assert paper().images("inpainting", "test") == "results/paper/inpainting/images/test.json"
+    assert paper().images("inpainting", "test", "adm_uq") == "results/paper/inpainting/images-128/test.json"
+    assert paper().images("super_resolution", "test", "adm_uq") == "results/paper/super_resolution/images/test.json"
 
 
-def refused(kind: type[ConffusionError], match: str, shipped: Path, **overlay: Any) -> None:
-    with pytest.raises(kind, match=match):
-        checked_plan(config(**{"priors_dir": str(shipped), **overlay}))
+def test_images_of_a_folder_depend_on_its_size_and_on_nothing_of_the_other_task() -> None:
+    own, other = (paper().image_settings("inpainting", folder) for folder in ("images", "images-128"))
+    assert (own["side"], other["side"]) == (256, 128)
+    assert {key: value for key, value in own.items() if key != "side"} == {
+        key: value for key, value in other.items() if key != "side"
+    }
+    assert own["resample"] == "bilinear" and own["degradation"] == {"hole": 0.5}
 
 
-def test_unknown_method_is_named(shipped: Path) -> None:
-    refused(ConfigError, "'n_confusion'.*did you mean 'n_conffusion'", shipped, methods=["n_confusion"])
+def test_official_settings_of_the_paper() -> None:
+    """Steps in the schedule, numbers of validations and shards that the official code has."""
+    some = paper()
+    steps = {
+        "super_resolution": {"n_conffusion": 0, "g_conffusion": 3},
+        "inpainting": {"dm_sba": 155, "g_conffusion": 15},
+    }
+    for task, methods in steps.items():
+        for arm, step in methods.items():
+            schedule = some.config.priors[some.prior_name(task, arm)].schedule
+            assert schedule is not None
+            n_timesteps = schedule.respacing or schedule.n_timesteps
+            assert int(some.config.finetuning.tuned[task][arm].prediction_time * n_timesteps + 1e-9) == step
+    assert some.imported_priors == [
+        "sr3_celebahq", "palette_celebahq", "adm_imagenet", "resnext_imagenet", "resnest_imagenet",
+    ]  # fmt: skip
+    assert some.prior_path("sr3_celebahq") == "results/paper/priors/sr3_celebahq.safetensors"
+    assert some.config.official_quirks and not plan().config.official_quirks
 
 
-def test_unknown_task_is_named(shipped: Path) -> None:
-    task = {"inpaintin": DEFAULT["tasks"]["inpainting"]}
-    refused(ConfigError, "inpaintin.*inpainting", shipped, tasks=task)
+def test_memory_grows_with_images_and_weights(tmp_path: Path) -> None:
+    stages = ("prepare_images", "sample_variants", "finetune_method", "predict_bounds", "evaluate_method", "plot")
+    for stage in stages:
+        small, large = plan().memory_mb(stage, "inpainting", "dm_sba"), paper().memory_mb(stage, "inpainting", "dm_sba")
+        assert 2500 <= small <= 3500 and small < large
+        assert large % 500 == 0
+    weights = tmp_path / "weights.pth"
+    weights.write_bytes(bytes(10**8))
+    values = {"priors": {"adm_photos": {"checkpoint": str(weights)}}}
+    assert plan(**values).memory_mb("finetune_method", TASK, "g_conffusion") >= 3300
 
 
-def test_unknown_or_impossible_degradation_is_named(shipped: Path) -> None:
-    refused(ConfigError, "factr.*factor", shipped, tasks={TASK: {"degradation": {"factr": 4}}})
-    refused(ConfigError, "hole = 1.5", shipped, tasks={"inpainting": {"degradation": {"hole": 1.5}}})
-    refused(ShapeError, "factor = 5 does not divide", shipped, tasks={TASK: {"degradation": {"factor": 5}}})
-
-
-def test_missing_tuned_settings_are_named(shipped: Path) -> None:
-    values = copy.deepcopy(DEFAULT)
-    del values["finetuning"]["tuned"]["inpainting"]["resnext"]
-    with pytest.raises(ConfigError, match=r"finetuning.tuned.inpainting.resnext: is missing"):
-        checked_plan(parse_config({**values, "priors_dir": str(shipped)}))
-
-
-def test_missing_role_is_named(shipped: Path) -> None:
-    with pytest.raises(ConfigError, match=r"networks.resnext: is missing; the method 'resnext'"):
-        checked_plan(parse_config({**without("networks", "resnext"), "priors_dir": str(shipped)}))
-
-
-def test_missing_prior_file_is_named_with_the_remedy(shipped: Path) -> None:
-    (shipped / "adm_photos.safetensors").unlink()
-    refused(ConfigError, r"lacks adm_photos.safetensors.*priors_dir: null", shipped)
-    assert checked_plan(config(priors_dir=None))
-    assert checked_plan(config(priors_dir=str(shipped), methods=["dm_sb", "n_conffusion"]))  # do not need it
-
-
-def test_missing_folder_is_named(shipped: Path) -> None:
-    dataset = {"name": "folder", "folder": {"path": str(shipped / "nowhere")}}
-    refused(ConfigError, r"dataset.folder.path = .*nowhere'.*no such folder", shipped, dataset=dataset)
-
-
-@pytest.mark.parametrize("split", ["calibration", "selection"])
-def test_too_few_images_for_alpha_and_delta_name_the_split_and_the_number(split: str, shipped: Path) -> None:
-    refused(ConfigError, rf"dataset.splits.{split} = 3: too few.*\d+ images", shipped, dataset={"splits": {split: 3}})
-
-
-@pytest.mark.parametrize(
-    "splits",
-    [{"test": 0.5}, dict.fromkeys(SPLITS, 0.5), dict.fromkeys(SPLITS, 0.25)],
-    ids=["mixed", "more than all", "shares of an endless dataset"],
-)
-def test_impossible_splits_are_refused_before_the_first_job(splits: dict[str, float], shipped: Path) -> None:
-    refused(ConffusionError, "dataset.splits", shipped, dataset={"splits": splits})
-
-
-def test_more_sampling_steps_than_the_schedule_has_are_refused_before_the_first_job(shipped: Path) -> None:
-    refused(ConffusionError, "sampling.n_steps", shipped, sampling={"n_steps": 500})
+@pytest.mark.parametrize("overlay", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.stem)
+def test_overlays_are_valid(overlay: Path) -> None:
+    config = load_config(ROOT / "config.yaml", overlay) if overlay.stem != "photographs" else None
+    assert config is None or Plan(config).arms
