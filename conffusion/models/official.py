@@ -123,6 +123,21 @@ def _checked_weights(
     return given, copies_heads
 
 
+def official_lambda_hat(path: str | PathLike[str]) -> float:
+    """The calibrated scale in the options file of a fine-tuned checkpoint (best_network_opt.pth, best_options.pt).
+
+    Raises:
+        CheckpointError: If the file is unreadable, holds objects other than tensors and plain values, or has no scale.
+    """
+    content = _read_file(Path(path))
+    if "pred_lambda_hat" not in content:
+        raise CheckpointError(
+            f"{fspath(path)}: has no pred_lambda_hat; expected best_network_opt.pth or best_options.pt, which the "
+            "official code writes beside the best fine-tuned network"
+        )
+    return float(content["pred_lambda_hat"])
+
+
 def official_state_dict(module: nn.Module, file: OfficialFile | None = None) -> dict[str, Tensor]:
     """Weights of a network under the names of an official checkpoint file.
 

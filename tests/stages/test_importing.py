@@ -10,11 +10,12 @@ import torch
 
 from conffusion.config.schema import PriorSettings
 from conffusion.errors import CheckpointError
+from conffusion.methods.models import PredictorSpec, load_predictor
 from conffusion.models.checkpoint import load_checkpoint
 from conffusion.models.networks import load_prior
-from conffusion.models.official import official_state_dict
+from conffusion.models.official import official_lambda_hat, official_state_dict
 from conffusion.models.unet import build_unet
-from conffusion.stages.importing import import_prior
+from conffusion.stages.importing import import_finetuned, import_prior
 from conffusion.training.priors import architecture_of
 from tests import conformance
 from tests.stages.small_run import SCHEDULE
@@ -99,3 +100,30 @@ def test_wrong_network_truncated_file_and_missing_path_are_named(tmp_path: Path)
     with pytest.raises(CheckpointError, match="names no file"):
         import_prior("mine", settings("sr3", None), output)
     assert not output.exists()
+
+
+@pytest.mark.parametrize("kind", list(NAMES))
+def test_finetuned_network_becomes_a_predictor_with_its_scale(kind: str, tmp_path: Path) -> None:
+    config = conformance.load(f"{kind}/small_net")[0]["config"]
+    network = build_unet(kind, config, bounds=True)
+    conformance.fill_state_dict(network)
+    path, options = tmp_path / "best_network_gen.pth", tmp_path / "best_network_opt.pth"
+    buffers = {"sr3": {"baseModel.betas": torch.rand(200)}, "palette": {"baseModel.gammas": torch.rand(200)}, "adm": {}}
+    torch.save({**buffers[kind], **official_state_dict(network, "finetuned")}, path)
+    optimizer = torch.optim.Adam(network.parameters()).state_dict()
+    torch.save({"epoch": 3, "iter": 10000, "pred_lambda_hat": torch.tensor(1.05), "scheduler": None,
+                "optimizer": optimizer}, options)  # fmt: skip
+    prior = settings(kind, path)
+    spec = PredictorSpec(architecture_of(prior), 0.1, has_holes=kind == "palette")
+    record = import_finetuned("mine", prior, spec, options, tmp_path / "model.safetensors")
+    assert record["lambda_hat"] == pytest.approx(1.05)
+    predictor, training = load_predictor(tmp_path / "model.safetensors")
+    assert training["lambda_hat"] == record["lambda_hat"] and training["source"]["file"] == "best_network_gen.pth"
+    own = predictor.network.state_dict()
+    assert all(torch.equal(own[name], value) for name, value in network.state_dict().items())
+
+
+def test_options_without_a_scale_are_refused(tmp_path: Path) -> None:
+    torch.save({"epoch": 3}, tmp_path / "I640000_E37_opt.pth")
+    with pytest.raises(CheckpointError, match="has no pred_lambda_hat; expected best_network_opt.pth"):
+        official_lambda_hat(tmp_path / "I640000_E37_opt.pth")
