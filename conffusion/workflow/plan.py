@@ -216,8 +216,8 @@ class Plan:
 
     def import_settings(self, name: str) -> dict[str, Any]:
         """What the conversion of an official file depends on."""
-        prior = self.config.priors[name]
-        return {"prior": prior.model_dump(exclude={"training", "task", "image_size"}), "name": name}
+        prior = self.config.priors[name].model_copy(update={"training": None, "task": None, "image_size": None})
+        return {"prior": prior.model_dump(), "name": name}
 
     def training_images(self, name: str) -> list[str]:
         """Manifest of the images that a prior is trained on, where they are the run's own."""

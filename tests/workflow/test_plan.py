@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conffusion.config import load_config, parse_config
+from conffusion.config.schema import PriorSettings
 from conffusion.errors import DataError
 from conffusion.stages.sampling import shard_rows
 from conffusion.workflow.plan import (
@@ -252,6 +253,9 @@ def test_official_settings_of_the_paper() -> None:
     assert some.imported_priors == [
         "sr3_celebahq", "palette_celebahq", "adm_imagenet", "resnext_imagenet", "resnest_imagenet",
     ]  # fmt: skip
+    for name in some.imported_priors:
+        prior = PriorSettings(**some.import_settings(name)["prior"])
+        assert (prior.options, prior.checkpoint) == (some.config.priors[name].options, some.config.priors[name].checkpoint)
     assert some.prior_path("sr3_celebahq") == "results/paper/priors/sr3_celebahq.safetensors"
     assert some.config.official_quirks and not plan().config.official_quirks
 
