@@ -52,7 +52,7 @@ rule prepare_images:
         f"{TIMES}/prepare_images/{{task}}-{{folder}}-{{split}}.tsv"
     conda:
         "../envs/conffusion.yaml"
-    threads: CONFIG.threads
+    threads: 1
     resources:
         mem_mb=memory("prepare_images"),
         runtime=60,

@@ -69,6 +69,7 @@ def run_job(snakemake: Any) -> Iterator[Job]:
     """
     _start_log(snakemake.log)
     os.environ.update({name: str(snakemake.threads) for name in _THREAD_VARIABLES})
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads that spin cripple jobs on a busy machine
     uses_gpu = bool(snakemake.resources.get("gpu", 0))
     lock = claim_gpu() if uses_gpu else None
     values = dict(snakemake.params.get("settings", {}))
