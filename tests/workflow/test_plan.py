@@ -255,7 +255,10 @@ def test_official_settings_of_the_paper() -> None:
     ]  # fmt: skip
     for name in some.imported_priors:
         prior = PriorSettings(**some.import_settings(name)["prior"])
-        assert (prior.options, prior.checkpoint) == (some.config.priors[name].options, some.config.priors[name].checkpoint)
+        assert (prior.options, prior.checkpoint) == (
+            some.config.priors[name].options,
+            some.config.priors[name].checkpoint,
+        )
     assert some.prior_path("sr3_celebahq") == "results/paper/priors/sr3_celebahq.safetensors"
     assert some.config.official_quirks and not plan().config.official_quirks
 
