@@ -11,7 +11,8 @@ from conffusion.config import load_config
 from conffusion.config.schema import Config, PriorSettings
 from conffusion.errors import ConffusionError, ConfigError
 from conffusion.methods.registry import get_method
-from conffusion.workflow.checks import checked_plan
+from conffusion.workflow.checks import check_dealt, checked_plan
+from conffusion.workflow.plan import Plan
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,6 +82,11 @@ def _import_checkpoint(options: argparse.Namespace) -> str:
         spec = _predictor_spec(config, prior, options.finetuned)
         record = import_finetuned(options.prior, prior, spec, options.options, options.output)
     scale = f", lambda_hat {record['lambda_hat']:.6g}" if "lambda_hat" in record else ""
+    if options.finetuned is not None:
+        scale += (
+            f"; read at prediction time {spec.prediction_time:g}, maps_timestep {spec.maps_timestep} (official "
+            "networks want those of config/paper.yaml: give it with --configfile)"
+        )
     source = record["source"]
     return f"{options.output}: {options.prior}, from {source['file']} (sha256 {source.get('sha256')}){scale}"
 
@@ -120,13 +126,21 @@ def _split_sizes(config: Config) -> dict[str, int]:
     sizes = config.dataset.splits.model_dump()
     if all(size >= 1 for size in sizes.values()):
         return {split: int(size) for split, size in sizes.items()}
+    return {split: n_images for split, (n_images, _) in _dealt(config).items()}
+
+
+def _dealt(config: Config) -> dict[str, tuple[int, int]]:
+    """Images and groups of every split, after the header of every image has been read.
+
+    Raises:
+        ConffusionError: If an image is unreadable, or there are too few to calibrate.
+    """
     from conffusion.data.splits import assign_splits
     from conffusion.stages.images import configured_dataset
-    from conffusion.workflow.plan import Plan
 
     table = configured_dataset(config.dataset, Plan(config).largest_image_size, config.seed).table()
-    counts = assign_splits(table, sizes, config.seed)["split"].value_counts()
-    return {split: int(counts[split]) for split in sizes}
+    splits = assign_splits(table, config.dataset.splits.model_dump(), config.seed)
+    return check_dealt(splits, config.calibration)
 
 
 def describe(config: Config) -> str:
@@ -136,12 +150,12 @@ def describe(config: Config) -> str:
         ConfigError: If it cannot run.
     """
     plan = checked_plan(config)
-    sampling, splits = config.sampling, config.dataset.splits.model_dump()
+    sampling, counts = config.sampling, _dealt(config)
     methods = ", ".join(get_method(name).label for name in config.methods)
     return "\n".join([
         f"run {config.run}: the configuration is valid",
-        f"images: {config.dataset.name}, {config.image_size} pixels; "
-        + ", ".join(f"{split} {size}" for split, size in splits.items()),
+        f"images: {config.dataset.name}, {plan.largest_image_size} pixels; "
+        + ", ".join(f"{split} {n_images} in {n_groups} groups" for split, (n_images, n_groups) in counts.items()),
         f"tasks: {', '.join(plan.tasks)}",
         f"methods: {methods}; {config.replicates} fine-tuning run(s) of each trained one",
         f"DM_SB: {sampling.n_variants} variants per image, {sampling.solver}",

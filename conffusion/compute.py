@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from conffusion.errors import ConfigError
 
 LOGGER = logging.getLogger(__name__)
+# What torch's CPU allocator, cuBLAS and cuDNN say.
+_OUT_OF_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "out of memory")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -65,15 +67,17 @@ class BatchLimit:
 
     Attributes:
         size: Items per batch, at most.
+        smallest: Items that a batch must hold; 2 for training with batch norm.
     """
 
     size: int
+    smallest: int = 1
 
     def batches(self, items: Sequence[Item], work: Callable[[Sequence[Item]], Result]) -> list[Result]:
         """Results of `work` on consecutive parts of `items`; a part that does not fit is halved and done again.
 
         Raises:
-            MemoryError: If a single item does not fit.
+            MemoryError: If the smallest possible batch does not fit.
         """
         results, start = [], 0
         while start < len(items):
@@ -90,13 +94,14 @@ class BatchLimit:
         """Halve the limit after `n_items` did not fit; any other error is raised again.
 
         Raises:
-            MemoryError: If one item does not fit.
+            MemoryError: If the smallest possible batch does not fit.
         """
         if not _is_out_of_memory(error):
             raise error
-        if n_items == 1:
+        if n_items < 2 * self.smallest:
             raise MemoryError(
-                "not even one image at a time fits into memory: choose a smaller network or image_size, or device: cpu"
+                f"not even {self.smallest} image(s) at a time fit into memory: choose a smaller network or image_size, "
+                "or device: cpu"
             ) from error
         self.size = n_items // 2
         LOGGER.warning("out of memory with batches of %d: going on with %d", n_items, self.size)
@@ -107,7 +112,7 @@ class BatchLimit:
 def _is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return "can't allocate memory" in str(error)  # what torch's CPU allocator says
+    return any(text in str(error) for text in _OUT_OF_MEMORY)
 
 
 def _native_bfloat16(device: torch.device) -> bool:

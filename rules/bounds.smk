@@ -16,7 +16,7 @@ rule extract_bounds:
     threads: 1
     resources:
         mem_mb=memory("extract_bounds"),
-        runtime=60,
+        runtime=240,
     params:
         settings=settings("extract_bounds"),
         code=CODE["extract_bounds"],
@@ -31,6 +31,7 @@ PREDICTED = [f"{protocol}/bounds/{split}" for protocol in PROTOCOL_NAMES for spl
 rule predict_bounds:
     input:
         models=protocols(f"{ARM}/{{protocol}}/model.safetensors"),
+        traced=[] if CONFIG.finetuning.keep_candidates else f"{ARM}/candidate_curves",  # before candidates are deleted
         images=images_of("selection", *POOL),
     output:
         stores=[directory(f"{ARM}/{name}.zarr") for name in PREDICTED],

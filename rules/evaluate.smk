@@ -41,6 +41,7 @@ rule trace_candidates:
         f"{LOGS}/{{task}}/trace_candidates/{{arm}}.log",
     benchmark:
         f"{TIMES}/trace_candidates/{{task}}-{{arm}}.tsv"
+    priority: 10  # candidates may be temporary, and large
     conda:
         "../envs/conffusion.yaml"
     threads: CONFIG.threads

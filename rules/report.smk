@@ -114,7 +114,7 @@ rule plot_examples:
         mem_mb=memory("plot"),
         runtime=15,
     params:
-        n_examples=CONFIG.report.n_examples,
+        examples={"n_examples": CONFIG.report.n_examples, "shown": CONFIG.report.shown},
         code=CODE["report"],
     script:
         "../workflow_scripts/plot_examples.py"
@@ -138,6 +138,7 @@ rule plot_methods:
         mem_mb=memory("plot"),
         runtime=15,
     params:
+        shown=CONFIG.report.shown,
         code=CODE["report"],
     script:
         "../workflow_scripts/plot_methods.py"

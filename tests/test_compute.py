@@ -2,13 +2,15 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
-from conffusion.compute import Compute, select_compute
+from conffusion.compute import BatchLimit, Compute, select_compute
 from conffusion.errors import ConfigError
 
 NO_CUDA = not torch.cuda.is_available()
@@ -63,3 +65,43 @@ def test_arrays_become_float32_and_networks_channels_last() -> None:
     assert (tensor.dtype, tensor.device.type) == (torch.float32, "cpu")
     weight = compute.place(nn.Conv2d(4, 4, 3)).weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+# ---- batches that shrink
+
+
+def run_limited(n_items: int, size: int, room: int, smallest: int = 1) -> tuple[list[int], list[int], BatchLimit]:
+    """Items in the order in which they were done, sizes tried, and the limit afterwards; `room` items fit at a time."""
+    limit, tried = BatchLimit(size, smallest), []
+
+    def work(part: Sequence[int]) -> list[int]:
+        tried.append(len(part))
+        if len(part) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return list(part)
+
+    return [item for part in limit.batches(range(n_items), work) for item in part], tried, limit
+
+
+@given(st.integers(0, 60), st.integers(1, 70), st.integers(1, 70))
+def test_every_item_is_done_once_and_in_order_whatever_fits(n_items: int, size: int, room: int) -> None:
+    done, tried, limit = run_limited(n_items, size, room)
+    assert done == list(range(n_items))
+    assert limit.size == size or limit.size <= room
+    assert sum(one > room for one in tried) <= 7  # halved, not tried again and again
+
+
+def test_one_item_too_many_is_the_end() -> None:
+    with pytest.raises(MemoryError, match=r"not even 1 image\(s\) at a time"):
+        run_limited(4, 4, 0)
+    with pytest.raises(MemoryError, match=r"not even 2 image\(s\) at a time"):
+        run_limited(4, 4, 1, smallest=2)
+
+
+@pytest.mark.parametrize("text", ["DefaultCPUAllocator: can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED"])
+def test_lack_of_memory_is_recognised_by_what_libraries_say(text: str) -> None:
+    limit = BatchLimit(8)
+    limit.shrink(8, RuntimeError(text))
+    assert limit.size == 4
+    with pytest.raises(RuntimeError, match="shape"):
+        limit.shrink(4, RuntimeError("shape mismatch"))

@@ -5,5 +5,9 @@ from conffusion.workflow.job import run_job
 from conffusion.workflow.plan import folders_of as folders
 
 with run_job(snakemake) as job:  # noqa: F821
-    n_examples = snakemake.params.n_examples  # noqa: F821
-    plot_examples(job.input.images, *folders([job.input.results]), job.output.png, n_examples=n_examples)
+    plot_examples(
+        job.input.images,
+        *folders([job.input.results]),
+        job.output.png,
+        **snakemake.params.examples,  # noqa: F821
+    )

@@ -5,4 +5,9 @@ from conffusion.workflow.job import run_job
 from conffusion.workflow.plan import folders_of as folders
 
 with run_job(snakemake) as job:  # noqa: F821
-    plot_methods(job.input.images, folders(job.input.results), job.output.png)
+    plot_methods(
+        job.input.images,
+        folders(job.input.results),
+        job.output.png,
+        shown=snakemake.params.shown,  # noqa: F821
+    )

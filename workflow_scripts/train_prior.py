@@ -5,4 +5,5 @@ from conffusion.workflow.job import run_job
 with run_job(snakemake) as job:  # noqa: F821
     from conffusion.training.priors import write_prior
 
-    write_prior(**job.settings, images=job.input.get("images"), compute=job.compute(), output=job.output.checkpoint)
+    own_images = next(iter(job.input.get("images", [])), None)
+    write_prior(**job.settings, images=own_images, compute=job.compute(), output=job.output.checkpoint)

@@ -21,7 +21,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(Path(path).read_text())
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path given to --configfile") from error
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror}); check the path, and that you are in the project's folder"
+        ) from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: is not valid YAML: {error}") from error
     if not isinstance(content, dict):

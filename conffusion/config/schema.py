@@ -174,6 +174,7 @@ class ReportSettings(Section):
     """Figures and confidence intervals of the report."""
 
     n_examples: Count
+    shown: str
     n_bootstrap: Annotated[int, Field(ge=100)]
 
 

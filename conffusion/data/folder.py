@@ -1,5 +1,6 @@
 """Any folder or archive of a user's images as a dataset, with rules that say which images belong together."""
 
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,8 @@ from conffusion.data.sources import Source, open_source
 from conffusion.errors import ConfigError, DataError
 
 __all__ = ["Fit", "FolderDataset", "read_image"]
+
+LOGGER = logging.getLogger(__name__)
 
 Fit = Literal["crop", "resize", "tile"]
 
@@ -157,6 +160,8 @@ class FolderDataset:
                 f"{self.path}: no images match dataset.folder.pattern = {self.pattern!r} ({len(shown)} other files); "
                 f"images end in {', '.join(SUFFIXES)}"
             )
+        if len(files) < len(shown):
+            LOGGER.warning("%s: %d files of other types are passed over", self.path, len(shown) - len(files))
         return files
 
     def _groups(self) -> dict[str, str]:

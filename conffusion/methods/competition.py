@@ -1,5 +1,6 @@
 """Checkpoint selection: after each validation the checkpoint competes under both protocols."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,8 +44,8 @@ class Score:
     interval_size: float
 
     def beats(self, other: "Score | None") -> bool:
-        """Whether this checkpoint has narrower intervals at controlled risk; any beats none."""
-        return other is None or self.interval_size < other.interval_size
+        """Whether this checkpoint has narrower intervals at controlled risk; any beats one that controls nothing."""
+        return other is None or self.interval_size < other.interval_size or math.isinf(other.interval_size)
 
 
 def score_checkpoint(
@@ -69,5 +70,5 @@ def score_checkpoint(
         return Score(float("nan"), float("nan"), float("inf"))
     calibrated_lower, calibrated_upper = calibration.apply(lower, upper)
     size = float((calibrated_upper - calibrated_lower)[images.mask > 0].mean())
-    size = size if calibration.risk_ucb <= settings.alpha else float("inf")
+    size = size if protocol.is_feasible(calibration) else float("inf")
     return Score(calibration.lambda_hat, calibration.risk, size)

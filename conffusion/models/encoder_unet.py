@@ -12,6 +12,7 @@ from conffusion.models.unet_blocks import SingleGroupNorm
 
 MIN_WIDTH, MAX_WIDTH = 32, 128
 NORM_GROUPS = 8
+IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in [0, 1]
 
 
 class EncoderUNet(nn.Module):
@@ -23,16 +24,19 @@ class EncoderUNet(nn.Module):
     Attributes:
         encoder: The encoder given; its classifier is not used.
         in_channels, out_channels, n_heads: 3, and as given.
+        standardise: Whether the encoder sees pixels minus ImageNet's mean, divided by its standard deviation, as
+            ImageNet classifiers do, instead of [-1, 1].
     Source:
         Ronneberger et al. 2015 (U-Net); three heads as in Angelopoulos et al. 2022 (im2im-uq), section 3.
     """
 
-    def __init__(self, encoder: Encoder, out_channels: int = 3, n_heads: int = 3) -> None:
+    def __init__(self, encoder: Encoder, out_channels: int = 3, n_heads: int = 3, *, standardise: bool = False) -> None:
         super().__init__()
         if out_channels < 1 or n_heads < 1:
             raise ConfigError(f"EncoderUNet: out_channels {out_channels} and n_heads {n_heads} must be positive")
         self.encoder = encoder
         self.in_channels, self.out_channels, self.n_heads = 3, out_channels, n_heads
+        self.standardise = standardise
         self.fold = encoder.spec.stem_stride
         *finer, current = encoder.spec.feature_channels
         blocks = []
@@ -74,7 +78,7 @@ class EncoderUNet(nn.Module):
 
     def _decode(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) -> (N, C, H / fold, W / fold)."""
-        *finer, h = self.encoder.features(x)
+        *finer, h = self.encoder.features(_standardise(x) if self.standardise else x)
         for block, skip in zip(self.decoder, reversed(finer), strict=True):
             h = block(h, skip)
         return cast(Tensor, self.join_image(torch.cat([h, F.pixel_unshuffle(x, self.fold).to(h.dtype)], dim=1)))
@@ -104,6 +108,12 @@ def _conv_norm_act(n_in: int, n_out: int, kernel: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(n_in, n_out, kernel, padding=kernel // 2, bias=False), SingleGroupNorm(NORM_GROUPS, n_out), nn.SiLU()
     )
+
+
+def _standardise(x: Tensor) -> Tensor:
+    """(N, 3, H, W) in [-1, 1] -> zero mean and unit variance over ImageNet."""
+    mean, deviation = (x.new_tensor(values).reshape(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_DEVIATION))
+    return ((x + 1) / 2 - mean) / deviation
 
 
 def _decoder_width(skip_channels: int) -> int:

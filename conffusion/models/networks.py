@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from conffusion.errors import CheckpointError
 from conffusion.models.checkpoint import load_checkpoint
 from conffusion.models.encoder_unet import EncoderUNet
-from conffusion.models.encoders import build_encoder
+from conffusion.models.encoders import Encoder, build_encoder
 from conffusion.models.schedules import NoiseSchedule, noise_schedule
 from conffusion.models.unet import build_unet
 
@@ -23,7 +23,8 @@ class Architecture:
 
     Attributes:
         network: "sr3", "palette", "adm" or the name of an encoder.
-        options: The U-Net's configuration, or the encoder's keyword arguments.
+        options: The U-Net's configuration, or the encoder's keyword arguments; for encoders also
+            `imagenet_statistics`, whether inputs are standardised as ImageNet classifiers expect.
         schedule: Keyword arguments of `noise_schedule`; None for an encoder.
     """
 
@@ -43,21 +44,26 @@ class Architecture:
     def build_prior(self) -> nn.Module:
         """The network as it is pretrained: without bound heads or decoder."""
         if self.kind == "encoder":
-            return build_encoder(self.network, **self.options)
+            return self._build_encoder()
         return build_unet(self.network, self.options)
 
     def build_with_bounds(self, prior: Mapping[str, Tensor] | None) -> nn.Module:
         """The network with bound heads, starting from a prior's weights or, with None, from scratch."""
         if self.kind == "encoder":
-            encoder = build_encoder(self.network, **self.options)
+            encoder = self._build_encoder()
             if prior is not None:
                 load_weights(encoder, prior)
-            return EncoderUNet(encoder)
+            return EncoderUNet(encoder, standardise=bool(self.options.get("imagenet_statistics")))
         network = build_unet(self.network, self.options, bounds=True)
         if prior is not None:
             load_weights(network, prior, may_lack=("lower.", "upper."))
             network.copy_head_to_bounds()
         return network
+
+    def _build_encoder(self) -> Encoder:
+        return build_encoder(
+            self.network, **{key: value for key, value in self.options.items() if key != "imagenet_statistics"}
+        )
 
     def record(self) -> dict[str, Any]:
         """JSON-serialisable form, kept in checkpoints."""

@@ -64,7 +64,7 @@ def calibrate_method(
             "split": "calibration",
             "selected_on": rules.selected_on,
             "checkpoint_step": bound_store.attributes.get("checkpoint_step"),
-            "feasible": result.risk_ucb <= result.alpha,
+            "feasible": rules.is_feasible(result),
         },
     )
 
@@ -165,10 +165,12 @@ def assess_method_validity(
     pools: Mapping[str, str | Path],
     candidates: str | Path | None,
     output: str | Path,
+    official_quirks: bool = False,
 ) -> None:
     """Rows of validity.csv for one method: how often the promise breaks when calibration sets are drawn again.
 
-    Checkpoints stay fixed; a further row of the paper's protocol selects anew among all stored ones in every draw.
+    Checkpoints stay fixed; a further row of the paper's protocol selects anew among all stored ones in every draw. The
+    accidents of the official code are not repeated here: what breaks the promise is the protocol itself.
 
     Args:
         task: Name of the task.
@@ -180,8 +182,13 @@ def assess_method_validity(
         pools: By protocol, loss curves on the pool of calibration and test images.
         candidates: Folder of the loss curves of all stored checkpoints; None for a method without checkpoints.
         output: CSV to write.
+        official_quirks: Whether the run repeats these accidents, so that the paper's curves are those of the candidate.
     """
-    variants = [(name, [LossCurves.load(path)], False) for name, path in pools.items()]
+    curves_of = dict(pools)
+    if official_quirks and candidates is not None:
+        step = int(read_json(calibrations["paper"])["checkpoint_step"])
+        curves_of["paper"] = Path(candidates) / f"step-{step:07d}.npz"
+    variants = [(name, [LossCurves.load(path)], False) for name, path in curves_of.items()]
     if candidates is not None:
         variants.append(("paper", [LossCurves.load(path) for path in sorted(Path(candidates).glob("*.npz"))], True))
     rows = []

@@ -17,6 +17,8 @@ from conffusion.store import open_store, read_array
 from conffusion.tasks import build_task
 from conffusion.training.priors import architecture_of
 
+MOST_CLASSES = 9  # shown of a generic prior
+
 
 def restorations(
     prior: PriorSettings,
@@ -61,7 +63,7 @@ def generations(
     schedule = architecture.build_schedule()
     if schedule is None:
         raise ValueError(f"{checkpoint}: an encoder generates nothing")
-    size, n_classes = int(architecture.options["image_size"]), int(architecture.options["num_classes"])
+    size, n_classes = int(architecture.options["image_size"]), min(MOST_CLASSES, int(network.n_classes))  # type: ignore[arg-type]
     labels = torch.arange(n_classes).repeat_interleave(n_images).to(compute.device)
     shape = (n_classes * n_images, 3, size, size)
     compute.place(network)

@@ -78,5 +78,7 @@ def shard_rows(n_images: int, k: int, n_shards: int) -> slice:
         DataError: If there are more shards than images.
     """
     if n_shards > n_images:
-        raise DataError(f"{n_shards} shards for {n_images} images: lower sampling.shards_per_share")
+        raise DataError(
+            f"{n_shards} shards for {n_images} images: lower sampling.shards_per_share, or give the split more images"
+        )
     return slice(k * n_images // n_shards, (k + 1) * n_images // n_shards)

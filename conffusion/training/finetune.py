@@ -1,12 +1,13 @@
 """Fine-tuning a one-pass predictor to bounds (Horwitz and Hoshen 2022, section 3.2)."""
 
 import logging
+import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from conffusion.compute import BatchLimit, Compute
 from conffusion.methods.predictor import BoundPredictor, Bounds
@@ -79,7 +80,8 @@ def finetune(
 ) -> list[dict[str, float]]:
     """Fit the predictor; at every stop `on_validation(step)` sees it with averaged weights, in evaluation mode.
 
-    Where memory does not suffice for a batch, its gradient is summed over parts; the result is the same up to rounding.
+    Where memory does not suffice for a batch, its gradient is summed over parts. The result is the same up to rounding,
+    except that batch norm then sees the parts, and dropout draws other masks.
 
     Args:
         predictor: Changed in place; ends with the weights of the last step, not averaged.
@@ -95,7 +97,8 @@ def finetune(
         Records {step, loss}, the mean of every `RECORD_EVERY` steps.
     """
     generator = torch.Generator().manual_seed(seed)
-    trainer, limit = Trainer(predictor.network, settings), BatchLimit(settings.batch_size)
+    trainer = Trainer(predictor.network, settings)
+    limit = BatchLimit(settings.batch_size, smallest=2 if _has_batch_norm(predictor) else 1)
     progress, records, recent = Progress("fine-tuning", settings.n_steps, unit="steps"), [], []
     predictor.train()
     for rows in batch_indices(len(data.condition), settings, generator):
@@ -141,8 +144,9 @@ def _backward(
         Again: If a part did not fit into memory; `limit` is lower then.
     """
     n_images, total = len(batch.condition), torch.zeros((), device=compute.device)
-    for start in range(0, n_images, limit.size):
-        part = batch.part(slice(start, start + limit.size))
+    n_parts = max(1, min(math.ceil(n_images / limit.size), n_images // limit.smallest))
+    for k in range(n_parts):  # nearly equal parts, none smaller than it may be
+        part = batch.part(slice(k * n_images // n_parts, (k + 1) * n_images // n_parts))
         try:
             loss = _loss(predictor, part, objective, quantile, compute) * (len(part.condition) / n_images)
             loss.backward()
@@ -151,6 +155,10 @@ def _backward(
             raise Again from None
         total += loss.detach()
     return total
+
+
+def _has_batch_norm(module: nn.Module) -> bool:
+    return any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules())
 
 
 def _loss(predictor: BoundPredictor, batch: _Batch, objective: Objective, quantile: float, compute: Compute) -> Tensor:

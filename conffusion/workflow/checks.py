@@ -1,12 +1,15 @@
 """Whether a configuration can run: checks beyond the types and ranges of its keys, made before the first job."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from conffusion.arrays import FloatArray
 from conffusion.calibration import calibrate
-from conffusion.config.schema import RULE_FILLED, Config
+from conffusion.config.schema import RULE_FILLED, CalibrationSettings, Config
+from conffusion.data.splits import has_groups
 from conffusion.errors import CalibrationError, ConfigError
 from conffusion.methods.registry import get_method
 from conffusion.tasks import build_task
@@ -28,6 +31,8 @@ def checked_plan(config: Config) -> Plan:
         for side in {plan.image_size(task, arm) for arm in ["", *plan.arms]}:
             build_task(task, **settings.degradation).apply(_black(side), ["trial"], config.seed, _black)
         _check_tuned(plan, task)
+    _check_priors(plan)
+    _check_training(plan)
     _check_splits(config)
     _check_sampling(plan)
     _check_calibration_sizes(config)
@@ -45,6 +50,51 @@ def _check_tuned(plan: Plan, task: str) -> None:
         method = method_of(arm).name
         if method not in plan.config.finetuning.tuned.get(task, {}):
             raise ConfigError(f"finetuning.tuned.{task}.{method}: is missing; copy the settings of another task")
+
+
+def _check_priors(plan: Plan) -> None:
+    """Every prior fits its role: the task that it restores, or none; diffusion or classification; the images' size."""
+    config = plan.config
+    for task, settings in config.tasks.items():
+        _check_prior_task(plan, f"tasks.{task}.prior", settings.prior, task)
+    for role, name in config.networks.items():
+        _check_prior_task(plan, f"networks.{role}", name, None)
+        if (config.priors[name].schedule is None) != (role != "generic"):
+            wanted = (
+                "a diffusion network (one with a schedule)" if role == "generic" else "an encoder (without a schedule)"
+            )
+            raise ConfigError(f"networks.{role} = {name!r}: must be {wanted}")
+    for task in plan.tasks:
+        for arm in plan.arms:
+            _check_prior_size(plan, task, arm)
+
+
+def _check_prior_task(plan: Plan, key: str, name: str, task: str | None) -> None:
+    own = plan.config.priors[name].task
+    if own != task:
+        wanted = f"a prior whose `task` is {task}" if task else "a prior without a task"
+        raise ConfigError(f"{key} = {name!r}: restores {own or 'no task'}, but {wanted} is needed here")
+
+
+def _check_prior_size(plan: Plan, task: str, arm: str) -> None:
+    name, size = plan.prior_name(task, arm), plan.image_size(task, arm)
+    made_for = plan.config.priors[name].options.get("image_size", size)
+    if made_for != size:
+        raise ConfigError(
+            f"priors.{name}.options.image_size = {made_for}: but its images have {size} pixels a side; set image_size: "
+            f"{made_for}, or options.image_size: {size} and priors_dir: null, which trains this network in the run"
+        )
+
+
+def _check_training(plan: Plan) -> None:
+    for name in plan.used_priors:
+        prior = plan.config.priors[name]
+        on_own_images = prior.training and prior.training.images == "dataset" and not prior.checkpoint
+        if plan.config.priors_dir is None and on_own_images and prior.task not in plan.config.tasks:
+            raise ConfigError(
+                f"priors.{name}.training.images = 'dataset': only a prior of a configured task can be trained on the "
+                "run's own images; take faces or photos"
+            )
 
 
 def _check_splits(config: Config) -> None:
@@ -69,20 +119,52 @@ def _check_sampling(plan: Plan) -> None:
 
 
 def _check_calibration_sizes(config: Config) -> None:
-    """Refuse splits that could not calibrate even intervals that never miss."""
-    settings = config.calibration
+    """Refuse splits that could not calibrate even intervals that never miss; shares are known once images are dealt."""
+    sizes = config.dataset.splits.model_dump()
+    check_split_sizes({split: size for split, size in sizes.items() if size >= 1}, "images", config.calibration)
+
+
+def check_split_sizes(sizes: Mapping[str, int], units: str, settings: CalibrationSettings) -> None:
+    """Refuse splits too small for alpha and delta.
+
+    Args:
+        sizes: Images, or groups where the images have groups, of the splits; only those that calibrate are looked at.
+        units: "images" or "groups", for the message.
+        settings: alpha, delta and the bound.
+    Raises:
+        ConfigError: Naming the split and how many would be needed.
+    """
     for split in ("selection", "calibration"):
-        size = getattr(config.dataset.splits, split)
-        if size < 1:  # a share: the number of groups is not known yet
+        if split not in sizes:
             continue
-        shape = (size, 1, 1, 2)
+        shape = (int(sizes[split]), 1, 1, 2)
         perfect = np.zeros(shape), np.ones(shape), np.full(shape, 0.5)
         try:
             calibrate(*perfect, alpha=settings.alpha, delta=settings.delta, ucb=settings.ucb)
         except CalibrationError as error:
+            reason = str(error).replace("images", units)
             raise ConfigError(
-                f"dataset.splits.{split} = {size}: too few for calibration.alpha and delta: {error}"
+                f"dataset.splits.{split}: has {sizes[split]} {units}, too few for calibration.alpha and delta: {reason}."
+                " Give this split a larger number or share, or raise alpha or delta"
             ) from None
+
+
+def check_dealt(splits: pd.DataFrame, settings: CalibrationSettings) -> dict[str, tuple[int, int]]:
+    """Refuse dealt images that are too few to calibrate, now that their groups are known.
+
+    Args:
+        splits: As splits.csv: columns image_id, group and split.
+        settings: alpha, delta and the bound.
+    Returns:
+        Images and groups of every split.
+    Raises:
+        ConfigError: As `check_split_sizes`.
+    """
+    counts = {str(split): (len(rows), rows["group"].nunique()) for split, rows in splits.groupby("split", sort=False)}
+    grouped = has_groups(splits)
+    units = {split: n_groups if grouped else n_images for split, (n_images, n_groups) in counts.items()}
+    check_split_sizes(units, "groups" if grouped else "images", settings)
+    return counts
 
 
 def _check_files(plan: Plan) -> None:

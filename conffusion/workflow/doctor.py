@@ -12,14 +12,15 @@ from packaging.requirements import Requirement
 
 from conffusion.compute import select_compute
 from conffusion.config.schema import RULE_FILLED, Config, PriorSettings
-from conffusion.data.folder import FolderDataset
+from conffusion.data.splits import assign_splits
 from conffusion.errors import ConffusionError
 from conffusion.models.checkpoint import load_checkpoint
 from conffusion.models.networks import load_prior
 from conffusion.models.official import check_official
+from conffusion.stages.images import configured_dataset
 from conffusion.stages.importing import sha256
 from conffusion.training.priors import architecture_of
-from conffusion.workflow.checks import checked_plan
+from conffusion.workflow.checks import check_dealt, checked_plan
 from conffusion.workflow.plan import Plan
 
 GIB = 2**30
@@ -94,24 +95,21 @@ def _device(config: Config) -> str:
 
 def _configuration(config: Config) -> str:
     plan = checked_plan(config)
-    return f"valid: tasks {', '.join(plan.tasks)}; {len(plan.arms)} methods and replicates"
+    return f"valid: tasks {', '.join(plan.tasks)}; methods {', '.join(plan.arms)}"
 
 
 def _images(config: Config, plan: Plan) -> str:
-    """Number of files, and whether they suffice.
+    """Images and groups of every split, after the header of every file has been read.
 
     Raises:
-        ConffusionError: If the folder or archive is unreadable, or has too few images.
+        ConffusionError: If an image is unreadable, a group is missing, or there are too few.
     """
-    sizes = config.dataset.splits.model_dump().values()
-    folder = FolderDataset(image_size=plan.largest_image_size, **config.dataset.folder.model_dump())
-    n_files, needed = len(folder.files), sum(sizes) if all(size >= 1 for size in sizes) else len(sizes)
-    if n_files < needed and folder.fit != "tile":
-        raise ConffusionError(
-            f"{config.dataset.folder.path}: holds {n_files:,} images, {needed:,} are needed: lower dataset.splits, or "
-            "check path and pattern"
-        )
-    return f"{config.dataset.folder.path}: {n_files:,} files"
+    dataset = configured_dataset(config.dataset, plan.largest_image_size, config.seed)
+    splits = assign_splits(dataset.table(), config.dataset.splits.model_dump(), config.seed)
+    counts = check_dealt(splits, config.calibration)
+    return f"{config.dataset.folder.path}: " + ", ".join(
+        f"{split} {n_images:,} in {n_groups:,} groups" for split, (n_images, n_groups) in counts.items()
+    )
 
 
 def _prior(plan: Plan, name: str) -> str:

@@ -46,7 +46,7 @@ class StageCost:
         forward_passes: Network calls on single images, those of training steps included.
         hours: Device hours of all jobs together.
         longest_job_hours: The longest of them.
-        disk_gib: Files that stay, at most, before compression.
+        disk_gib: Files that it writes, before compression; temporary ones too.
         memory_gib: Device memory of a job, at least: what its weights, gradients and activations take.
     """
 
@@ -156,10 +156,9 @@ class Estimate:
         seconds = trained * self._seconds_per_trained_image(task, arm, spec) + JOB_START
         seconds += scored * self._seconds_per_predicted_image(task, arm, spec)
         weights = self._weights_gib(spec.architecture.build_with_bounds(None))
-        kept = stops if shared.keep_candidates else 0
         hours = seconds / 3600
         memory = weights * (_ADAM_COPIES + (shared.ema > 0)) + self._activations_gib(task, arm, spec)
-        disk = weights * (len(PROTOCOL_NAMES) + kept)
+        disk = weights * stops  # the chosen ones are second names of competing ones
         return StageCost("finetune_method", task, arm, 1, trained + scored, hours, hours, disk, memory)
 
     def _prediction(self, task: str, arm: str) -> StageCost:

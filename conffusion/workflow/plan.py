@@ -179,7 +179,7 @@ class Plan:
         if stage == "split_images":
             return {**shared, "dataset": config["dataset"], "image_size": self.largest_image_size}
         if stage == "sample_variants":
-            prior = config["priors"][self.config.tasks[task].prior]
+            prior = self._network(self.config.tasks[task].prior)
             return {**shared, "prior": prior, "sampling": config["sampling"], "precision": self.config.precision}
         if stage == "sample_priors":
             priors = {name: config["priors"][name] for name in self.used_priors if config["priors"][name]["schedule"]}
@@ -198,7 +198,7 @@ class Plan:
         if stage == "calibrate_method":
             return {**quirks, "calibration": config["calibration"]}
         if stage == "assess_validity":
-            return {**shared, "calibration": config["calibration"], "validity": config["validity"]}
+            return {**shared, **quirks, "calibration": config["calibration"], "validity": config["validity"]}
         raise ValueError(f"{stage}: is not a stage with settings")
 
     def prior_settings(self, name: str) -> dict[str, Any]:
@@ -226,6 +226,14 @@ class Plan:
             return []
         return [self.images(task or self.tasks[0], "finetune")]
 
+    def _network(self, name: str) -> dict[str, Any]:
+        """Settings of a prior's network without those of its weights, which are an input."""
+        return (
+            self.config.priors[name]
+            .model_copy(update={"training": None, "checkpoint": None, "source": None})
+            .model_dump()
+        )
+
     def _finetuning(self, task: str, arm: str) -> dict[str, Any]:
         config = self.config.model_dump()
         finetuning = config["finetuning"]
@@ -233,9 +241,9 @@ class Plan:
         return {
             "method": method_of(arm).name,
             "replicate": replicate_of(arm),
-            "prior": config["priors"][self.prior_name(task, arm)],
+            "prior": self._network(self.prior_name(task, arm)),
             "tuned": tuned,
-            "finetuning": {**finetuning, "tuned": {}},
+            "finetuning": {**finetuning, "tuned": {}, "keep_candidates": True},
             "calibration": config["calibration"],
         }
 

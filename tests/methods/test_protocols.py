@@ -106,13 +106,20 @@ def test_grid_is_scanned_under_quirks_only() -> None:
     assert scanned.risk_ucb <= SETTINGS.alpha
 
 
+def test_grid_that_passes_everywhere_ends_above_its_top() -> None:
+    quirky, grid = get_protocol("paper", official_quirks=True), (3.0, 4.0, 11)
+    result = quirky.calibrate(LOWER, UPPER, TARGET, mask=MASK, groups=None, settings=SETTINGS, grid=grid)
+    assert result.lambda_hat == pytest.approx(4.1, abs=1e-8)
+    assert quirky.is_feasible(result)
+
+
 def test_grid_without_a_feasible_scale_gives_its_largest_one_without_a_word() -> None:
     top = 0.9
     settings = SETTINGS.model_copy(update={"alpha": 0.01})
     quirky = get_protocol("paper", official_quirks=True)
     result = quirky.calibrate(LOWER, UPPER, TARGET, mask=MASK, groups=None, settings=settings, grid=(0.8, top, 50))
     assert result.lambda_hat == top
-    assert result.risk_ucb > settings.alpha
+    assert not quirky.is_feasible(result)
     lower, upper = result.apply(LOWER, UPPER)
     missed = ((TARGET < lower) | (TARGET > upper))[MASK > 0].mean()
     assert result.risk == pytest.approx(missed)

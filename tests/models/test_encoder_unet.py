@@ -67,3 +67,16 @@ def test_unfit_arguments_are_refused() -> None:
         EncoderUNet(build_encoder("resnext_small"), n_heads=0)
     with pytest.raises(ShapeError, match="3, H, W"):
         EncoderUNet(build_encoder("resnext_small")).heads(torch.zeros(1, 4, 32, 32))
+
+
+def test_standardised_input_is_what_imagenet_classifiers_expect() -> None:
+    torch.manual_seed(0)
+    seen: list[torch.Tensor] = []
+    encoder = build_encoder("resnext_small", n_classes=3)
+    network = EncoderUNet(encoder, standardise=True).eval()
+    features = encoder.features
+    encoder.features = lambda x: seen.append(x) or features(x)  # type: ignore[method-assign,func-returns-value]
+    mean = torch.tensor([0.485, 0.456, 0.406]).reshape(1, 3, 1, 1)
+    with torch.no_grad():
+        network.heads((mean * 2 - 1).expand(1, 3, 32, 32))
+    torch.testing.assert_close(seen[0], torch.zeros(1, 3, 32, 32), atol=1e-6, rtol=0)

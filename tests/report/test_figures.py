@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import matplotlib
@@ -18,7 +19,7 @@ from conffusion.report.figures import (
 from conffusion.report.figures.grid import Grid
 from conffusion.report.figures.images import load_bounds, load_examples, shorten, spread
 from conffusion.report.figures.style import METHOD_COLOURS, METHOD_MARKERS, facets, saved_figure
-from conffusion.store import write_store
+from conffusion.store import open_store, write_store
 from tests.report import tree
 
 SOME = ("adm_uq", "dm_sb", "n_conffusion")
@@ -80,6 +81,14 @@ def test_bounds_of_other_images_are_refused(run: tree.Run, tmp_path: Path) -> No
     write_store(tmp_path / "test.zarr", arrays, ["x", "y"], {})
     with pytest.raises(StoreError, match="other images"):
         load_bounds(run.arms("super_resolution")[0], load_examples(tmp_path / "test.zarr", 1))
+
+
+def test_only_images_that_may_be_shown_are_examples(run: tree.Run) -> None:
+    store = open_store(run.images("inpainting"))
+    wanted = store.image_ids[3]
+    assert load_examples(run.images("inpainting"), 4, f"^{re.escape(wanted)}$").rows == (3,)
+    with pytest.raises(DataError, match=r"report.shown = 'nobody'.*matches none"):
+        load_examples(run.images("inpainting"), 1, "nobody")
 
 
 def test_methods_side_by_side(run: tree.Run, tmp_path: Path) -> None:

@@ -291,6 +291,23 @@ def test_too_little_memory_for_a_batch_changes_rounding_only(monkeypatch: pytest
         torch.testing.assert_close(parts.network.state_dict()[name], value, rtol=0, atol=1e-3)
 
 
+def test_batch_norm_never_sees_a_single_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """5 images of which 3 fit at a time: parts of 2 and 3, not of 2, 2 and 1."""
+    predictor, sizes = fresh("resnest"), list[int]()
+    forward = BoundPredictor.forward
+
+    def limited(self: BoundPredictor, condition: Tensor, *others: Any) -> Bounds:
+        sizes.append(len(condition))
+        if len(condition) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, condition, *others)
+
+    monkeypatch.setattr(BoundPredictor, "forward", limited)
+    settings = Optimisation(n_steps=2, batch_size=5, learning_rate=1e-3, ema=0)
+    finetune(predictor, training_set(), pinball, 0.05, settings, CPU, seed=1, stops=(), on_validation=lambda step: None)
+    assert sizes == [5, 2, 3, 2, 3]
+
+
 def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: BoundPredictor, *inputs: Any) -> Bounds:
         raise RuntimeError("shapes do not match")

@@ -4,11 +4,12 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from conffusion.config import load_config, parse_config
 from conffusion.errors import ConffusionError, ConfigError, ShapeError
-from conffusion.workflow.checks import checked_plan
+from conffusion.workflow.checks import check_dealt, checked_plan
 from conffusion.workflow.plan import SPLITS
 from tests.workflow.configs import DEFAULT, ROOT, TASK, config, without
 
@@ -71,7 +72,12 @@ def test_missing_folder_is_named(shipped: Path) -> None:
 
 @pytest.mark.parametrize("split", ["calibration", "selection"])
 def test_too_few_images_for_alpha_and_delta_name_the_split_and_the_number(split: str, shipped: Path) -> None:
-    refused(ConfigError, rf"dataset.splits.{split} = 3: too few.*\d+ images", shipped, dataset={"splits": {split: 3}})
+    refused(
+        ConfigError,
+        rf"dataset.splits.{split} : has 3 images, too few.*\d+ images",
+        shipped,
+        dataset={"splits": {split: 3}},
+    )
 
 
 @pytest.mark.parametrize(
@@ -110,10 +116,64 @@ def test_files_at_the_six_paths_are_enough_for_a_plan(tmp_path: Path) -> None:
 
 
 def test_prior_without_weights_or_training_is_refused() -> None:
-    tasks = {TASK: {"prior": "sr3_celebahq"}}
+    tasks = {TASK: {"prior": "sr3_celebahq", "degradation": {"factor": 8}}}
     with pytest.raises(ConfigError, match=r"priors.sr3_celebahq: set `checkpoint` to its file: I640000_E37_gen.pth"):
-        checked_plan(config(priors_dir=None, tasks=tasks, image_size=128))
+        checked_plan(config(priors_dir=None, tasks=tasks, methods=["dm_sb"]))
 
 
 def test_rule_filled_weights_need_no_file() -> None:
     checked_plan(load_config(ROOT / "config.yaml", ROOT / "config" / "paper-smoke.yaml"))
+
+
+# ---- priors in their roles
+
+
+@pytest.mark.parametrize(
+    ("overlay", "message"),
+    [
+        (
+            {"tasks": {"inpainting": {"prior": "sr3_faces"}}},
+            "tasks.inpainting.prior = 'sr3_faces': restores super_resol",
+        ),
+        ({"tasks": {"inpainting": {"prior": "adm_photos"}}}, "tasks.inpainting.prior = 'adm_photos': restores no task"),
+        ({"networks": {"generic": "sr3_faces"}}, "networks.generic = 'sr3_faces': restores super_resolution"),
+        (
+            {"networks": {"generic": "resnext_photos"}},
+            "networks.generic = 'resnext_photos': must be a diffusion network",
+        ),
+        ({"networks": {"resnext": "adm_photos"}}, "networks.resnext = 'adm_photos': must be an encoder"),
+        ({"image_size": 64}, r"options.image_size = 32: but its images have 64 pixels a side.*priors_dir: null"),
+    ],
+    ids=str,
+)
+def test_prior_that_does_not_fit_its_role_is_refused(overlay: dict[str, Any], message: str, shipped: Path) -> None:
+    refused(ConfigError, message, shipped, **overlay)
+
+
+def test_own_images_train_priors_of_a_task_alone() -> None:
+    values = {"priors": {"resnext_photos": {"training": {"images": "dataset"}}}, "priors_dir": None}
+    with pytest.raises(ConfigError, match="priors.resnext_photos.training.images = 'dataset': only a prior of a confi"):
+        checked_plan(config(**values))
+    checked_plan(config(priors={"palette_faces": {"training": {"images": "dataset"}}}, priors_dir=None))
+
+
+# ---- images once they are dealt
+
+
+def dealt(n_groups: int, size: int) -> pd.DataFrame:
+    """Every split has so many groups of so many images."""
+    rows = [
+        (f"{split}-{k}-{j}", f"{split}-{k}" if size > 1 else f"{split}-{k}-{j}", split)
+        for split in SPLITS
+        for k in range(n_groups)
+        for j in range(size)
+    ]
+    return pd.DataFrame(rows, columns=["image_id", "group", "split"])
+
+
+def test_groups_are_counted_where_images_have_them() -> None:
+    settings = config().calibration
+    assert check_dealt(dealt(40, 1), settings)["test"] == (40, 40)
+    assert check_dealt(dealt(40, 3), settings)["calibration"] == (120, 40)
+    with pytest.raises(ConfigError, match=r"dataset.splits.selection: has 10 groups, too few.*groups"):
+        check_dealt(dealt(10, 12), settings)

@@ -54,12 +54,16 @@ def test_official_checkpoint_is_compared_by_names_and_shapes(tmp_path: Path) -> 
     assert not found["prior small"].healthy and found["versions"].healthy and found["disk"].healthy
 
 
-def test_too_few_images_are_counted(tmp_path: Path) -> None:
-    for k in range(5):
-        Image.new("RGB", (40, 40), (50 * k, 0, 0)).save(tmp_path / f"{k}.png")
+def test_images_are_dealt_and_counted(tmp_path: Path) -> None:
+    for k in range(60):
+        Image.new("RGB", (40, 40), (k, 0, 0)).save(tmp_path / f"{k}.png")
     dataset = {"name": "folder", "folder": {"path": str(tmp_path)}}
     found = findings(dataset=dataset)["images"]
-    assert not found.healthy and "holds 5 images, 2,200 are needed" in found.detail
-    splits = {"finetune": 2, "selection": 1, "calibration": 1, "test": 1}
-    assert findings(dataset={**dataset, "splits": splits})["images"].healthy
+    assert not found.healthy and "2200 images are needed" in found.detail
+    splits = {"finetune": 5, "selection": 25, "calibration": 25, "test": 5}
+    found = findings(dataset={**dataset, "splits": splits})["images"]
+    assert found.healthy and "calibration 25 in 25 groups" in found.detail
+    grouped = {"path": str(tmp_path), "group_pattern": "^(.)"}
+    found = findings(dataset={**dataset, "folder": grouped, "splits": dict.fromkeys(splits, 0.25)})["images"]
+    assert not found.healthy and "groups, too few" in found.detail
     assert not findings(dataset={"name": "folder", "folder": {"path": str(tmp_path / "none")}})["images"].healthy

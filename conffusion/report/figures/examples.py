@@ -22,7 +22,9 @@ _COLUMNS = ("Input", "Lower bound", "Upper bound", "Ground truth", "Error", "Int
 _ERROR, _SIZE = 4, 5
 
 
-def plot_examples(images: Path | str, arm: Path | str, output: Path | str, *, n_examples: int = 4) -> None:
+def plot_examples(
+    images: Path | str, arm: Path | str, output: Path | str, *, n_examples: int = 4, shown: str = ""
+) -> None:
     """Draw input, calibrated bounds, truth, error and interval size of some test images.
 
     The images are evenly spread over the test split. Where a task judges some pixels only, the others are faded in
@@ -33,8 +35,9 @@ def plot_examples(images: Path | str, arm: Path | str, output: Path | str, *, n_
         arm: results/<run>/<task>/<arm>/<protocol>.
         output: PNG or PDF file to write; both are written.
         n_examples: Number of rows.
+        shown: Regular expression on the ids of the images that may be shown.
     """
-    examples = load_examples(images, n_examples)
+    examples = load_examples(images, n_examples, shown)
     bounds = load_bounds(arm, examples)
     grid = Grid(len(examples.rows), len(_COLUMNS))
     with saved_figure(output, grid.width, grid.height, layout="none") as figure:

@@ -1,5 +1,6 @@
 """What the image figures show: some test images, the calibrated bounds of an arm, and panels to draw them in."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from conffusion.arrays import FloatArray
 from conffusion.calibration.scaling import get_scaling
-from conffusion.errors import StoreError
+from conffusion.errors import DataError, StoreError
 from conffusion.report.figures.style import CONTEXT_FADE, HEAT_MAP
 from conffusion.report.results import method_label
 from conffusion.store import SealedStore, open_store, read_array, read_json
@@ -85,10 +86,21 @@ class Bounds:
         return [float(size[mask].mean()) for size, mask in zip(self.size, examples.mask, strict=True)]
 
 
-def load_examples(images: Path | str, n_examples: int) -> Examples:
-    """`n_examples` test images, evenly spread over the split: nobody picks them."""
+def load_examples(images: Path | str, n_examples: int, shown: str = "") -> Examples:
+    """`n_examples` test images, evenly spread over the split: nobody picks them.
+
+    Args:
+        images: results/<run>/<task>/images/test.zarr.
+        n_examples: Number of images, at most.
+        shown: Regular expression, searched in the image ids: images without a match are not shown.
+    Raises:
+        DataError: If no image matches.
+    """
     store = open_store(images)
-    rows = spread(len(store.image_ids), n_examples)
+    allowed = [row for row, image_id in enumerate(store.image_ids) if re.search(shown, image_id)]
+    if not allowed:
+        raise DataError(f"report.shown = {shown!r}: matches none of the {len(store.image_ids)} test images")
+    rows = tuple(allowed[k] for k in spread(len(allowed), n_examples))
     mask = _rows(store, "mask", rows).max(axis=1) > 0
     return Examples(rows, store.image_ids, _rows(store, "target", rows), _rows(store, "condition", rows), mask)
 

@@ -26,7 +26,12 @@ _CELL, _MARGIN = 1.2, 0.2  # inches
 
 
 def plot_methods(
-    images: Sequence[Path | str], arms: Sequence[Path | str], output: Path | str, *, n_examples: int = 2
+    images: Sequence[Path | str],
+    arms: Sequence[Path | str],
+    output: Path | str,
+    *,
+    n_examples: int = 2,
+    shown: str = "",
 ) -> None:
     """Draw lower bound, upper bound and interval size of several methods side by side, for some test images.
 
@@ -38,15 +43,16 @@ def plot_methods(
         arms: results/<run>/<task>/<arm>/<protocol> of one task and protocol.
         output: PNG or PDF file to write; both are written.
         n_examples: Number of images, evenly spread over the test split.
+        shown: Regular expression on the ids of the images that may be shown.
     Raises:
         DataError: If the arms belong to several tasks or protocols.
     """
-    examples_of = {Path(arm): load_examples(path, n_examples) for path, arm in zip(images, arms, strict=True)}
+    examples_of = {Path(arm): load_examples(path, n_examples, shown) for path, arm in zip(images, arms, strict=True)}
     results = [result for result in load_results(arms) if result.replicate == 0]
     if len({(result.task, result.protocol) for result in results}) != 1:
         raise DataError(f"{output}: needs the first replicates of one task and one protocol")
-    shown = [(load_bounds(result.folder, examples_of[result.folder]), examples_of[result.folder]) for result in results]
-    methods, examples = [bounds for bounds, _ in shown], shown[0][1]
+    drawn = [(load_bounds(result.folder, examples_of[result.folder]), examples_of[result.folder]) for result in results]
+    methods, examples = [bounds for bounds, _ in drawn], drawn[0][1]
     grid = Grid(
         len(_ROWS) * len(examples.rows), len(methods), cell=_CELL, left=_CELL + 0.65, top=1.25,
         rows_per_block=len(_ROWS), block_gap=0.75,
@@ -57,23 +63,23 @@ def plot_methods(
             f"{task_label(methods[0].task)}: every method on the same images",
             f"protocol {methods[0].protocol}, calibrated bounds; images evenly spread over the test split",
         )
-        scale = common_scale([method.size[own.mask] for method, own in shown])
+        scale = common_scale([method.size[own.mask] for method, own in drawn])
         for block in range(len(examples.rows)):
-            _draw_block(figure, grid, block, shown, scale)
+            _draw_block(figure, grid, block, drawn, scale)
         heat_bar(figure, grid.below(figure, 0, min(4, len(methods))), scale, f"interval size ({SIZE_UNIT})")
 
 
 def _draw_block(
-    figure: Figure, grid: Grid, block: int, shown: Sequence[tuple[Bounds, Examples]], scale: Normalize
+    figure: Figure, grid: Grid, block: int, drawn: Sequence[tuple[Bounds, Examples]], scale: Normalize
 ) -> None:
     """The rows of one test image; input and truth as the first method sees them."""
-    first, examples = len(_ROWS) * block, shown[0][1]
+    first, examples = len(_ROWS) * block, drawn[0][1]
     for offset, (pictures, title) in enumerate(((examples.condition, "Input"), (examples.target, "Ground truth"))):
         centre = grid.row_centre(first) + offset * (_CELL + 0.3)
         panel = grid.box(figure, _MARGIN, centre - _CELL / 2, _CELL, _CELL)
         show_image(panel, pictures[block])
         panel.set_title(title, loc="center", size=9)
-    for column, (method, examples) in enumerate(shown):
+    for column, (method, examples) in enumerate(drawn):
         mask, target = examples.mask[block], examples.target[block]
         panels = [grid.panel(figure, first + offset, column) for offset in range(len(_ROWS))]
         show_image(panels[0], method.lower[block], mask)
