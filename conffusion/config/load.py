@@ -49,6 +49,9 @@ def parse_config(values: Mapping[str, Any], *, source: str = "configuration") ->
     Raises:
         ConfigError: One line for every unknown, missing, mistyped or out-of-range key.
     """
+    tasks = values.get("tasks")
+    if isinstance(tasks, Mapping):  # `inpainting: null` in an overlay leaves a task out
+        values = {**values, "tasks": {name: task for name, task in tasks.items() if task is not None}}
     try:
         return Config.model_validate(values)
     except ValidationError as error:

@@ -98,7 +98,7 @@ def evaluate_method(method: str, replicate: int, protocol: str, files: Evaluatio
     """Metrics of the calibrated bounds on the test images."""
     stores = {split: _matching(files.bounds[split], files.images[split]) for split in ("calibration", "test")}
     bounds, images = stores["test"]
-    calibration = Calibration(**_calibration_fields(read_json(files.calibration)))
+    calibration = read_calibration(files.calibration)
     lower, upper = calibration.apply(bounds["lower"][:], bounds["upper"][:])
     target, mask = images["target"][:], images["mask"][:]
     task = build_task(str(images.attributes["task"]))
@@ -131,6 +131,17 @@ def evaluate_method(method: str, replicate: int, protocol: str, files: Evaluatio
     curves = pool_curves([stores["calibration"], stores["test"]], files.splits, calibration.scaling)
     curves.save(files.pool)
     _write_curve(calibration, curves, len(stores["calibration"][1].image_ids), files.curve)
+
+
+def read_calibration(path: str | Path) -> Calibration:
+    """The calibration in a run's `calibration.json`, to be applied to further bounds of the same method.
+
+    Raises:
+        StoreError: If the file is missing or damaged.
+    """
+    record = read_json(path)
+    names = ("lambda_hat", "risk", "risk_ucb", "alpha", "delta", "scaling", "ucb", "unit", "n_images")
+    return Calibration(**{name: record[name] for name in names}, n=record["n_bound"])
 
 
 def pool_curves(
@@ -261,11 +272,6 @@ def _matching(bounds: str | Path, images: str | Path) -> tuple[SealedStore, Seal
     if bound_store.image_ids != image_store.image_ids:
         raise StoreError(f"{bounds} and {images} hold different images; rerun the rule that makes the bounds")
     return bound_store, image_store
-
-
-def _calibration_fields(record: dict[str, Any]) -> dict[str, Any]:
-    names = ("lambda_hat", "risk", "risk_ucb", "alpha", "delta", "scaling", "ucb", "unit", "n_images")
-    return {**{name: record[name] for name in names}, "n": record["n_bound"]}
 
 
 def _floats(values: Any) -> list[float | None]:

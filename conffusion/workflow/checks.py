@@ -144,8 +144,8 @@ def check_split_sizes(sizes: Mapping[str, int], units: str, settings: Calibratio
         except CalibrationError as error:
             reason = str(error).replace("images", units)
             raise ConfigError(
-                f"dataset.splits.{split}: has {sizes[split]} {units}, too few for calibration.alpha and delta: {reason}."
-                " Give this split a larger number or share, or raise alpha or delta"
+                f"dataset.splits.{split}: has {sizes[split]} {units}, too few for calibration.alpha and delta: "
+                f"{reason}. Give this split a larger number or share, or raise alpha or delta"
             ) from None
 
 

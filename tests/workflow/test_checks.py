@@ -72,12 +72,8 @@ def test_missing_folder_is_named(shipped: Path) -> None:
 
 @pytest.mark.parametrize("split", ["calibration", "selection"])
 def test_too_few_images_for_alpha_and_delta_name_the_split_and_the_number(split: str, shipped: Path) -> None:
-    refused(
-        ConfigError,
-        rf"dataset.splits.{split} : has 3 images, too few.*\d+ images",
-        shipped,
-        dataset={"splits": {split: 3}},
-    )
+    message = rf"dataset.splits.{split}: has 3 images, too few.*\d+ images"
+    refused(ConfigError, message, shipped, dataset={"splits": {split: 3}})
 
 
 @pytest.mark.parametrize(
