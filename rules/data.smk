@@ -40,32 +40,9 @@ rule split_images:
         "../workflow_scripts/split_images.py"
 
 
-# A rule of its own, so that another alpha checks again but deals no image anew.
-rule check_splits:
-    input:
-        splits=rules.split_images.output.splits,
-    output:
-        sizes=f"{RUN}/split_sizes.json",
-    log:
-        f"{LOGS}/check_splits.log",
-    benchmark:
-        f"{TIMES}/check_splits.tsv"
-    conda:
-        "../envs/conffusion.yaml"
-    threads: 1
-    resources:
-        mem_mb=500,
-        runtime=5,
-    params:
-        settings=PLAN.settings("calibrate_method"),
-    script:
-        "../workflow_scripts/check_splits.py"
-
-
 rule prepare_images:
     input:
         splits=rules.split_images.output.splits,
-        checked=ancient(rules.check_splits.output.sizes),
     output:
         store=directory(f"{RUN}/{{task}}/{{folder}}/{{split}}.zarr"),
         manifest=f"{RUN}/{{task}}/{{folder}}/{{split}}.json",

@@ -14,14 +14,16 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from conffusion.compute import Compute
 from conffusion.config import Config, load_config
 from conffusion.errors import CheckpointError
+from conffusion.models.checkpoint import load_checkpoint
 from conffusion.models.networks import load_prior
 from conffusion.store import open_store
 from conffusion.training.priors import architecture_of, write_prior
-from conffusion.workflow.plan import Plan
+from conffusion.workflow.plan import SPLITS, Plan
 
 ROOT = Path(__file__).parents[1]
 PARTS = ("Snakefile", "rules", "workflow_scripts", "config", "profiles", "envs")
@@ -285,6 +287,31 @@ def test_changed_report_setting_reruns_its_consequences_and_then_rests(copied: W
     changed = {name.split("/")[0] for name in after if after[name] != before.get(name)}
     assert changed <= {"config.yaml", "code.json", "tables", "report.html", "logs", "benchmarks"}
     assert "Nothing to be done" in copied.snakemake(**changes).text
+
+
+@pytest.mark.parametrize("images", ["dataset", "faces"])
+def test_run_trains_a_prior(images: str, copied: Workflow) -> None:
+    training = {"images": images, "n_images": 16, "n_steps": 2, "batch_size": 4}
+    target = "results/smoke/priors/sr3_faces.safetensors"
+    outcome = copied.snakemake(target, priors_dir=None, priors={"sr3_faces": {"training": training}})
+    assert outcome.code == 0, outcome.text
+    assert outcome.jobs == {"train_prior": 1}
+    assert load_checkpoint(copied.root / target)[1]["training"]["images"] == images
+
+
+def test_groups_too_few_to_calibrate_stop_the_run_before_any_image_is_made(copied: Workflow) -> None:
+    for k in range(60):
+        path = copied.root / "photographs" / f"person{k % 12}_{k}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (32, 32), (k, 0, 0)).save(path)
+    folder = {"path": "photographs", "group_pattern": "^(.*)_"}
+    dataset = {"name": "folder", "folder": folder, "splits": dict.fromkeys(SPLITS, 0.25)}
+    outcome = copied.snakemake(run="persons", dataset=dataset)
+    assert outcome.code != 0
+    assert "dataset.splits.selection: has 3 groups, too few for calibration.alpha and delta" in outcome.text
+    assert "Traceback" not in outcome.text
+    assert not (copied.root / "results" / "persons" / "splits.csv").exists()
+    assert not (copied.root / "results" / "persons" / TASK).exists()
 
 
 # ---- mistakes

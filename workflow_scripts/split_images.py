@@ -1,7 +1,13 @@
-"""Rule split_images: which image belongs to which split."""
+"""Rule split_images: which image belongs to which split; refused where a split is too small to calibrate."""
 
+from functools import partial
+
+from conffusion.config.schema import CalibrationSettings
 from conffusion.stages.images import split_images
+from conffusion.workflow.checks import check_dealt
 from conffusion.workflow.job import run_job
 
 with run_job(snakemake) as job:  # noqa: F821
-    split_images(**job.settings, output=job.output.splits)
+    # Not a parameter of the rule: another alpha deals no image anew.
+    calibration = CalibrationSettings(**snakemake.config["calibration"])  # noqa: F821
+    split_images(**job.settings, output=job.output.splits, check=partial(check_dealt, settings=calibration))

@@ -113,13 +113,14 @@ def _end_of_grid(lower: Any, upper: Any, target: Any, grid: LambdaGrid, argument
     Where the top of the grid fails already, the top, whose risk bound exceeds alpha; where even the bottom passes, one
     step above the top, although the bottom would do.
     """
+    lower, upper, target = (np.asarray(array) for array in (lower, upper, target))
     mask = np.ones_like(target) if arguments["mask"] is None else np.asarray(arguments["mask"])
     values = {name: arguments[name] for name in ("alpha", "delta", "scaling", "ucb", "unit")}
     n_pixels = int((mask > 0).sum())
 
     def at(scale: float) -> Calibration:
-        found = Calibration(lambda_hat=scale, risk=1.0, risk_ucb=1.0, n=n_pixels, n_images=len(target), **values)
-        risk = float(evaluate(*found.apply(np.asarray(lower), np.asarray(upper)), target, mask).risk)
+        found = Calibration(lambda_hat=scale, risk=1.0, risk_ucb=1.0, n=n_pixels, n_images=target.shape[0], **values)
+        risk = float(evaluate(*found.apply(lower, upper), target, mask).risk)
         return replace(found, risk=risk, risk_ucb=official_ucb(risk, n_pixels, found.delta))
 
     start, stop, number = grid

@@ -1,6 +1,7 @@
 """Splits, and the images of every task."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from conffusion.randomness import keyed_generator
 from conffusion.store import write_store
 from conffusion.tasks import build_task
 
+LOGGER = logging.getLogger(__name__)
+
 
 def configured_dataset(settings: DatasetSettings, image_size: int, seed: int, resample: str = "bicubic") -> Dataset:
     """The dataset that the configuration names, at the size of the run's largest images."""
@@ -25,14 +28,25 @@ def configured_dataset(settings: DatasetSettings, image_size: int, seed: int, re
     return build_dataset(settings.name, image_size=image_size, **extra)
 
 
-def split_images(dataset: DatasetSettings, image_size: int, seed: int, output: str | Path) -> None:
+def split_images(
+    dataset: DatasetSettings,
+    image_size: int,
+    seed: int,
+    output: str | Path,
+    check: Callable[[pd.DataFrame], object] = lambda splits: None,
+) -> None:
     """Deal images, by whole groups, to the splits: `splits.csv`.
 
     Raises:
         DataError: If an image is unreadable, or there are too few for the splits asked for.
+        ConffusionError: Whatever `check` has against the table; nothing is written then.
     """
     table = configured_dataset(dataset, image_size, seed).table()
-    write_splits(assign_splits(table, dataset.splits.model_dump(), seed), output)
+    splits = assign_splits(table, dataset.splits.model_dump(), seed)
+    for split, rows in splits.groupby("split", sort=False):
+        LOGGER.info("%s: %d images in %d groups", split, len(rows), rows["group"].nunique())
+    check(splits)
+    write_splits(splits, output)
 
 
 def prepare_images(

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 
 from conffusion.calibration import Calibration, calibrate
 from conffusion.config.schema import CalibrationSettings
@@ -108,7 +109,8 @@ def test_grid_is_scanned_under_quirks_only() -> None:
 
 def test_grid_that_passes_everywhere_ends_above_its_top() -> None:
     quirky, grid = get_protocol("paper", official_quirks=True), (3.0, 4.0, 11)
-    result = quirky.calibrate(LOWER, UPPER, TARGET, mask=MASK, groups=None, settings=SETTINGS, grid=grid)
+    stored = [zarr.array(array) for array in (LOWER, UPPER, TARGET)]  # as the workflow gives them
+    result = quirky.calibrate(*stored, mask=zarr.array(MASK), groups=None, settings=SETTINGS, grid=grid)
     assert result.lambda_hat == pytest.approx(4.1, abs=1e-8)
     assert quirky.is_feasible(result)
 

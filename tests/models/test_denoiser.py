@@ -43,11 +43,12 @@ def test_condition_comes_first() -> None:
 
 
 @pytest.mark.parametrize("labels", [None, torch.tensor([1, 3])])
-def test_unconditional_network_is_told_step_and_class_and_its_variances_are_dropped(labels: Tensor | None) -> None:
+def test_unconditional_network_is_told_step_and_class_and_its_variances_stay(labels: Tensor | None) -> None:
     schedule = noise_schedule("linear", 1000, respacing=250)
     network, x_t = Watched("adm"), torch.randn(2, 3, 4, 4)
     denoiser = ClassDenoiser(network, schedule, labels)
     for step in (0, 3, 15, 249):
-        assert torch.equal(denoiser(x_t, schedule.alphas_cumprod[step]), x_t)
+        noise, _ = denoiser(x_t, schedule.alphas_cumprod[step]).split(3, dim=1)
+        assert torch.equal(noise, x_t)
     assert [level.tolist() for _, level, _ in network.seen] == [[t, t] for t in (0.0, 12.0, 60.0, 999.0)]
     assert all(shown is labels for _, _, shown in network.seen)

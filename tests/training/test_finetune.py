@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from conffusion.compute import Compute
+from conffusion.methods.models import PredictorSpec
 from conffusion.methods.predictor import BoundPredictor, Bounds
 from conffusion.models import build_unet
+from conffusion.models.networks import Architecture
 from conffusion.models.schedules import noise_schedule
 from conffusion.training.finetune import RECORD_EVERY, TrainingSet, finetune, validation_steps
 from conffusion.training.loop import Optimisation
@@ -293,7 +295,9 @@ def test_too_little_memory_for_a_batch_changes_rounding_only(monkeypatch: pytest
 
 def test_batch_norm_never_sees_a_single_image(monkeypatch: pytest.MonkeyPatch) -> None:
     """5 images of which 3 fit at a time: parts of 2 and 3, not of 2, 2 and 1."""
-    predictor, sizes = fresh("resnest"), list[int]()
+    torch.manual_seed(5)
+    network = Architecture("resnest_small", {"n_classes": 3}, None)
+    predictor, sizes = PredictorSpec(network, 0.0, has_holes=False).build(None), list[int]()
     forward = BoundPredictor.forward
 
     def limited(self: BoundPredictor, condition: Tensor, *others: Any) -> Bounds:
