@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 TORCH_FREE = ("calibration", "config", "metrics")
 
@@ -18,3 +20,12 @@ def test_calibration_side_does_not_load_torch() -> None:
     imports = ", ".join(f"conffusion.{room}" for room in TORCH_FREE)
     code = f"import sys, {imports}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "module", ["methods.protocols", "stages.evaluation", "stages.bounds", "report.html", "workflow.checks"]
+)
+def test_jobs_that_need_no_network_start_without_torch(module: str) -> None:
+    """Half of the jobs of a run; torch takes two seconds to load."""
+    code = f"import sys, conffusion.{module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

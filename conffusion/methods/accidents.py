@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING
 
 from conffusion.randomness import keyed_generator
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,11 @@ class Accident:
     dropout: bool
 
     @contextmanager
-    def befalling(self, network: nn.Module, seed: int) -> Iterator[None]:
+    def befalling(self, network: "nn.Module", seed: int) -> Iterator[None]:
         """Evaluation mode in which dropout, and nothing else, may be on; its draws follow from seed and call."""
+        import torch  # protocols are also used where nothing else needs it
+        from torch import nn
+
         network.eval()
         if not self.dropout:
             yield
