@@ -76,7 +76,7 @@ def evaluate(
     """
     if stratify not in ("pixel", "image", "image_channel"):
         raise ConfigError(f"stratify = {stratify!r}: must be 'pixel', 'image' or 'image_channel'")
-    data = _open(lower, upper, target, mask)
+    data = open_intervals(lower, upper, target, mask)
     if stratify == "pixel":
         return _evaluate_pixels(data)
     return _evaluate_units(data.unit_sums(per_channel=stratify == "image_channel"))
@@ -98,7 +98,7 @@ def image_losses(
         ShapeError: If shapes do not match.
         DataError: If a value is NaN or no pixel is evaluated.
     """
-    sums = _open(lower, upper, target, mask).unit_sums(per_channel=False)
+    sums = open_intervals(lower, upper, target, mask).unit_sums(per_channel=False)
     with np.errstate(invalid="ignore"):
         return sums.misses / sums.pixels, sums.sizes / sums.pixels
 
@@ -114,7 +114,7 @@ def size_quartile_edges(lower: ArrayLike, upper: ArrayLike, mask: ArrayLike | No
         ShapeError: If shapes do not match.
         DataError: If a bound is NaN or no pixel is evaluated.
     """
-    return _size_quantiles(_open(lower, upper, lower, mask), _QUARTERS)
+    return size_quantiles(open_intervals(lower, upper, lower, mask), _QUARTERS)
 
 
 def stratified_counts(
@@ -134,11 +134,11 @@ def stratified_counts(
         ShapeError: If shapes do not match.
         DataError: If a value is NaN or no pixel is evaluated.
     """
-    return _stratified_counts(_open(lower, upper, target, mask), edges)
+    return _stratified_counts(open_intervals(lower, upper, target, mask), edges)
 
 
 @dataclass(frozen=True)
-class _Block:
+class Block:
     """Consecutive images, (n_rows, n_channels, n_pixels) each: sizes, misses and which pixels are evaluated."""
 
     rows: slice
@@ -157,7 +157,7 @@ class _UnitSums:
 
 
 @dataclass(frozen=True)
-class _Intervals:
+class Intervals:
     """Arrays of one call; nothing is read before it is asked for."""
 
     lower: ArrayLike
@@ -169,7 +169,7 @@ class _Intervals:
     def n_images(self) -> int:
         return int(self.target.shape[0])
 
-    def blocks(self) -> Iterator[_Block]:
+    def blocks(self) -> Iterator[Block]:
         for rows in iterate_blocks(self.n_images, self._block_rows()):
             lower, upper, target = (np.asarray(array[rows]) for array in (self.lower, self.upper, self.target))
             yield _measure(rows, lower, upper, target, None if self.mask is None else np.asarray(self.mask[rows]))
@@ -200,14 +200,19 @@ class _Intervals:
         return chunk * max(1, _BLOCK_PIXELS // per_image // chunk)
 
 
-def _open(lower: ArrayLike, upper: ArrayLike, target: ArrayLike, mask: ArrayLike | None) -> _Intervals:
+def open_intervals(lower: ArrayLike, upper: ArrayLike, target: ArrayLike, mask: ArrayLike | None) -> Intervals:
+    """Check the shapes and wrap the arrays of `evaluate`; zarr arrays stay on disk.
+
+    Raises:
+        ShapeError: If shapes do not match or the arrays are empty.
+    """
     shape = check_same_shape(lower=lower, upper=upper, target=target)
     if not shape or 0 in shape:
         raise ShapeError(f"target has shape {shape}: at least one image with at least one pixel is needed")
     if mask is not None and tuple(mask.shape) not in (shape, (*shape[:1], 1, *shape[2:])):
         raise ShapeError(f"mask has shape {tuple(mask.shape)} but target has {shape}: they must be equal")
     mask = None if mask is None else _keep_zarr(mask)
-    return _Intervals(_keep_zarr(lower), _keep_zarr(upper), _keep_zarr(target), mask)
+    return Intervals(_keep_zarr(lower), _keep_zarr(upper), _keep_zarr(target), mask)
 
 
 def _keep_zarr(array: ArrayLike) -> ArrayLike:
@@ -220,14 +225,14 @@ def _measure(
     upper: npt.NDArray[Any],
     target: npt.NDArray[Any],
     mask: npt.NDArray[Any] | None,
-) -> _Block:
+) -> Block:
     shape = (len(target), target.shape[1] if target.ndim > 1 else 1, -1)
     chosen = np.broadcast_to(True if mask is None else mask == 1, target.shape).reshape(shape)
     sizes = (upper - lower).astype(np.float32).reshape(shape)
     if np.isnan(np.where(chosen, sizes + target.reshape(shape), 0.0)).any():
         raise DataError(f"lower, upper or target holds NaN in images {rows.start} to {rows.stop - 1}")
     missed = ~((lower <= target) & (target <= upper)).reshape(shape)
-    return _Block(rows, sizes, missed, chosen)
+    return Block(rows, sizes, missed, chosen)
 
 
 def _evaluate_units(sums: _UnitSums) -> Metrics:
@@ -240,9 +245,9 @@ def _evaluate_units(sums: _UnitSums) -> Metrics:
     return Metrics(float(risks.mean()), float(sizes.mean()), float(median), totals / np.maximum(counts, 1))
 
 
-def _evaluate_pixels(data: _Intervals) -> Metrics:
+def _evaluate_pixels(data: Intervals) -> Metrics:
     sums = data.unit_sums(per_channel=False)
-    edges = _size_quantiles(data, _QUARTERS)
+    edges = size_quantiles(data, _QUARTERS)
     misses, pixels = (table.sum(axis=0) for table in _stratified_counts(data, edges))
     stratified = np.divide(misses, pixels, out=np.full(4, np.nan), where=pixels > 0)
     n_pixels = float(sums.pixels.sum())
@@ -250,7 +255,7 @@ def _evaluate_pixels(data: _Intervals) -> Metrics:
     return Metrics(risk, size, float(edges[1]), stratified)
 
 
-def _stratified_counts(data: _Intervals, edges: FloatArray) -> tuple[IntArray, IntArray]:
+def _stratified_counts(data: Intervals, edges: FloatArray) -> tuple[IntArray, IntArray]:
     misses, pixels = (np.zeros((data.n_images, 4), dtype=np.int64) for _ in range(2))
     for block in data.blocks():
         stratum = sum((block.sizes > edge).astype(np.int8) for edge in edges)
@@ -261,7 +266,7 @@ def _stratified_counts(data: _Intervals, edges: FloatArray) -> tuple[IntArray, I
     return misses, pixels
 
 
-def _size_quantiles(data: _Intervals, levels: tuple[float, ...]) -> FloatArray:
+def size_quantiles(data: Intervals, levels: tuple[float, ...]) -> FloatArray:
     """Linearly interpolated quantiles of the sizes of all evaluated pixels, exact in float32, by radix selection."""
     high_bits = sum(np.bincount(_keys(sizes) >> 16, minlength=1 << 16) for sizes in data.sizes())
     n_pixels = int(np.sum(high_bits))
@@ -274,7 +279,7 @@ def _size_quantiles(data: _Intervals, levels: tuple[float, ...]) -> FloatArray:
     return np.asarray(low + (ranks - np.floor(ranks)) * (high - low))
 
 
-def _order_statistics(data: _Intervals, cumulative: IntArray, ranks: IntArray) -> FloatArray:
+def _order_statistics(data: Intervals, cumulative: IntArray, ranks: IntArray) -> FloatArray:
     """Sizes of the given ranks (0 = smallest), from the cumulative counts of the upper 16 bits of their keys."""
     prefixes = np.searchsorted(cumulative, ranks, side="right")
     low_bits = {int(prefix): np.zeros(1 << 16, dtype=np.int64) for prefix in prefixes}

@@ -3,14 +3,26 @@
 Works on arrays from any model and needs NumPy and SciPy only.
 """
 
+from conffusion.calibration.betting import wsr_ucb
 from conffusion.calibration.procedure import Calibration, calibrate
 from conffusion.calibration.scaling import critical_lambda
-from conffusion.calibration.ucb import hoeffding_bentkus_ucb, hoeffding_ucb, official_ucb, wsr_ucb
+from conffusion.calibration.ucb import (
+    bentkus_ucb,
+    conformal_risk_control_ucb,
+    hoeffding_bentkus_ucb,
+    hoeffding_ucb,
+    official_ucb,
+)
+from conffusion.calibration.variance import clt_ucb, empirical_bernstein_ucb
 
 __all__ = [
     "Calibration",
+    "bentkus_ucb",
     "calibrate",
+    "clt_ucb",
+    "conformal_risk_control_ucb",
     "critical_lambda",
+    "empirical_bernstein_ucb",
     "hoeffding_bentkus_ucb",
     "hoeffding_ucb",
     "official_ucb",

@@ -8,14 +8,23 @@ import numpy as np
 
 from conffusion.arrays import ArrayLike, FloatArray, as_numpy, check_same_shape
 from conffusion.calibration.pixels import Pixels, open_pixels
-from conffusion.calibration.rules import Level, Rule, get_rule
+from conffusion.calibration.rules import Level, Rule, VarianceRule, get_rule
 from conffusion.calibration.scaling import ScalingName, get_scaling
 from conffusion.calibration.search import Found, Question, smallest_passing
 from conffusion.calibration.ucb import check_level
 from conffusion.calibration.units import GroupLabels, UnitName, Units, make_units
 from conffusion.errors import CalibrationError, ConfigError
 
-UcbName: TypeAlias = Literal["wsr", "hoeffding_bentkus", "hoeffding", "official"]
+UcbName: TypeAlias = Literal[
+    "wsr",
+    "hoeffding_bentkus",
+    "bentkus",
+    "hoeffding",
+    "empirical_bernstein",
+    "clt",
+    "conformal_risk_control",
+    "official",
+]
 LambdaGrid: TypeAlias = tuple[float, float, int]
 _MAX_BETTING_PIXELS = 1 << 20
 _MAX_UNITS_NAMED = 1 << 20
@@ -28,7 +37,7 @@ class Calibration:
     Attributes:
         lambda_hat: Scale to apply.
         risk: Mean loss of the calibration units at lambda_hat, in [0, 1].
-        risk_ucb: Upper confidence bound of the risk at lambda_hat, at most alpha.
+        risk_ucb: What the rule `ucb` makes of the risk at lambda_hat (an upper confidence bound), at most alpha.
         n: Number given to the bound (images, groups or pixel values).
         alpha: Promised risk level.
         delta: Error level: probability, over calibration sets, that the promise fails.
@@ -85,8 +94,9 @@ def calibrate(
     """Find the smallest scale lambda_hat whose risk is at most alpha with probability at least 1 - delta.
 
     lambda_hat is the smallest critical value such that at it and at every larger lambda the upper confidence bound of
-    the risk is at most alpha; it is exact. Bounds of the mean are monotone in lambda. The betting bound ("wsr") need
-    not be, as smaller losses can spread more; stretches of lambda are accepted only if every point in them passes.
+    the risk is at most alpha; it is exact. Bounds of the mean are monotone in lambda. The betting bound ("wsr") and
+    those that use the sample variance need not be, as smaller losses can spread more; stretches of lambda are accepted
+    only if every point in them passes.
     Targets outside [0, 1] count as missed at every lambda, because sets are clamped to [0, 1]. zarr arrays are read
     in blocks, twice, after a sample of them; memory is bounded.
 
@@ -100,9 +110,13 @@ def calibrate(
         mask: Same shape, or (N, 1, H, W); pixels where it is 1 are evaluated. None evaluates all.
         groups: (N,) group label of each image; images of a group may depend on each other.
         scaling: "multiplicative", "additive" or "interval".
-        ucb: "wsr", "hoeffding_bentkus", "hoeffding" or "official" (the official code's bound; no guarantee).
+        ucb: "wsr", "hoeffding_bentkus", "bentkus", "hoeffding" or "empirical_bernstein", which keep the promise for any
+            number of units; or, with less to promise (`Rule.promise`), "clt" (only in the limit of many units),
+            "conformal_risk_control" (the risk is at most alpha on average over calibration sets; delta has no effect)
+            or "official" (the official code's bound; no guarantee).
         unit: One loss per "image", per "group" (mean of its images) or "pixel" (the paper's protocol: no guarantee,
-            since pixels of an image depend on each other). None = "group" where groups are given, else "image".
+            since pixels of an image depend on each other; not for the bounds that use the sample variance). None =
+            "group" where groups are given, else "image".
         lambda_grid: (start, stop, num); reproduces the official scan of a float32 grid from the top down.
     Returns:
         The calibration. On the calibration data its `apply` misses the fraction `.risk`, or less by pixels whose
@@ -119,6 +133,11 @@ def calibrate(
     check_level("alpha", alpha)
     check_level("delta", delta)
     rule = get_rule(ucb)
+    if unit == "pixel" and isinstance(rule, VarianceRule):
+        raise ConfigError(
+            f"ucb = {ucb!r} with unit = 'pixel': it needs the variance of the units' losses, so choose unit 'image' or"
+            " 'group', or a bound of the mean such as 'hoeffding_bentkus'"
+        )
     pixels = open_pixels(lower, upper, target, mask, scaling)
     units = make_units(unit, pixels.count_evaluated(), groups)
     name, n_images = units.name, units.n_images

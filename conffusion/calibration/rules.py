@@ -8,28 +8,34 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 from scipy import special
 
 from conffusion.arrays import BoolArray, FloatArray
+from conffusion.calibration.betting import bet_range, log_capital, wsr_bets, wsr_ucb
 from conffusion.calibration.ucb import (
     bentkus_root,
-    bets_from_deviations,
+    bentkus_ucb,
+    conformal_risk_control_ucb,
     hoeffding_bentkus_ucb,
     hoeffding_ucb,
-    log_capital,
     official_ucb,
     relative_entropy,
     round_down,
     round_up,
-    shrunk_means,
-    wsr_bets,
-    wsr_ucb,
+)
+from conffusion.calibration.variance import (
+    Margin,
+    clt_margin,
+    empirical_bernstein_margin,
+    largest_variance,
+    sample_variance,
 )
 from conffusion.errors import ConfigError
 
+Promise: TypeAlias = Literal["finite_sample", "asymptotic", "mean_only", "none"]
 Tail = Callable[[FloatArray, int | FloatArray, float], FloatArray]
 
 
@@ -44,6 +50,16 @@ class Level:
 
 class Rule(Protocol):
     """One upper confidence bound, as a test."""
+
+    @property
+    def promise(self) -> Promise:
+        """What holds for independent, identically distributed losses of units, if lambda_hat is chosen by this rule.
+
+        "finite_sample": the true risk exceeds alpha with probability at most delta, whatever the number of units.
+        "asymptotic": the same in the limit of many units only.
+        "mean_only": the true risk is at most alpha on average over calibration sets; delta plays no part.
+        "none": nothing.
+        """
 
     def bound(self, losses: FloatArray, level: Level) -> float:
         """Upper confidence bound of one column of losses (n_units,)."""
@@ -66,10 +82,12 @@ class MeanRule:
         ucb: (mean, n, delta) -> bound.
         tail: (means, n, alpha) -> bound on the probability of a mean this small if the true mean were alpha;
             the bound is at most alpha exactly where the tail is at most delta.
+        promise: As in `Rule`.
     """
 
     ucb: Callable[[float, int, float], float]
     tail: Tail
+    promise: Promise
 
     def bound(self, losses: FloatArray, level: Level) -> float:
         """Upper confidence bound of one column of losses (n_units,)."""
@@ -96,6 +114,8 @@ class MeanRule:
 class BettingRule:
     """The Waudby-Smith-Ramdas bound, which depends on every loss and on their order."""
 
+    promise: Promise = "finite_sample"
+
     def bound(self, losses: FloatArray, level: Level) -> float:
         """Upper confidence bound of one column of losses (n_units,)."""
         return wsr_ucb(losses, level.delta)
@@ -112,7 +132,7 @@ class BettingRule:
         proves nothing about the middle. Here each factor 1 - b_i (L_i - alpha) is replaced by its smallest value
         over the box, with L_i at its largest and b_i the largest bet where that loss exceeds alpha, else the smallest.
         """
-        low_bets, high_bets = _bet_range(largest, smallest, level.delta)
+        low_bets, high_bets = bet_range(largest, smallest, level.delta)
         bets = np.where(largest > level.alpha, high_bets, low_bets)
         return np.asarray(log_capital(largest, bets, level.alpha).max(axis=0) >= -math.log(level.delta))
 
@@ -121,44 +141,90 @@ class BettingRule:
         return bool(self.passes(np.resize(losses, level.n)[:, None], level)[0])
 
 
-def _bet_range(largest: FloatArray, smallest: FloatArray, delta: float) -> tuple[FloatArray, FloatArray]:
-    """Smallest and largest bets of `wsr_bets` over all losses between `smallest` and `largest`."""
-    mean_low, mean_high = shrunk_means(smallest), shrunk_means(largest)
-    far = np.maximum(largest - mean_low, mean_high - smallest)
-    near = np.maximum(np.maximum(smallest - mean_high, mean_low - largest), 0.0)
-    return bets_from_deviations(far, delta), bets_from_deviations(near, delta)
+@dataclass(frozen=True)
+class VarianceRule:
+    """The mean loss plus a margin that never falls when the sample variance rises.
+
+    Attributes:
+        margin: (sample variances, n, delta) -> what is added to the means.
+        promise: As in `Rule`.
+    """
+
+    margin: Margin
+    promise: Promise
+
+    def bound(self, losses: FloatArray, level: Level) -> float:
+        """Upper confidence bound of one column of losses (n_units,)."""
+        return min(1.0, float(self._sum(losses.mean(), sample_variance(losses), level)))
+
+    def passes(self, losses: FloatArray, level: Level) -> BoolArray:
+        """Whether the bound of each column of (n_units, n_columns) is at most alpha."""
+        return np.asarray(self._sum(losses.mean(axis=0), sample_variance(losses), level) <= level.alpha)
+
+    def certifies(self, largest: FloatArray, smallest: FloatArray, level: Level) -> BoolArray:
+        """Whether the largest mean and the largest sample variance of all losses in between would pass together.
+
+        Smaller losses can spread more and so raise the bound: passing at both ends proves nothing about the middle.
+        """
+        return np.asarray(self._sum(largest.mean(axis=0), largest_variance(largest, smallest), level) <= level.alpha)
+
+    def would_pass(self, losses: FloatArray, level: Level) -> bool:
+        """Whether `level.n` units with the mean and the sample variance of the losses would pass."""
+        return bool(self.passes(losses[:, None], level)[0])
+
+    def _sum(self, means: FloatArray, variances: FloatArray, level: Level) -> FloatArray:
+        return np.asarray(means + self.margin(variances, level.n, level.delta))
 
 
 def _hoeffding_tail(means: FloatArray, n: int | FloatArray, alpha: float) -> FloatArray:
     return np.where(means <= alpha, np.exp(-2.0 * n * (alpha - means) ** 2), 1.0)
 
 
+def _bentkus_tail(means: FloatArray, n: int | FloatArray, alpha: float) -> FloatArray:
+    return np.where(means <= alpha, _binomial_tail(round_up(n * means), n, alpha), 1.0)
+
+
 def _hoeffding_bentkus_tail(means: FloatArray, n: int | FloatArray, alpha: float) -> FloatArray:
     entropy = np.exp(-n * relative_entropy(np.minimum(means, alpha), alpha))
-    return np.where(means <= alpha, np.minimum(entropy, _bentkus_tail(round_up(n * means), n, alpha)), 1.0)
+    return np.where(means <= alpha, np.minimum(entropy, _bentkus_tail(means, n, alpha)), 1.0)
 
 
 def _official_tail(means: FloatArray, n: int | FloatArray, alpha: float) -> FloatArray:
     """As official_ucb, but a mean of 0 is judged by the formula, and a mean at or above alpha never passes."""
-    return np.where(means < alpha, _bentkus_tail(round_down(n * means), n, alpha), 1.0)
+    return np.where(means < alpha, _binomial_tail(round_down(n * means), n, alpha), 1.0)
 
 
-def _bentkus_tail(counts: FloatArray, n: int | FloatArray, alpha: float) -> FloatArray:
+def _binomial_tail(counts: FloatArray, n: int | FloatArray, alpha: float) -> FloatArray:
     """e P(Bin(n, alpha) <= counts)."""
     below = np.minimum(counts, np.asarray(n) - 1.0)
     return np.where(counts < n, math.e * special.betaincc(below + 1.0, n - below, alpha), math.e)
+
+
+def _conformal_risk_control_tail(means: FloatArray, n: int | FloatArray, alpha: float) -> FloatArray:
+    """No probability: 0, below every delta, where the rule is kept (rounding errors forgiven), else 1."""
+    return np.where(n * means + 1.0 <= alpha * (np.asarray(n) + 1.0) * (1.0 + 1e-12), 0.0, 1.0)
 
 
 def _official_ucb_mended(mean: float, n: int, delta: float) -> float:
     return bentkus_root(0.0, n, delta) if mean == 0.0 else official_ucb(mean, n, delta)
 
 
+def _conformal_risk_control_without_delta(mean: float, n: int, delta: float) -> float:
+    return conformal_risk_control_ucb(mean, n)
+
+
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
         "wsr": BettingRule(),
-        "hoeffding_bentkus": MeanRule(hoeffding_bentkus_ucb, _hoeffding_bentkus_tail),
-        "hoeffding": MeanRule(hoeffding_ucb, _hoeffding_tail),
-        "official": MeanRule(_official_ucb_mended, _official_tail),
+        "hoeffding_bentkus": MeanRule(hoeffding_bentkus_ucb, _hoeffding_bentkus_tail, "finite_sample"),
+        "bentkus": MeanRule(bentkus_ucb, _bentkus_tail, "finite_sample"),
+        "hoeffding": MeanRule(hoeffding_ucb, _hoeffding_tail, "finite_sample"),
+        "empirical_bernstein": VarianceRule(empirical_bernstein_margin, "finite_sample"),
+        "clt": VarianceRule(clt_margin, "asymptotic"),
+        "conformal_risk_control": MeanRule(
+            _conformal_risk_control_without_delta, _conformal_risk_control_tail, "mean_only"
+        ),
+        "official": MeanRule(_official_ucb_mended, _official_tail, "none"),
     }
 )
 

@@ -1,7 +1,9 @@
-"""Upper confidence bounds on the mean of independent losses in [0, 1], one function each.
+"""Upper confidence bounds on the mean of independent losses in [0, 1] that look at the mean loss only.
 
-`hoeffding_ucb`, `hoeffding_bentkus_ucb` and `wsr_ucb` hold with probability at least 1 - delta for any number of
+`hoeffding_ucb`, `bentkus_ucb` and `hoeffding_bentkus_ucb` hold with probability at least 1 - delta for any number of
 independent, identically distributed losses. `official_ucb` reproduces what the official code computes and does not.
+`conformal_risk_control_ucb` bounds nothing with a probability: comparing it with alpha keeps the risk on average.
+Bounds that look at every loss are in `betting` and `variance`; the checks and the root finder here serve them too.
 """
 
 import math
@@ -15,7 +17,6 @@ from conffusion.arrays import ArrayLike, FloatArray, as_numpy
 from conffusion.errors import ConfigError, DataError, ShapeError
 
 OfficialVariant = Literal["conffusion", "im2im_uq"]
-_SMALLEST_LEVEL = 1e-12  # no bound of interest lies below; keeps every logarithm finite
 
 
 def check_level(name: str, value: float) -> None:
@@ -40,6 +41,28 @@ def hoeffding_ucb(risk: float, n: int, delta: float) -> float:
     """
     _check(risk, n, delta)
     return min(1.0, risk + math.sqrt(-math.log(delta) / (2 * n)))
+
+
+def bentkus_ucb(risk: float, n: int, delta: float) -> float:
+    """Bentkus bound: the mu at which e P(Bin(n, mu) <= ceil(n risk)) falls to delta.
+
+    The inequality speaks of integers only. Rounding n * risk up keeps the bound valid for losses between 0 and 1;
+    rounded down it would fail for certain when all losses are 0.999 and n = 10.
+
+    Args:
+        risk: Mean of n losses, in [0, 1].
+        n: Number of independent losses (images or groups), at least 1.
+        delta: Allowed failure probability, in (0, 1).
+    Returns:
+        Bound in [risk, 1]; the true mean exceeds it with probability at most delta.
+    Raises:
+        ConfigError: If risk, n or delta is out of range.
+    Source:
+        Bentkus 2004, "On Hoeffding's inequalities" (Annals of Probability 32); as a confidence bound in Bates et al.
+        2021 (arXiv 2101.02703), section 3.1.1.
+    """
+    _check(risk, n, delta)
+    return bentkus_root(float(round_up(n * risk)), n, delta)
 
 
 def hoeffding_bentkus_ucb(risk: float, n: int, delta: float) -> float:
@@ -92,61 +115,26 @@ def official_ucb(risk: float, n: int, delta: float, variant: OfficialVariant = "
     return bentkus if variant == "conffusion" else min(bentkus, _entropy_root(risk, n, delta))
 
 
-def wsr_ucb(losses: ArrayLike, delta: float) -> float:
-    """Betting bound of Waudby-Smith and Ramdas, with the bets of Bates et al.
+def conformal_risk_control_ucb(risk: float, n: int) -> float:
+    """Mean of the n losses and one more of 1, the largest possible: n / (n + 1) risk + 1 / (n + 1).
 
-    With mean_t = (1/2 + L_1 + .. + L_t) / (1 + t), var_t = (1/4 + sum_i (L_i - mean_i)^2) / (1 + t) and the bet
-    b_t = min(1, sqrt(2 log(1 / delta) / (n var_{t-1}))), the bound is the smallest r at which the capital
-    prod_{i <= t} (1 - b_i (L_i - r)) reaches 1 / delta at some t.
+    It is not an upper confidence bound and knows no delta. The smallest lambda at which it is at most alpha has a
+    risk of at most alpha on average over calibration sets; for a single set nothing is promised. That needs losses
+    that never rise with lambda and can be brought down to alpha, as those of growing intervals are.
 
     Args:
-        losses: (n,), in [0, 1], one independent loss per image or group. The order matters; it must not depend on
-            the losses.
-        delta: Allowed failure probability, in (0, 1).
+        risk: Mean of n losses, in [0, 1].
+        n: Number of exchangeable losses (images or groups), at least 1.
     Returns:
-        Bound in (0, 1]; the true mean exceeds it with probability at most delta.
+        Number in [risk, 1], to be compared with alpha.
     Raises:
-        ShapeError: If losses is empty or not one-dimensional.
-        DataError: If a loss is NaN or outside [0, 1].
-        ConfigError: If delta is out of range.
+        ConfigError: If risk or n is out of range.
     Source:
-        Bates et al. 2021 (arXiv 2101.02703), section 3.1.3; Waudby-Smith and Ramdas 2024, "Estimating means of
-        bounded random variables by betting" (JRSS B 86), one-sided hedged capital.
+        Angelopoulos et al. 2024, "Conformal risk control" (ICLR; arXiv 2208.02814), equation for lambda_hat and
+        Theorem 1, with largest loss B = 1.
     """
-    check_level("delta", delta)
-    values = _checked_losses(losses)
-    bets = wsr_bets(values, delta)
-    goal = -math.log(delta)
-
-    def excess(level: float) -> float:
-        return float(log_capital(values, bets, level).max()) - goal
-
-    if excess(1.0) < 0.0:
-        return 1.0
-    return _root(excess, _SMALLEST_LEVEL, 1.0, rtol=1e-14)
-
-
-def wsr_bets(losses: FloatArray, delta: float) -> FloatArray:
-    """Predictable bets b_t of `wsr_ucb`, in (0, 1], for losses (n, ...) with time along the first axis."""
-    return bets_from_deviations(losses - shrunk_means(losses), delta)
-
-
-def bets_from_deviations(deviations: FloatArray, delta: float) -> FloatArray:
-    """The bets from the deviations L_i - mean_i of the losses from their running means; the smaller, the bolder."""
-    variance = (0.25 + np.cumsum(deviations**2, axis=0)) / _steps(deviations)
-    previous = np.concatenate([np.full_like(variance[:1], 0.25), variance[:-1]])
-    return np.asarray(np.minimum(1.0, np.sqrt(-2.0 * math.log(delta) / len(deviations) / previous)))
-
-
-def shrunk_means(losses: FloatArray) -> FloatArray:
-    """Running means mean_t of `wsr_ucb`, along the first axis."""
-    return np.asarray((0.5 + np.cumsum(losses, axis=0)) / _steps(losses))
-
-
-def log_capital(losses: FloatArray, bets: FloatArray, level: float) -> FloatArray:
-    """Logarithm of the capital prod_{i <= t} (1 - b_i (L_i - level)) at every t, along the first axis."""
-    factors = np.maximum(1.0 - bets * (losses - level), 1e-300)
-    return np.asarray(np.cumsum(np.log(factors), axis=0))
+    _check_mean(risk, n)
+    return (n * risk + 1.0) / (n + 1)
 
 
 def bentkus_root(count: float, n: int, delta: float) -> float:
@@ -179,15 +167,16 @@ def _entropy_root(risk: float, n: int, delta: float) -> float:
     top = 1.0 - 1e-16
     if float(relative_entropy(risk, top)) <= goal:
         return 1.0
-    return _root(lambda mu: float(relative_entropy(risk, mu)) - goal, risk, top)
+    return find_root(lambda mu: float(relative_entropy(risk, mu)) - goal, risk, top)
 
 
-def _steps(losses: FloatArray) -> FloatArray:
-    """1 + t for t = 1..n, shaped to divide `losses`."""
-    return np.arange(2.0, losses.shape[0] + 2.0).reshape(-1, *(1,) * (losses.ndim - 1))
+def checked_losses(losses: ArrayLike) -> FloatArray:
+    """The losses as float64.
 
-
-def _checked_losses(losses: ArrayLike) -> FloatArray:
+    Raises:
+        ShapeError: If they are not one-dimensional, or none.
+        DataError: If one is NaN or outside [0, 1].
+    """
     values = as_numpy(losses).astype(np.float64)
     if values.ndim != 1 or values.size == 0:
         raise ShapeError(f"losses has shape {values.shape}: must be one-dimensional and not empty")
@@ -198,13 +187,18 @@ def _checked_losses(losses: ArrayLike) -> FloatArray:
 
 def _check(risk: float, n: int, delta: float) -> None:
     check_level("delta", delta)
+    _check_mean(risk, n)
+
+
+def _check_mean(risk: float, n: int) -> None:
     if not 0.0 <= risk <= 1.0:
         raise ConfigError(f"risk = {risk}: must lie in [0, 1]")
     if n < 1:
         raise ConfigError(f"n = {n}: must be at least 1")
 
 
-def _root(function: Callable[[float], float], low: float, high: float, rtol: float = 8.9e-16) -> float:
+def find_root(function: Callable[[float], float], low: float, high: float, rtol: float = 8.9e-16) -> float:
+    """Where `function`, of opposite signs at `low` and `high`, crosses zero."""
     from scipy import optimize  # here because few callers need a root, and the import takes long
 
     return float(optimize.brentq(function, low, high, xtol=1e-15, rtol=rtol))
