@@ -167,9 +167,11 @@ class Intervals:
 
     @property
     def n_images(self) -> int:
+        """Number of images N."""
         return int(self.target.shape[0])
 
     def blocks(self) -> Iterator[Block]:
+        """Sizes and misses, some images at a time."""
         for rows in iterate_blocks(self.n_images, self._block_rows()):
             lower, upper, target = (np.asarray(array[rows]) for array in (self.lower, self.upper, self.target))
             yield _measure(rows, lower, upper, target, None if self.mask is None else np.asarray(self.mask[rows]))
