@@ -1,13 +1,16 @@
-# lambda_hat of every method. One job serves both protocols, so that the libraries are loaded once.
+# Set family and lambda_hat of every method. One job serves both protocols, so that the libraries are loaded once.
 
 
 rule calibrate_method:
     input:
         bounds=protocols(bounds("calibration")),
         images=images("calibration"),
+        selection_bounds=protocols(bounds("selection")),
+        selection_images=images("selection"),
         splits=rules.split_images.output.splits,
     output:
         calibrations=protocols(f"{ARM}/{{protocol}}/calibration.json"),
+        family=f"{ARM}/guaranteed/family.json",
     log:
         f"{LOGS}/{{task}}/calibrate_method/{{arm}}.log",
     benchmark:

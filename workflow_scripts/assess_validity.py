@@ -1,16 +1,19 @@
 """Rule assess_validity: violation rates of one method over redrawn calibration sets."""
 
-from conffusion.stages.evaluation import assess_method_validity
+from pathlib import Path
+
+from conffusion.stages.validity import ValidityFiles, assess_method_validity
 from conffusion.workflow.job import run_job
 from conffusion.workflow.plan import PROTOCOL_NAMES, method_of
 
 with run_job(snakemake) as job:  # noqa: F821
-    assess_method_validity(
-        job.wildcards.task,
-        method_of(job.wildcards.arm).name,
-        **job.settings,
-        calibrations=dict(zip(PROTOCOL_NAMES, job.input.calibrations, strict=True)),
-        pools=dict(zip(PROTOCOL_NAMES, job.input.pools, strict=True)),
-        candidates=job.input.get("candidates") or None,
-        output=job.output.rows,
+    candidates = job.input.get("candidates")
+    files = ValidityFiles(
+        calibrations={name: Path(path) for name, path in zip(PROTOCOL_NAMES, job.input.calibrations, strict=True)},
+        pools={name: Path(path) for name, path in zip(PROTOCOL_NAMES, job.input.pools, strict=True)},
+        candidates=Path(candidates) if candidates else None,
+        compared=[(Path(a), Path(b)) for a, b in zip(job.input.bounds, job.input.images, strict=True)],
+        splits=Path(job.input.splits),
+        output=Path(job.output.rows),
     )
+    assess_method_validity(job.wildcards.task, method_of(job.wildcards.arm).name, **job.settings, files=files)

@@ -1,6 +1,6 @@
 """Rule gather_validity: violation rates of all methods in one table."""
 
-from conffusion.stages.evaluation import gather_rows
+from conffusion.stages.validity import gather_rows
 from conffusion.workflow.job import run_job
 
 with run_job(snakemake) as job:  # noqa: F821

@@ -3,7 +3,9 @@
 Works on arrays from any model and needs NumPy and SciPy only.
 """
 
-from conffusion.calibration.betting import wsr_ucb
+from conffusion.calibration.betting import star_ucb, wsr_ucb
+from conffusion.calibration.families import Family
+from conffusion.calibration.fitting import attainable_risk, choose_family, fit_family
 from conffusion.calibration.procedure import Calibration, calibrate
 from conffusion.calibration.scaling import critical_lambda
 from conffusion.calibration.ucb import (
@@ -17,14 +19,19 @@ from conffusion.calibration.variance import clt_ucb, empirical_bernstein_ucb
 
 __all__ = [
     "Calibration",
+    "Family",
+    "attainable_risk",
     "bentkus_ucb",
     "calibrate",
+    "choose_family",
     "clt_ucb",
     "conformal_risk_control_ucb",
     "critical_lambda",
     "empirical_bernstein_ucb",
+    "fit_family",
     "hoeffding_bentkus_ucb",
     "hoeffding_ucb",
     "official_ucb",
+    "star_ucb",
     "wsr_ucb",
 ]

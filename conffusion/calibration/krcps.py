@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -60,6 +60,15 @@ class PixelGroups:
         moved_low, moved_high = get_scaling("additive").apply(low, high, shift)
         crossed, middle = moved_high < moved_low, (low + high) / 2
         return np.where(crossed, middle, moved_low).clip(0.0, 1.0), np.where(crossed, middle, moved_high).clip(0.0, 1.0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {"label": self.label.tolist(), "offsets": self.offsets.tolist()}
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> "PixelGroups":
+        """Inverse of `to_dict`."""
+        return cls(np.asarray(record["label"], dtype=np.int64), np.asarray(record["offsets"], dtype=np.float64))
 
 
 def fit_pixel_groups(

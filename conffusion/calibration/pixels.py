@@ -1,20 +1,30 @@
 """Critical values of all evaluated pixels, streamed in blocks of images, and counts of them per image."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from conffusion.arrays import ArrayLike, BoolArray, FloatArray, as_numpy, check_same_shape, is_zarr, iterate_blocks
-from conffusion.calibration.scaling import Scaling, get_scaling
+from conffusion.arrays import (
+    ArrayLike,
+    BoolArray,
+    FloatArray,
+    IntArray,
+    as_numpy,
+    check_same_shape,
+    is_zarr,
+    iterate_blocks,
+)
+from conffusion.calibration.families import Family, Shape, get_family
+from conffusion.calibration.scaling import Scaling
 from conffusion.errors import DataError, ShapeError
 
-IntArray = npt.NDArray[np.integer[Any]]
 _CACHE_PIXELS = 1 << 16  # computed at a time, so that temporaries stay in the processor's cache
 _READ_PIXELS = 1 << 22  # read from zarr at a time
 _SAMPLE_PIXELS = 1 << 19  # looked at to place the first edges
+_RESHAPED_PIXELS = 1 << 23  # reshaped once and kept; of more, the shape is applied block by block in every pass
 
 
 @dataclass(frozen=True)
@@ -47,13 +57,23 @@ class Block:
 
 @dataclass(frozen=True)
 class Pixels:
-    """Bounds, truth and mask of a set of images under one scaling; nothing is read before it is asked for."""
+    """Bounds, truth and mask of a set of images under one family; nothing is read before it is asked for.
+
+    Attributes:
+        lower: (N, ...) lower bounds.
+        upper: Upper bounds.
+        target: Truth.
+        mask: Pixels where it is 1 are evaluated; None evaluates all.
+        scaling: How lambda moves the bounds.
+        shape: What is done to each block of images before, if anything.
+    """
 
     lower: ArrayLike
     upper: ArrayLike
     target: ArrayLike
     mask: ArrayLike | None
     scaling: Scaling
+    shape: Shape | None = None
 
     @property
     def n_images(self) -> int:
@@ -69,7 +89,9 @@ class Pixels:
         for big in self.slices() if slices is None else slices:
             arrays = [_read(array, big) for array in (self.lower, self.upper, self.target, self.mask)]
             for small in iterate_blocks(big.stop - big.start, self._rows_of(_CACHE_PIXELS)):
-                parts = [None if array is None else array[small] for array in arrays]
+                parts: list[Any] = [None if array is None else array[small] for array in arrays]
+                if self.shape is not None:
+                    parts[:2] = self.shape.apply(*parts[:2])
                 yield _block(slice(big.start + small.start, big.start + small.stop), parts, stride)
 
     def critical(self, block: Block) -> FloatArray:
@@ -77,6 +99,11 @@ class Pixels:
         critical = self.scaling.critical(block.lower, block.upper, block.target)
         critical[(block.target < 0.0) | (block.target > 1.0)] = np.inf  # sets are clamped to [0, 1]
         return critical
+
+    def scaled(self, scale: float) -> Iterator[tuple[FloatArray, FloatArray]]:
+        """Evaluated bounds, block by block, moved by a scale and not clamped."""
+        for block in self.blocks():
+            yield self.scaling.apply(block.lower, block.upper, scale)
 
     def slices(self) -> list[slice]:
         """Slices of images in which the arrays are read: all at once in memory, whole chunks from zarr."""
@@ -96,6 +123,13 @@ class Pixels:
         stride = max(1, len(chosen) * per_slice // _SAMPLE_PIXELS)
         stride += 1 - stride % 2  # odd, so that no column of the image is favoured
         return np.concatenate([self.critical(block) for block in self.blocks(chosen, stride)])
+
+    def reshaped(self) -> "Pixels":
+        """The same with the shape applied once, in memory, if there is one."""
+        if self.shape is None:
+            return self
+        lower, upper = self.shape.apply(np.asarray(self.lower[:]), np.asarray(self.upper[:]))
+        return replace(self, lower=lower, upper=upper, shape=None)
 
     def count_evaluated(self) -> IntArray:
         """(N,) number of evaluated pixels of each image."""
@@ -142,12 +176,14 @@ class Pixels:
         return max(1, n_pixels // max(1, self._pixels_per_image()))
 
 
-def open_pixels(lower: ArrayLike, upper: ArrayLike, target: ArrayLike, mask: ArrayLike | None, scaling: str) -> Pixels:
+def open_pixels(
+    lower: ArrayLike, upper: ArrayLike, target: ArrayLike, mask: ArrayLike | None, family: str | Family
+) -> Pixels:
     """Check the shapes and wrap the arrays; torch tensors become NumPy views, zarr arrays stay on disk.
 
     Raises:
         ShapeError: If the shapes differ or the arrays are empty; a mask may have 1 channel for all channels.
-        ConfigError: If the scaling is unknown.
+        ConfigError: If the family is unknown.
     """
     shape = check_same_shape(lower=lower, upper=upper, target=target)
     if not shape or 0 in shape:
@@ -155,7 +191,9 @@ def open_pixels(lower: ArrayLike, upper: ArrayLike, target: ArrayLike, mask: Arr
     if mask is not None and tuple(mask.shape) not in (shape, (*shape[:1], 1, *shape[2:])):
         raise ShapeError(f"mask has shape {tuple(mask.shape)} but target has {shape}: they must be equal")
     mask = None if mask is None else _keep_zarr(mask)
-    return Pixels(_keep_zarr(lower), _keep_zarr(upper), _keep_zarr(target), mask, get_scaling(scaling))
+    chosen = get_family(family)
+    pixels = Pixels(_keep_zarr(lower), _keep_zarr(upper), _keep_zarr(target), mask, chosen.scaling, chosen.shape)
+    return pixels.reshaped() if int(np.prod(shape)) <= _RESHAPED_PIXELS else pixels
 
 
 def _keep_zarr(array: ArrayLike) -> ArrayLike:

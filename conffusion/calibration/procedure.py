@@ -7,9 +7,9 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from conffusion.arrays import ArrayLike, FloatArray, as_numpy, check_same_shape
+from conffusion.calibration.families import Family, Shape, get_family
 from conffusion.calibration.pixels import Pixels, open_pixels
-from conffusion.calibration.rules import Level, Rule, VarianceRule, get_rule
-from conffusion.calibration.scaling import ScalingName, get_scaling
+from conffusion.calibration.rules import Level, Rule, StarRule, VarianceRule, get_rule
 from conffusion.calibration.search import Found, Question, smallest_passing
 from conffusion.calibration.ucb import check_level
 from conffusion.calibration.units import GroupLabels, UnitName, Units, make_units
@@ -17,6 +17,7 @@ from conffusion.errors import CalibrationError, ConfigError
 
 UcbName: TypeAlias = Literal[
     "wsr",
+    "star",
     "hoeffding_bentkus",
     "bentkus",
     "hoeffding",
@@ -45,6 +46,7 @@ class Calibration:
         ucb: Name of the bound.
         unit: "image", "group" or "pixel".
         n_images: Number of calibration images, whatever the unit.
+        shape: Fitted shape of the set family, where it has one.
     """
 
     lambda_hat: float
@@ -53,16 +55,22 @@ class Calibration:
     n: int
     alpha: float
     delta: float
-    scaling: ScalingName
+    scaling: str
     ucb: UcbName
     unit: UnitName
     n_images: int
+    shape: Shape | None = None
+
+    @property
+    def family(self) -> Family:
+        """The set family."""
+        return Family(self.scaling, self.shape)
 
     def apply(self, lower: ArrayLike, upper: ArrayLike) -> tuple[Any, Any]:
         """Scale bounds by lambda_hat and clamp them to [0, 1].
 
         Args:
-            lower: Lower bounds, any shape, in [0, 1].
+            lower: Lower bounds, any shape, in [0, 1]; whole images (N, C, H, W) where the family has a shape.
             upper: Upper bounds, same shape.
         Returns:
             (lower, upper), float64, torch tensors for torch tensors, else NumPy arrays. Computed in double precision
@@ -72,8 +80,12 @@ class Calibration:
             ShapeError: If the shapes differ.
         """
         check_same_shape(lower=lower, upper=upper)
+        low, high = _double(lower), _double(upper)
+        if self.shape is not None:
+            ends = self.shape.apply(as_numpy(low), as_numpy(high))
+            low, high = _like(low, ends[0]), _like(low, ends[1])
         with np.errstate(over="ignore"):
-            low, high = get_scaling(self.scaling).apply(_double(lower), _double(upper), self.lambda_hat)
+            low, high = self.family.scaling.apply(low, high, self.lambda_hat)
         return low.clip(0.0, 1.0), high.clip(0.0, 1.0)
 
 
@@ -86,7 +98,7 @@ def calibrate(
     delta: float,
     mask: ArrayLike | None = None,
     groups: GroupLabels | None = None,
-    scaling: ScalingName = "multiplicative",
+    scaling: str | Family = "multiplicative",
     ucb: UcbName = "wsr",
     unit: UnitName | None = None,
     lambda_grid: LambdaGrid | None = None,
@@ -94,29 +106,29 @@ def calibrate(
     """Find the smallest scale lambda_hat whose risk is at most alpha with probability at least 1 - delta.
 
     lambda_hat is the smallest critical value such that at it and at every larger lambda the upper confidence bound of
-    the risk is at most alpha; it is exact. Bounds of the mean are monotone in lambda. The betting bound ("wsr") and
-    those that use the sample variance need not be, as smaller losses can spread more; stretches of lambda are accepted
-    only if every point in them passes.
+    the risk is at most alpha; it is exact. Bounds of the mean and "star" are monotone in lambda. The betting bound
+    "wsr" and those that use the sample variance need not be, as smaller losses can spread more; stretches of lambda are
+    accepted only if every point in them passes.
     Targets outside [0, 1] count as missed at every lambda, because sets are clamped to [0, 1]. zarr arrays are read
     in blocks, twice, after a sample of them; memory is bounded.
 
     Args:
-        lower: (N, C, H, W) lower bounds in [0, 1], units in the order in which "wsr" shall take their losses; NumPy
-            array, torch tensor or zarr array.
+        lower: (N, C, H, W) lower bounds in [0, 1], units in the order in which "wsr" and "star" shall take their
+            losses; NumPy array, torch tensor or zarr array.
         upper: Upper bounds, same shape. Where upper < lower a pixel counts as covered only if both ends hold.
         target: Truth, same shape, in [0, 1].
         alpha: Risk level, in (0, 1).
         delta: Error level, in (0, 1).
         mask: Same shape, or (N, 1, H, W); pixels where it is 1 are evaluated. None evaluates all.
         groups: (N,) group label of each image; images of a group may depend on each other.
-        scaling: "multiplicative", "additive" or "interval".
-        ucb: "wsr", "hoeffding_bentkus", "bentkus", "hoeffding" or "empirical_bernstein", which keep the promise for any
-            number of units; or, with less to promise (`Rule.promise`), "clt" (only in the limit of many units),
+        scaling: "multiplicative", "additive" or "interval", or a `Family` whose shape was fitted on other images.
+        ucb: "wsr", "star", "hoeffding_bentkus", "bentkus", "hoeffding" or "empirical_bernstein", which keep the promise
+            for any number of units; or, with less to promise (`Rule.promise`), "clt" (only in the limit of many units),
             "conformal_risk_control" (the risk is at most alpha on average over calibration sets; delta has no effect)
             or "official" (the official code's bound; no guarantee).
         unit: One loss per "image", per "group" (mean of its images) or "pixel" (the paper's protocol: no guarantee,
-            since pixels of an image depend on each other; not for the bounds that use the sample variance). None =
-            "group" where groups are given, else "image".
+            since pixels of an image depend on each other; not for "star" and the bounds that use the sample
+            variance). None = "group" where groups are given, else "image".
         lambda_grid: (start, stop, num); reproduces the official scan of a float32 grid from the top down.
     Returns:
         The calibration. On the calibration data its `apply` misses the fraction `.risk`, or less by pixels whose
@@ -133,12 +145,13 @@ def calibrate(
     check_level("alpha", alpha)
     check_level("delta", delta)
     rule = get_rule(ucb)
-    if unit == "pixel" and isinstance(rule, VarianceRule):
+    if unit == "pixel" and isinstance(rule, VarianceRule | StarRule):
         raise ConfigError(
-            f"ucb = {ucb!r} with unit = 'pixel': it needs the variance of the units' losses, so choose unit 'image' or"
-            " 'group', or a bound of the mean such as 'hoeffding_bentkus'"
+            f"ucb = {ucb!r} with unit = 'pixel': it needs the losses of the units, so choose unit 'image' or 'group',"
+            " or a bound of the mean such as 'hoeffding_bentkus'"
         )
-    pixels = open_pixels(lower, upper, target, mask, scaling)
+    family = get_family(scaling)
+    pixels = open_pixels(lower, upper, target, mask, family)
     units = make_units(unit, pixels.count_evaluated(), groups)
     name, n_images = units.name, units.n_images
     if name == "pixel" and ucb == "wsr":
@@ -149,9 +162,8 @@ def calibrate(
     if found.lambda_hat is None:
         raise CalibrationError(_infeasible(question, losses, "at any lambda"))
     bound = rule.bound(losses, question.level)
-    return Calibration(
-        found.lambda_hat, float(losses.mean()), bound, units.n_bound, alpha, delta, scaling, ucb, name, n_images
-    )
+    promise = (units.n_bound, alpha, delta, family.name, ucb, name, n_images, family.shape)
+    return Calibration(found.lambda_hat, float(losses.mean()), bound, *promise)
 
 
 def _scan(pixels: Pixels, question: Question, lambda_grid: LambdaGrid, ucb: str) -> Found:
@@ -193,6 +205,7 @@ def _pixels_as_images(pixels: Pixels, units: Units) -> tuple[Pixels, Units]:
             f"ucb = 'wsr' with unit = 'pixel' takes at most {_MAX_BETTING_PIXELS} pixel values, got {n_pixels}:"
             " choose unit 'image' or 'group', or the bound 'hoeffding_bentkus' or 'official'"
         )
+    pixels = pixels.reshaped()
     chosen = np.ones(pixels.target.shape, bool) if pixels.mask is None else as_numpy(pixels.mask) == 1
     chosen = np.broadcast_to(chosen, pixels.target.shape)
     arrays = [as_numpy(array)[chosen].reshape(-1, 1) for array in (pixels.lower, pixels.upper, pixels.target)]
@@ -236,3 +249,8 @@ def _double(array: ArrayLike) -> Any:
     if hasattr(array, "double"):
         return array.double()
     return as_numpy(array).astype(np.float64)
+
+
+def _like(array: ArrayLike, values: FloatArray) -> Any:
+    """The values as a torch tensor of the type and on the device of `array`, where that is one."""
+    return array.new_tensor(values) if hasattr(array, "new_tensor") else values

@@ -14,7 +14,15 @@ import numpy as np
 from scipy import special
 
 from conffusion.arrays import BoolArray, FloatArray
-from conffusion.calibration.betting import bet_range, log_capital, wsr_bets, wsr_ucb
+from conffusion.calibration.betting import (
+    EXPECTED_DEVIATION,
+    bet_range,
+    log_capital,
+    star_passes,
+    star_ucb,
+    wsr_bets,
+    wsr_ucb,
+)
 from conffusion.calibration.ucb import (
     bentkus_root,
     bentkus_ucb,
@@ -142,6 +150,29 @@ class BettingRule:
 
 
 @dataclass(frozen=True)
+class StarRule:
+    """The bound of `star_ucb`, which depends on every loss and on their order, and never falls when a loss rises."""
+
+    promise: Promise = "finite_sample"
+
+    def bound(self, losses: FloatArray, level: Level) -> float:
+        """Upper confidence bound of one column of losses (n_units,)."""
+        return star_ucb(losses, level.delta)
+
+    def passes(self, losses: FloatArray, level: Level) -> BoolArray:
+        """Whether the capital at level alpha ever reaches 1 / delta."""
+        return star_passes(losses, level.alpha, level.delta, EXPECTED_DEVIATION)
+
+    def certifies(self, largest: FloatArray, smallest: FloatArray, level: Level) -> BoolArray:
+        """Whether all losses in between pass: as the bound is monotone, whether the largest do."""
+        return self.passes(largest, level)
+
+    def would_pass(self, losses: FloatArray, level: Level) -> bool:
+        """Whether the losses, repeated in their order until there are `level.n`, would pass."""
+        return bool(self.passes(np.resize(losses, level.n)[:, None], level)[0])
+
+
+@dataclass(frozen=True)
 class VarianceRule:
     """The mean loss plus a margin that never falls when the sample variance rises.
 
@@ -216,6 +247,7 @@ def _conformal_risk_control_without_delta(mean: float, n: int, delta: float) -> 
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
         "wsr": BettingRule(),
+        "star": StarRule(),
         "hoeffding_bentkus": MeanRule(hoeffding_bentkus_ucb, _hoeffding_bentkus_tail, "finite_sample"),
         "bentkus": MeanRule(bentkus_ucb, _bentkus_tail, "finite_sample"),
         "hoeffding": MeanRule(hoeffding_ucb, _hoeffding_tail, "finite_sample"),

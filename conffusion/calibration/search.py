@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from conffusion.arrays import BoolArray, FloatArray
-from conffusion.calibration.pixels import IntArray, Pixels
+from conffusion.arrays import BoolArray, FloatArray, IntArray
+from conffusion.calibration.pixels import Pixels
 from conffusion.calibration.rules import Level, Rule
 from conffusion.calibration.units import Units
 

@@ -6,8 +6,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from conffusion.arrays import ArrayLike, FloatArray, as_numpy
-from conffusion.calibration.pixels import IntArray
+from conffusion.arrays import ArrayLike, FloatArray, IntArray, as_numpy
 from conffusion.errors import ConfigError, DataError, ShapeError
 
 UnitName: TypeAlias = Literal["image", "group", "pixel"]

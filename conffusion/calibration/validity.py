@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from conffusion.arrays import ArrayLike, BoolArray, FloatArray, check_same_shape
-from conffusion.calibration.pixels import IntArray, Pixels, open_pixels
+from conffusion.arrays import ArrayLike, BoolArray, FloatArray, IntArray, check_same_shape
+from conffusion.calibration.families import Family
+from conffusion.calibration.pixels import Pixels, open_pixels
 from conffusion.calibration.procedure import UcbName
 from conffusion.calibration.rules import Level, MeanRule, Rule, get_rule
-from conffusion.calibration.scaling import ScalingName
 from conffusion.calibration.ucb import check_level
 from conffusion.calibration.units import GroupLabels, UnitName, group_index, group_means, group_sums, make_units
 from conffusion.errors import ConfigError, DataError, ShapeError
@@ -94,7 +94,7 @@ def loss_curves(
     upper: ArrayLike,
     target: ArrayLike,
     mask: ArrayLike | None,
-    scaling: ScalingName,
+    scaling: str | Family,
     n_points: int = 1024,
     *,
     groups: GroupLabels | None = None,
@@ -110,7 +110,7 @@ def loss_curves(
         upper: Upper bounds, same shape.
         target: Truth, same shape, in [0, 1].
         mask: Same shape, or (N, 1, H, W); pixels where it is 1 are evaluated. None evaluates all.
-        scaling: "multiplicative", "additive" or "interval".
+        scaling: "multiplicative", "additive" or "interval", or a fitted `Family`.
         n_points: Number of grid points G, at most; ties make it smaller.
         groups: (N,) group label of each image.
     Raises:

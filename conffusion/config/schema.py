@@ -154,13 +154,22 @@ class TuningSettings(Section):
     n_trials: Count
 
 
+PLAIN_FAMILIES = ("multiplicative", "additive", "interval")
+FamilyName = Literal["multiplicative", "additive", "interval", "pixel_groups", "learned"]
+
+
 class CalibrationSettings(Section):
     """The promise, and how lambda_hat is found."""
 
     alpha: Probability
     delta: Probability
-    ucb: Literal["wsr", "hoeffding_bentkus", "hoeffding"]
-    scaling: Literal["multiplicative", "additive", "interval"]
+    ucb: Literal["star", "wsr", "hoeffding_bentkus", "bentkus", "hoeffding", "empirical_bernstein"]
+    families: Annotated[list[FamilyName], Field(min_length=1)]
+
+    @property
+    def plain_family(self) -> str:
+        """The first family that needs no fit."""
+        return next((name for name in self.families if name in PLAIN_FAMILIES), PLAIN_FAMILIES[0])
 
 
 class ValiditySettings(Section):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from conffusion.calibration import Calibration, calibrate, official_ucb
+from conffusion.calibration import Calibration, Family, calibrate, official_ucb
 from conffusion.calibration.procedure import LambdaGrid, UcbName
 from conffusion.calibration.scaling import ScalingName
 from conffusion.calibration.units import UnitName
@@ -27,7 +27,7 @@ class Protocol:
         selected_on: Split on which checkpoints compete.
         unit: What the bound counts as one sample; None = images, or groups where the data have them.
         ucb: Upper confidence bound; None = the configured one.
-        scaling: Set family; None = the configured one.
+        scaling: Set family; None = chosen among the configured ones on the split `selected_on`.
         sorts_bounds: Whether crossing bounds are counted and sorted before calibration.
         official_quirks: Whether the accidents of the official code are repeated: its grid of scales, dropout while
             calibrating, and a fresh class and noise at every call (conformance facts, sections 1, 7 and 8).
@@ -51,8 +51,12 @@ class Protocol:
         groups: Any | None,
         settings: CalibrationSettings,
         grid: LambdaGrid | None = None,
+        family: Family | None = None,
     ) -> Calibration:
         """lambda_hat under this protocol; arguments as `conffusion.calibration.calibrate`.
+
+        The family is the chosen one; without it, as while checkpoints compete, the first configured one that needs no
+        fit is taken. A protocol with a scaling of its own takes that.
 
         The grid (see `official_grid`) is scanned under official quirks only. Where it ends without a verdict, a scale
         is returned all the same, as the official code does without a word: `is_feasible` tells.
@@ -65,7 +69,7 @@ class Protocol:
             "delta": settings.delta,
             "mask": mask,
             "groups": groups if self.unit is None else None,
-            "scaling": self.scaling or settings.scaling,
+            "scaling": self.scaling or family or settings.plain_family,
             "ucb": self.ucb or settings.ucb,
             "unit": self.unit,
         }
@@ -75,6 +79,11 @@ class Protocol:
             return calibrate(lower, upper, target, **arguments, lambda_grid=grid)
         except CalibrationError:
             return _end_of_grid(lower, upper, target, grid, arguments)
+
+    @property
+    def chooses_family(self) -> bool:
+        """Whether the set family is chosen among the configured ones."""
+        return self.scaling is None
 
     def is_feasible(self, calibration: Calibration) -> bool:
         """Whether the scale controls the risk; without official quirks there is none otherwise."""

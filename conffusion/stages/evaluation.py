@@ -1,4 +1,4 @@
-"""Calibration of one method under one protocol, its evaluation on the test images, and the validity table."""
+"""Evaluation of one method under one protocol on the test images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,65 +8,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from conffusion.calibration import Calibration
-from conffusion.calibration.procedure import LambdaGrid
+from conffusion.calibration import Calibration, Family
 from conffusion.calibration.rules import Level, get_rule
-from conffusion.calibration.scaling import ScalingName
-from conffusion.calibration.validity import LossCurves, assess_validity, loss_curves
-from conffusion.config.schema import CalibrationSettings, ValiditySettings
-from conffusion.errors import CalibrationError, StoreError
-from conffusion.methods.protocols import Protocol, get_protocol
+from conffusion.calibration.validity import LossCurves, loss_curves
 from conffusion.metrics import Stratify, evaluate, image_losses, size_quartile_edges, stratified_counts
+from conffusion.stages.calibration import matching_stores, read_calibration
 from conffusion.stages.images import groups_of
-from conffusion.store import SealedStore, atomic_path, open_store, read_json, write_json
+from conffusion.store import SealedStore, atomic_path, write_json
 from conffusion.tasks import build_task
 
 CURVE_POINTS = 41
-
-
-def calibrate_method(
-    settings: CalibrationSettings,
-    protocol: str,
-    *,
-    bounds: str | Path,
-    images: str | Path,
-    splits: str | Path,
-    output: str | Path,
-    grid: LambdaGrid | None = None,
-) -> None:
-    """Find lambda_hat on the calibration split: `calibration.json`.
-
-    With a grid (see `official_grid`) the protocol "paper" scans it as the official code does.
-
-    Raises:
-        CalibrationError: If no scale satisfies alpha and delta; says how many images or groups would be needed.
-        StoreError: If a store is incomplete, or bounds and images are of different images.
-    """
-    bound_store, image_store = _matching(bounds, images)
-    rules = get_protocol(protocol, official_quirks=grid is not None)
-    try:
-        result = _calibrate(rules, bound_store, image_store, splits, settings, grid)
-    except CalibrationError as error:
-        raise CalibrationError(f"{bounds}, protocol {protocol}: {error}") from error
-    write_json(
-        output,
-        {
-            "lambda_hat": result.lambda_hat,
-            "risk": result.risk,
-            "risk_ucb": result.risk_ucb,
-            "n_images": len(image_store.image_ids),
-            "n_bound": result.n,
-            "unit": result.unit,
-            "ucb": result.ucb,
-            "scaling": result.scaling,
-            "alpha": result.alpha,
-            "delta": result.delta,
-            "split": "calibration",
-            "selected_on": rules.selected_on,
-            "checkpoint_step": bound_store.attributes.get("checkpoint_step"),
-            "feasible": rules.is_feasible(result),
-        },
-    )
 
 
 @dataclass(frozen=True)
@@ -96,7 +47,7 @@ class EvaluationFiles:
 
 def evaluate_method(method: str, replicate: int, protocol: str, files: EvaluationFiles) -> None:
     """Metrics of the calibrated bounds on the test images."""
-    stores = {split: _matching(files.bounds[split], files.images[split]) for split in ("calibration", "test")}
+    stores = {split: matching_stores(files.bounds[split], files.images[split]) for split in ("calibration", "test")}
     bounds, images = stores["test"]
     calibration = read_calibration(files.calibration)
     lower, upper = calibration.apply(bounds["lower"][:], bounds["upper"][:])
@@ -128,26 +79,15 @@ def evaluate_method(method: str, replicate: int, protocol: str, files: Evaluatio
         },
     )
     _write_per_image(files, images, (lower, upper, target, mask))
-    curves = pool_curves([stores["calibration"], stores["test"]], files.splits, calibration.scaling)
+    curves = pool_curves([stores["calibration"], stores["test"]], files.splits, calibration.family)
     curves.save(files.pool)
     _write_curve(calibration, curves, len(stores["calibration"][1].image_ids), files.curve)
-
-
-def read_calibration(path: str | Path) -> Calibration:
-    """The calibration in a run's `calibration.json`, to be applied to further bounds of the same method.
-
-    Raises:
-        StoreError: If the file is missing or damaged.
-    """
-    record = read_json(path)
-    names = ("lambda_hat", "risk", "risk_ucb", "alpha", "delta", "scaling", "ucb", "unit", "n_images")
-    return Calibration(**{name: record[name] for name in names}, n=record["n_bound"])
 
 
 def pool_curves(
     stores: Sequence[tuple[Mapping[str, Any] | SealedStore, SealedStore]],
     splits: str | Path,
-    scaling: ScalingName = "multiplicative",
+    scaling: str | Family = "multiplicative",
 ) -> LossCurves:
     """Loss curves on the pooled images of several splits, each given as (bounds, images)."""
 
@@ -163,115 +103,6 @@ def pool_curves(
         scaling=scaling,
         groups=groups_of(splits, ids),
     )
-
-
-def assess_method_validity(
-    task: str,
-    method: str,
-    calibration: CalibrationSettings,
-    validity: ValiditySettings,
-    seed: int,
-    *,
-    calibrations: Mapping[str, str | Path],
-    pools: Mapping[str, str | Path],
-    candidates: str | Path | None,
-    output: str | Path,
-    official_quirks: bool = False,
-) -> None:
-    """Rows of validity.csv for one method: how often the promise breaks when calibration sets are drawn again.
-
-    Checkpoints stay fixed; a further row of the paper's protocol selects anew among all stored ones in every draw. The
-    accidents of the official code are not repeated here: what breaks the promise is the protocol itself.
-
-    Args:
-        task: Name of the task.
-        method: Name of the method.
-        calibration: alpha, delta, bound and family.
-        validity: Sizes and number of draws.
-        seed: The run's seed.
-        calibrations: By protocol, calibration.json; gives the size of the drawn sets where none is configured.
-        pools: By protocol, loss curves on the pool of calibration and test images.
-        candidates: Folder of the loss curves of all stored checkpoints; None for a method without checkpoints.
-        output: CSV to write.
-        official_quirks: Whether the run repeats these accidents, so that the paper's curves are those of the candidate.
-    """
-    curves_of = dict(pools)
-    if official_quirks and candidates is not None:
-        step = int(read_json(calibrations["paper"])["checkpoint_step"])
-        curves_of["paper"] = Path(candidates) / f"step-{step:07d}.npz"
-    variants = [(name, [LossCurves.load(path)], False) for name, path in curves_of.items()]
-    if candidates is not None:
-        variants.append(("paper", [LossCurves.load(path) for path in sorted(Path(candidates).glob("*.npz"))], True))
-    rows = []
-    own_size = int(read_json(calibrations["guaranteed"])["n_bound"])  # images, or groups where there are groups
-    for name, curves, reselect in variants:
-        record = read_json(calibrations[name])
-        for n in validity.n or [own_size]:
-            outcome = assess_validity(
-                curves,
-                n=n,
-                n_draws=validity.n_draws,
-                alpha=calibration.alpha,
-                delta=calibration.delta,
-                ucb=record["ucb"],
-                unit=record["unit"],
-                seed=seed,
-                reselect=reselect,
-            )
-            rows.append(
-                {
-                    "task": task,
-                    "method": method,
-                    "protocol": name,
-                    "bound": _bound_label(record, reselect),
-                    "family": record["scaling"],
-                    "n": n,
-                    "n_draws": validity.n_draws,
-                    "violation_rate": outcome.violation_rate,
-                    "standard_error": outcome.standard_error,
-                    "infeasible_rate": outcome.infeasible_rate,
-                    "interval_size_mean": outcome.interval_size_mean,
-                }
-            )
-    with atomic_path(output) as temporary:
-        pd.DataFrame(rows).to_csv(temporary, index=False)
-
-
-def gather_rows(parts: Sequence[str | Path], output: str | Path) -> None:
-    """Join CSV files with the same columns."""
-    with atomic_path(output) as temporary:
-        pd.concat([pd.read_csv(part) for part in parts]).to_csv(temporary, index=False)
-
-
-def _bound_label(record: Mapping[str, Any], reselect: bool) -> str:
-    label = f"{record['ucb']}, n = {record['unit']}s"
-    return f"{label}, checkpoint reselected" if reselect else label
-
-
-def _calibrate(
-    protocol: Protocol,
-    bounds: SealedStore,
-    images: SealedStore,
-    splits: str | Path,
-    settings: CalibrationSettings,
-    grid: LambdaGrid | None,
-) -> Calibration:
-    return protocol.calibrate(
-        bounds["lower"],
-        bounds["upper"],
-        images["target"],
-        mask=images["mask"],
-        groups=groups_of(splits, images.image_ids),
-        settings=settings,
-        grid=grid,
-    )
-
-
-def _matching(bounds: str | Path, images: str | Path) -> tuple[SealedStore, SealedStore]:
-    bound_store, image_store = open_store(bounds), open_store(images)
-    if bound_store.image_ids != image_store.image_ids:
-        raise StoreError(f"{bounds} and {images} hold different images; rerun the rule that makes the bounds")
-    return bound_store, image_store
 
 
 def _floats(values: Any) -> list[float | None]:

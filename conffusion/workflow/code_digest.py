@@ -92,9 +92,9 @@ STAGE_CODE: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "stages/prediction.py",
             "stages/evaluation.py",
         ),
-        "calibrate_method": (*_BASE, *_CALIBRATION, "stages/evaluation.py"),
-        "evaluate_method": (*_BASE, *_CALIBRATION, "stages/evaluation.py"),
-        "assess_validity": (*_BASE, *_CALIBRATION, "stages/evaluation.py"),
+        "calibrate_method": (*_BASE, *_CALIBRATION, "stages/calibration.py"),
+        "evaluate_method": (*_BASE, *_CALIBRATION, "stages/calibration.py", "stages/evaluation.py"),
+        "assess_validity": (*_BASE, *_CALIBRATION, "stages/calibration.py", "stages/validity.py"),
         "report": ("report",),
     }
 )

@@ -70,6 +70,10 @@ class Plan:
         shown = [arm for arm in self.first_arms if arm in ("dm_sb", "n_conffusion")]
         return shown or self.first_arms[:1]
 
+    def compared(self, arm: str) -> tuple[str, ...]:
+        """Splits on whose bounds every calibration bound and set family is compared: the pool, of the shown arms."""
+        return POOL if arm in self.shown_arms else ()
+
     @property
     def tables(self) -> list[str]:
         """Names of the tables, verdicts first."""
@@ -196,7 +200,7 @@ class Plan:
         if stage == "extract_bounds":
             return {"alpha": self.config.calibration.alpha}
         if stage == "calibrate_method":
-            return {**quirks, "calibration": config["calibration"]}
+            return {**shared, **quirks, "calibration": config["calibration"]}
         if stage == "assess_validity":
             return {**shared, **quirks, "calibration": config["calibration"], "validity": config["validity"]}
         raise ValueError(f"{stage}: is not a stage with settings")

@@ -6,13 +6,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from conffusion.calibration import calibrate, clt_ucb, conformal_risk_control_ucb, empirical_bernstein_ucb, wsr_ucb
+from conffusion.calibration import (
+    calibrate,
+    clt_ucb,
+    conformal_risk_control_ucb,
+    empirical_bernstein_ucb,
+    star_ucb,
+    wsr_ucb,
+)
 from conffusion.calibration.procedure import UcbName
 from conffusion.calibration.rules import RULES, Level, MeanRule, VarianceRule, get_rule
 from conffusion.errors import ConfigError
 
 PROMISES = {
     "wsr": "finite_sample",
+    "star": "finite_sample",
     "hoeffding_bentkus": "finite_sample",
     "bentkus": "finite_sample",
     "hoeffding": "finite_sample",
@@ -24,7 +32,7 @@ PROMISES = {
 FINITE_SAMPLE = [name for name, rule in RULES.items() if rule.promise == "finite_sample"]
 ORDER_FREE = [name for name in FINITE_SAMPLE if isinstance(RULES[name], MeanRule | VarianceRule)]
 FAMILIES = ["bernoulli", "beta", "spiky", "skewed", "concentrated", "atoms", "discrete", "even", "turned", "constant"]
-BOUNDS_OF_LOSSES = {"wsr": wsr_ucb, "empirical_bernstein": empirical_bernstein_ucb, "clt": clt_ucb}
+BOUNDS_OF_LOSSES = {"wsr": wsr_ucb, "star": star_ucb, "empirical_bernstein": empirical_bernstein_ucb, "clt": clt_ucb}
 unit = st.floats(0.0, 1.0)
 level = st.floats(0.01, 0.9)
 

@@ -10,7 +10,7 @@ from conffusion.methods.competition import Score, ValidationImages, score_checkp
 from conffusion.methods.protocols import PROTOCOLS
 from tests import conformance
 
-SETTINGS = CalibrationSettings(alpha=0.2, delta=0.1, ucb="wsr", scaling="multiplicative")
+SETTINGS = CalibrationSettings(alpha=0.2, delta=0.1, ucb="wsr", families=["multiplicative"])
 LOWER, UPPER, TARGET = conformance.synthetic_bounds(5, 80, 3, 6, 6, 0.7)
 MASK = np.ones(TARGET.shape, dtype=np.uint8)
 IMAGES = ValidationImages(TARGET, MASK, None)

@@ -14,7 +14,7 @@ from conffusion.methods.protocols import PROTOCOLS, get_protocol, official_grid
 from conffusion.methods.registry import get_method
 from tests import conformance
 
-SETTINGS = CalibrationSettings(alpha=0.2, delta=0.1, ucb="hoeffding", scaling="additive")
+SETTINGS = CalibrationSettings(alpha=0.2, delta=0.1, ucb="hoeffding", families=["additive"])
 LOWER, UPPER, TARGET = conformance.synthetic_bounds(3, 120, 3, 6, 6, 0.7)
 MASK = np.zeros(TARGET.shape, dtype=np.uint8)
 MASK[..., 1:5, 1:5] = 1

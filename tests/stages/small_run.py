@@ -17,7 +17,8 @@ from conffusion.config.schema import (
 )
 from conffusion.methods.registry import get_method
 from conffusion.stages.bounds import extract_bounds
-from conffusion.stages.evaluation import EvaluationFiles, calibrate_method, evaluate_method
+from conffusion.stages.calibration import CalibrationFiles, calibrate_method
+from conffusion.stages.evaluation import EvaluationFiles, evaluate_method
 from conffusion.stages.finetuning import FinetuningInputs, FinetuningJob, FinetuningOutputs, finetune_method
 from conffusion.stages.images import prepare_images, split_images
 from conffusion.stages.prediction import predict_method_bounds, trace_candidates
@@ -32,7 +33,7 @@ DEGRADATION: dict[str, dict[str, Any]] = {"super_resolution": {"factor": 4}, "in
 KINDS = {"super_resolution": "sr3", "inpainting": "palette"}  # the task's own network
 PROTOCOLS = ("paper", "guaranteed")
 SCHEDULE = {"linear_start": 1e-4, "linear_end": 0.02, "cosine_s": 0.008, "respacing": None}
-CALIBRATION = CalibrationSettings(alpha=0.3, delta=0.3, ucb="wsr", scaling="multiplicative")
+CALIBRATION = CalibrationSettings(alpha=0.3, delta=0.3, ucb="wsr", families=["multiplicative", "learned"])
 SAMPLING = SamplingSettings(
     solver="dpmpp_2m_sde", n_steps=3, n_variants=4, shared_start=False, batch_size=16, images_per_shard=8,
     shards_per_share=2, storage="uint8",
@@ -156,10 +157,14 @@ class SmallRun:
         return curves
 
     def calibrate(self, method: str, protocol: str, settings: CalibrationSettings = CALIBRATION) -> None:
-        calibrate_method(
-            settings, protocol, bounds=self.bounds(method, protocol, "calibration"), images=self.images("calibration"),
-            splits=self.splits, output=self.arm(method, protocol) / "calibration.json",
+        files = CalibrationFiles(
+            self.bounds(method, protocol, "calibration"), self.images("calibration"), self.splits,
+            self.arm(method, protocol) / "calibration.json", self.chosen_on(method, protocol),
         )  # fmt: skip
+        calibrate_method(settings, protocol, SEED, files)
+
+    def chosen_on(self, method: str, protocol: str) -> tuple[Path, Path]:
+        return self.bounds(method, protocol, "selection"), self.images("selection")
 
     def evaluate(self, method: str, protocol: str) -> None:
         evaluate_method(method, 0, protocol, self.evaluation_files(method, protocol))

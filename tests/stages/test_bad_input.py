@@ -188,7 +188,7 @@ def test_no_candidates_stop_the_validity_assessment(run: SmallRun) -> None:
 
 @pytest.mark.parametrize(("alpha", "delta"), [(0.01, 0.1), (0.3, 1e-9)])
 def test_too_few_images_name_how_many_are_needed(run: SmallRun, alpha: float, delta: float) -> None:
-    settings = CalibrationSettings(alpha=alpha, delta=delta, ucb="hoeffding", scaling="additive")
+    settings = CalibrationSettings(alpha=alpha, delta=delta, ucb="hoeffding", families=["additive"])
     output = run.arm("n_conffusion", "guaranteed") / "calibration.json"
     output.unlink()
     with pytest.raises(CalibrationError, match=r"n_conffusion.*guaranteed.*\d+ images") as caught:

@@ -11,11 +11,14 @@ import pytest
 import torch
 
 from conffusion.bounds import sampled_bounds
+from conffusion.calibration.rules import RULES
 from conffusion.calibration.validity import LossCurves
 from conffusion.config.schema import ValiditySettings
 from conffusion.methods.models import load_predictor
-from conffusion.stages.evaluation import assess_method_validity
+from conffusion.metrics import image_losses
+from conffusion.stages.calibration import read_calibration
 from conffusion.stages.images import split_images
+from conffusion.stages.validity import ValidityFiles, assess_method_validity
 from conffusion.store import open_store, read_array
 from conffusion.tasks import build_task
 from tests.methods.small_specs import SIDE
@@ -241,12 +244,12 @@ def test_validity_has_a_row_for_each_protocol_and_one_for_reselection(finished: 
     np.testing.assert_allclose(traced.losses, pool.losses, atol=1e-3)
     output = run.root / "validity.csv"
     for method, candidates in (("n_conffusion", curves), ("dm_sb", None)):
-        assess_method_validity(
-            finished.task, method, CALIBRATION, ValiditySettings(n=[10, 24], n_draws=50), SEED,
-            calibrations={p: finished.arm(method, p) / "calibration.json" for p in PROTOCOLS},
-            pools={p: finished.arm(method, p) / "pool.npz" for p in PROTOCOLS},
-            candidates=candidates, output=output,
+        files = ValidityFiles(
+            {p: finished.arm(method, p) / "calibration.json" for p in PROTOCOLS},
+            {p: finished.arm(method, p) / "pool.npz" for p in PROTOCOLS}, candidates, [], finished.splits, output,
         )  # fmt: skip
+        drawn = ValiditySettings(n=[10, 24], n_draws=50)
+        assess_method_validity(finished.task, method, CALIBRATION, drawn, SEED, files)
         table = pd.read_csv(output)
         rows = [(row.protocol, "reselected" in row.bound, row.n) for row in table.itertuples()]
         expected = [("paper", False, 10), ("paper", False, 24), ("guaranteed", False, 10), ("guaranteed", False, 24)]
@@ -257,3 +260,43 @@ def test_validity_has_a_row_for_each_protocol_and_one_for_reselection(finished: 
             "task", "method", "protocol", "bound", "family", "n", "n_draws", "violation_rate", "standard_error",
             "infeasible_rate", "interval_size_mean",
         ]  # fmt: skip
+
+
+def test_every_bound_and_family_is_compared_on_the_guaranteed_bounds(finished: SmallRun, tmp_path: Path) -> None:
+    files = ValidityFiles(
+        {p: finished.arm("dm_sb", p) / "calibration.json" for p in PROTOCOLS},
+        {p: finished.arm("dm_sb", p) / "pool.npz" for p in PROTOCOLS}, None,
+        [(finished.bounds("dm_sb", "guaranteed", split), finished.images(split)) for split in ("calibration", "test")],
+        finished.splits, tmp_path / "validity.csv",
+    )  # fmt: skip
+    drawn = ValiditySettings(n=[24], n_draws=50)
+    assess_method_validity(finished.task, "dm_sb", CALIBRATION, drawn, SEED, files)
+    table = pd.read_csv(files.output)
+    rows = table[table["protocol"] == "comparison"]
+    chosen = json.loads(files.calibrations["guaranteed"].read_text())["scaling"]
+    families = {"multiplicative", "additive", "interval", chosen}
+    assert set(zip(rows["family"], rows["bound"].str.partition(",")[0], strict=True)) == {
+        (family, bound) for family in families for bound in RULES
+    }
+    own = table[table["protocol"] == "guaranteed"].iloc[0]
+    same = rows[(rows["family"] == chosen) & (rows["bound"] == own["bound"])].iloc[0]
+    assert same["violation_rate"] == own["violation_rate"]
+
+
+# ---- the set family
+
+
+def test_family_is_chosen_on_selection_and_read_back_with_the_calibration(finished: SmallRun) -> None:
+    folder = finished.arm("n_conffusion", "guaranteed")
+    record = json.loads((folder / "calibration.json").read_text())
+    assert set(record["chosen_among"]) == set(CALIBRATION.families)
+    assert record["scaling"] == min(record["chosen_among"], key=record["chosen_among"].get)
+    assert 0 < record["expected_risk"] < CALIBRATION.alpha
+    assert json.loads((folder / "family.json").read_text())["name"] == record["scaling"]
+    calibration = read_calibration(folder / "calibration.json")
+    store, images = (open_store(path) for path in (
+        finished.bounds("n_conffusion", "guaranteed", "calibration"), finished.images("calibration")))  # fmt: skip
+    lower, upper = calibration.apply(store["lower"][:], store["upper"][:])
+    risk, _ = image_losses(lower, upper, images["target"][:], images["mask"][:])
+    assert risk.mean() == pytest.approx(record["risk"], abs=1e-12)
+    assert not (finished.arm("n_conffusion", "paper") / "family.json").exists()

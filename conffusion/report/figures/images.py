@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from conffusion.arrays import FloatArray
-from conffusion.calibration.scaling import get_scaling
 from conffusion.errors import DataError, StoreError
 from conffusion.report.figures.style import CONTEXT_FADE, HEAT_MAP
 from conffusion.report.results import method_label
+from conffusion.stages.calibration import read_calibration
 from conffusion.store import SealedStore, open_store, read_array, read_json
 
 
@@ -118,12 +118,11 @@ def load_bounds(arm: Path | str, examples: Examples) -> Bounds:
     store = open_store(folder / "bounds" / "test.zarr")
     if store.image_ids != examples.image_ids:
         raise StoreError(f"{store.path}: holds the bounds of other images; rerun the rule that makes it")
-    calibration, metrics = read_json(folder / "calibration.json"), read_json(folder / "metrics.json")
-    low, high = (_rows(store, name, examples.rows).astype(np.float64) for name in ("lower", "upper"))
-    lower, upper = get_scaling(calibration["scaling"]).apply(low, high, calibration["lambda_hat"])
+    calibration, metrics = read_calibration(folder / "calibration.json"), read_json(folder / "metrics.json")
+    lower, upper = calibration.apply(*(_rows(store, name, examples.rows) for name in ("lower", "upper")))
     return Bounds(
         method_label(metrics["method"], metrics["n_variants"]), metrics["task"], metrics["protocol"],
-        float(calibration["lambda_hat"]), np.clip(lower, 0, 1), np.clip(upper, 0, 1),
+        calibration.lambda_hat, lower, upper,
     )  # fmt: skip
 
 
