@@ -99,7 +99,8 @@ def star_passes(losses: FloatArray, level: FloatArray | float, delta: float, dev
     for t, loss in enumerate(losses):
         base = np.clip(share, 1e-300, math.exp(-0.5))
         stake = base * np.sqrt(-2.0 * np.log(base) / (n_losses - t)) / deviation
-        after = share - np.minimum(stake, share / (1.0 - level)) * (loss - level)
+        most = share / (1.0 - level)
+        after = most * (1.0 - loss) + np.maximum(most - stake, 0.0) * (loss - level)  # what is lost whole is exactly 0
         share = np.where(share < 1.0, after, share)
     return np.asarray(share >= 1.0)
 

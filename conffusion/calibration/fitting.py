@@ -40,7 +40,7 @@ def fit_family(
         upper: Upper bounds, same shape.
         target: Truth, same shape.
         mask: Same shape, or (N, 1, H, W); pixels where it is 1 are evaluated.
-        groups: (N,) group label of each image; every group then weighs the same. "pixel_groups" weighs all pixels alike.
+        groups: (N,) group label of each image; every group then weighs the same. Pixel groups weigh all pixels alike.
         level: Risk at which to fit, in (0, 1): what calibration is expected to leave, see `attainable_risk`.
         seed: Seed of the fit.
     Raises:

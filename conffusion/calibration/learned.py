@@ -30,7 +30,7 @@ _SOFTNESS = 0.1  # of a miss, in units of the logarithm of the reach
 _PRICE_GAIN = 0.09  # how fast the price of a miss follows the risk
 _MAX_PIXELS = 1 << 18  # drawn to fit on
 _MAX_EXCESS = 10.0  # of the risk of a batch over the level, in units of the level, that moves the price
-_ROWS = 256  # rows of a matrix product come in multiples of this
+_TILE = 64  # pixels of a matrix product, too few for BLAS to share them among threads
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +61,9 @@ class LearnedScale:
             lower: (N, C, H, W) lower bounds in [0, 1].
             upper: Upper bounds, same shape.
         Returns:
-            (lower, upper), float64, not clamped, lower < upper. Each image's depend on its own bounds alone, bit for bit
-            on one machine.
+            (lower, upper), float64, not clamped, lower < upper. Each image's depend on its own bounds alone, whatever
+            the other images, the layout in memory and the number of threads; other processors may differ in the last
+            bits.
         Raises:
             ShapeError: If the shapes differ or are not (N, C, H, W).
             DataError: If the images have another number of channels than those of the fit, or a bound is NaN or
@@ -86,14 +87,12 @@ class LearnedScale:
         return middle - down * half, middle + up * half
 
     def _log_reach(self, features: FloatArray) -> FloatArray:
-        """(n_pixels, 2) logarithms of a and b, the same bits for any number of threads.
-
-        Threads share whole tiles of rows; the rows after the last whole tile would be rounded otherwise.
-        """
-        n_pixels = len(features)
-        padded = np.pad(features, [(0, -n_pixels % _ROWS), (0, 0)])
-        hidden = _swish(_affine(_standardise(padded, self.mean, self.deviation), self.inner))[0]
-        return _squash(_affine(hidden, self.outer))[0][:n_pixels]
+        """(n_pixels, 2) logarithms of a and b; tile by tile, as BLAS rounds otherwise for other numbers of threads."""
+        n_pixels, n_features = features.shape
+        padded = np.pad(features, [(0, -n_pixels % _TILE), (0, 0)])
+        tiles = np.ascontiguousarray(padded).reshape(-1, _TILE, n_features)
+        hidden = _swish(_affine(_standardise(tiles, self.mean, self.deviation), self.inner))[0]
+        return _squash(_affine(hidden, self.outer))[0].reshape(-1, 2)[:n_pixels]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -171,7 +170,7 @@ def fit_learned_scale(
         mask: Same shape, or (N, 1, H, W); pixels where it is 1 are evaluated. None evaluates all.
         weights: (N,) weight of each image in the risk, adding up to 1.
         level: Risk at which to minimise, in (0, 1).
-        seed: Seed of the draws; the result is a function of the arguments.
+        seed: Seed of the draws; the result is a function of the arguments, for one number of threads.
     Raises:
         ShapeError: If the bounds are not (N, C, H, W).
         DataError: If an image has no evaluated pixel, or a bound or an evaluated truth is NaN or infinite.

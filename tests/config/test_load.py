@@ -163,8 +163,9 @@ def test_every_setting_at_the_top_is_explained(line: str) -> None:
     [
         *[("calibration.alpha", value) for value in (0, 1, 1.5, -0.1, "much", None, float("nan"))],
         *[("calibration.delta", value) for value in (0, 1, 2.0)],
-        ("calibration.ucb", "bentkus"),
-        ("calibration.scaling", "linear"),
+        ("calibration.ucb", "clt"),
+        ("calibration.ucb", "conformal_risk_control"),
+        ("calibration.families", []),
         ("run", "two words"),
         ("run", "../elsewhere"),
         ("run", ""),
@@ -262,7 +263,7 @@ def test_unknown_key_gets_the_nearest(key: str, nearest: str) -> None:
 
 
 def test_unrecognisable_key_gets_the_list() -> None:
-    assert "calibration.zzz: unknown key (known keys here: alpha, delta, scaling, ucb)" in message_of(
+    assert "calibration.zzz: unknown key (known keys here: alpha, delta, families, ucb)" in message_of(
         "calibration.zzz", 1
     )
 

@@ -57,7 +57,7 @@ def test_guaranteed_counts_groups_where_the_data_have_them() -> None:
 
 
 def test_paper_is_more_daring_than_guaranteed() -> None:
-    same_family = SETTINGS.model_copy(update={"scaling": "multiplicative"})
+    same_family = SETTINGS.model_copy(update={"families": ["multiplicative"]})
     assert calibration("paper").lambda_hat < calibration("guaranteed", settings=same_family).lambda_hat
 
 

@@ -10,7 +10,7 @@ import torch
 
 from tests.stages.small_run import DEGRADATION, PROTOCOLS, SmallRun
 
-SHARDS = {"finetune": 1, "calibration": 3, "test": 2}
+SHARDS = {"finetune": 1, "selection": 1, "calibration": 3, "test": 2}
 
 
 @pytest.fixture(scope="session")

@@ -33,7 +33,7 @@ DEGRADATION: dict[str, dict[str, Any]] = {"super_resolution": {"factor": 4}, "in
 KINDS = {"super_resolution": "sr3", "inpainting": "palette"}  # the task's own network
 PROTOCOLS = ("paper", "guaranteed")
 SCHEDULE = {"linear_start": 1e-4, "linear_end": 0.02, "cosine_s": 0.008, "respacing": None}
-CALIBRATION = CalibrationSettings(alpha=0.3, delta=0.3, ucb="wsr", families=["multiplicative", "learned"])
+CALIBRATION = CalibrationSettings(alpha=0.3, delta=0.3, ucb="wsr", families=["multiplicative"])
 SAMPLING = SamplingSettings(
     solver="dpmpp_2m_sde", n_steps=3, n_variants=4, shared_start=False, batch_size=16, images_per_shard=8,
     shards_per_share=2, storage="uint8",

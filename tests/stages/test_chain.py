@@ -34,6 +34,7 @@ from tests.stages.small_run import (
 )
 
 METHODS = ("dm_sb", "n_conffusion")
+CHOOSING = CALIBRATION.model_copy(update={"families": ["additive", "interval", "learned"]})
 
 
 def array(manifest: Path, name: str) -> Any:
@@ -187,7 +188,8 @@ def test_known_pixels_have_no_interval(finished: SmallRun) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_calibration_has_the_contract_keys_and_holds(finished: SmallRun, method: str, protocol: str) -> None:
     record = json.loads((finished.arm(method, protocol) / "calibration.json").read_text())
-    assert set(record) == {
+    choice = {"chosen_on", "chosen_among", "expected_risk"} if protocol == "guaranteed" else set()
+    assert set(record) == choice | {
         "lambda_hat", "risk", "risk_ucb", "n_images", "n_bound", "unit", "ucb", "scaling", "alpha", "delta", "split",
         "selected_on", "checkpoint_step", "feasible",
     }  # fmt: skip
@@ -262,15 +264,17 @@ def test_validity_has_a_row_for_each_protocol_and_one_for_reselection(finished: 
         ]  # fmt: skip
 
 
-def test_every_bound_and_family_is_compared_on_the_guaranteed_bounds(finished: SmallRun, tmp_path: Path) -> None:
+def test_every_bound_and_family_is_compared_on_the_guaranteed_bounds(copied: SmallRun, tmp_path: Path) -> None:
+    copied.calibrate("dm_sb", "guaranteed", CHOOSING)
+    copied.evaluate("dm_sb", "guaranteed")
     files = ValidityFiles(
-        {p: finished.arm("dm_sb", p) / "calibration.json" for p in PROTOCOLS},
-        {p: finished.arm("dm_sb", p) / "pool.npz" for p in PROTOCOLS}, None,
-        [(finished.bounds("dm_sb", "guaranteed", split), finished.images(split)) for split in ("calibration", "test")],
-        finished.splits, tmp_path / "validity.csv",
+        {p: copied.arm("dm_sb", p) / "calibration.json" for p in PROTOCOLS},
+        {p: copied.arm("dm_sb", p) / "pool.npz" for p in PROTOCOLS}, None,
+        [(copied.bounds("dm_sb", "guaranteed", split), copied.images(split)) for split in ("calibration", "test")],
+        copied.splits, tmp_path / "validity.csv",
     )  # fmt: skip
     drawn = ValiditySettings(n=[24], n_draws=50)
-    assess_method_validity(finished.task, "dm_sb", CALIBRATION, drawn, SEED, files)
+    assess_method_validity(copied.task, "dm_sb", CALIBRATION, drawn, SEED, files)
     table = pd.read_csv(files.output)
     rows = table[table["protocol"] == "comparison"]
     chosen = json.loads(files.calibrations["guaranteed"].read_text())["scaling"]
@@ -286,17 +290,18 @@ def test_every_bound_and_family_is_compared_on_the_guaranteed_bounds(finished: S
 # ---- the set family
 
 
-def test_family_is_chosen_on_selection_and_read_back_with_the_calibration(finished: SmallRun) -> None:
-    folder = finished.arm("n_conffusion", "guaranteed")
+def test_family_is_chosen_on_selection_and_read_back_with_the_calibration(copied: SmallRun) -> None:
+    copied.calibrate("n_conffusion", "guaranteed", CHOOSING)
+    folder = copied.arm("n_conffusion", "guaranteed")
     record = json.loads((folder / "calibration.json").read_text())
-    assert set(record["chosen_among"]) == set(CALIBRATION.families)
+    assert set(record["chosen_among"]) == set(CHOOSING.families)
     assert record["scaling"] == min(record["chosen_among"], key=record["chosen_among"].get)
     assert 0 < record["expected_risk"] < CALIBRATION.alpha
     assert json.loads((folder / "family.json").read_text())["name"] == record["scaling"]
     calibration = read_calibration(folder / "calibration.json")
     store, images = (open_store(path) for path in (
-        finished.bounds("n_conffusion", "guaranteed", "calibration"), finished.images("calibration")))  # fmt: skip
+        copied.bounds("n_conffusion", "guaranteed", "calibration"), copied.images("calibration")))  # fmt: skip
     lower, upper = calibration.apply(store["lower"][:], store["upper"][:])
     risk, _ = image_losses(lower, upper, images["target"][:], images["mask"][:])
     assert risk.mean() == pytest.approx(record["risk"], abs=1e-12)
-    assert not (finished.arm("n_conffusion", "paper") / "family.json").exists()
+    assert not (copied.arm("n_conffusion", "paper") / "family.json").exists()

@@ -25,7 +25,7 @@ def snakemake_of(settings=None, resources=None, log="job.log"):
 
 
 SEED = {"seed": 5}
-CALIBRATION = {"alpha": 0.1, "delta": 0.2, "ucb": "wsr", "scaling": "additive"}
+CALIBRATION = {"alpha": 0.1, "delta": 0.2, "ucb": "wsr", "families": ["additive"]}
 """
 
 

@@ -175,7 +175,7 @@ def test_prior_concerns_the_methods_that_start_from_it() -> None:
     assert {(stage, arm) for stage, _, arm in jobs} == {("finetune_method", "resnext")}
 
 
-@pytest.mark.parametrize("overlay", [{"delta": 0.3}, {"ucb": "hoeffding"}, {"scaling": "additive"}], ids=str)
+@pytest.mark.parametrize("overlay", [{"delta": 0.3}, {"ucb": "hoeffding"}, {"families": ["additive"]}], ids=str)
 def test_only_alpha_concerns_the_quantiles_of_variants(overlay: dict[str, Any]) -> None:
     assert "extract_bounds" not in stages_of(changed_jobs(calibration=overlay))
 
@@ -187,7 +187,7 @@ def test_batches_do_not_concern_the_variants(overlay: dict[str, Any]) -> None:
 
 
 def test_seed_concerns_everything_random() -> None:
-    assert stages_of(changed_jobs(seed=5)) == {*STAGES, "prepare_images"} - {"extract_bounds", "calibrate_method"}
+    assert stages_of(changed_jobs(seed=5)) == {*STAGES, "prepare_images"} - {"extract_bounds"}
 
 
 def test_settings_are_plain_values_that_survive_yaml() -> None:
