@@ -65,7 +65,9 @@ rule assess_validity:
             then=[],
             otherwise=rules.trace_candidates.output.curves,
         ),
-        bounds=lambda wildcards: expand(bounds("{split}"), protocol="guaranteed", split=PLAN.compared(wildcards.arm), **wildcards),
+        bounds=lambda wildcards: expand(
+            bounds("{split}"), protocol="guaranteed", split=PLAN.compared(wildcards.arm), **wildcards
+        ),
         images=lambda wildcards: images_of(*PLAN.compared(wildcards.arm))(wildcards),
         splits=rules.split_images.output.splits,
     output:

@@ -254,6 +254,29 @@ rule plot_validity:
         "../workflow_scripts/plot_validity.py"
 
 
+rule plot_bounds:
+    input:
+        validity=rules.gather_validity.output.table,
+    output:
+        multiext(f"{FIGURES}/bounds", png=".png", pdf=".pdf"),
+    log:
+        f"{LOGS}/plot_bounds.log",
+    benchmark:
+        f"{TIMES}/plot_bounds.tsv"
+    conda:
+        "../envs/conffusion.yaml"
+    threads: 1
+    resources:
+        mem_mb=1500,
+        runtime=15,
+    params:
+        delta=CONFIG.calibration.delta,
+        n_variants=CONFIG.sampling.n_variants,
+        code=CODE["report"],
+    script:
+        "../workflow_scripts/plot_bounds.py"
+
+
 rule tables:
     input:
         expand(f"{TABLES}/{{name}}.csv", name=PLAN.tables),

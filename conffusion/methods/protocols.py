@@ -96,6 +96,7 @@ class Protocol:
         return Accident(f"validation after step {step}" if calibrating else "test", dropout=calibrating)
 
 
+COMPARISON = "comparison"  # in place of a protocol in rows that only compare bounds and families
 PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
     {
         "paper": Protocol("paper", "calibration", "pixel", "official", "multiplicative", sorts_bounds=False),

@@ -14,6 +14,7 @@ import yaml
 
 from conffusion.config import read_yaml
 from conffusion.errors import StoreError
+from conffusion.methods.protocols import COMPARISON
 from conffusion.report.readable import decimals, note, numeric_headings, readable, with_variants
 from conffusion.report.results import protocol_rank, read_csv
 from conffusion.report.verdict_table import SYMBOLS, claim_rows, common_note
@@ -29,6 +30,8 @@ _READING = {
     "risk_curve": "λ̂ is the smallest scale from which on the upper confidence bound of the risk stays at or below α.",
     "size_risk": "Error bars: 1.96 standard errors over test images (groups, where images share one).",
     "training": "After each validation the checkpoint competes under both protocols.",
+    "bounds": "Rows of the protocol comparison in validity.csv: every bound applied to the same intervals, drawn as in"
+    " the figure before. Only the first six bounds hold at any number of images; the others are there to compare.",
     "validity": "Each draw takes a calibration set with replacement from the pooled calibration and test images and"
     " compares the risk on the whole pool with α. Error bars: two standard errors.",
 }
@@ -72,14 +75,14 @@ def write_report(
         tables: Heading to CSV file, in the order of the page. `claims.csv` gives the verdicts and `validity.csv` the
             check of the promise, whatever their headings.
         figures: Heading to PNG file. How to read a figure is told from the beginning of its file name: examples,
-            methods, stratified_risk, risk_curve, size_risk, training, validity.
+            methods, stratified_risk, risk_curve, size_risk, training, validity, bounds.
         versions: Name to version of what made the run.
     Raises:
         StoreError: If a file is missing.
         ConfigError: If the configuration cannot be read.
     """
     config = read_yaml(config_path)
-    frames = {title: (Path(path).stem, read_csv(path)) for title, path in tables.items()}
+    frames = {title: (Path(path).stem, _shown(read_csv(path))) for title, path in tables.items()}
     by_stem = dict(frames.values())
     page = _template().render(
         run=config.get("run", "?"),
@@ -99,6 +102,11 @@ def write_report(
         versions=versions,
     )
     write_text(output, page)
+
+
+def _shown(frame: pd.DataFrame) -> pd.DataFrame:
+    """Without the rows that only compare bounds and families: the figure shows them."""
+    return frame[frame["protocol"] != COMPARISON] if "protocol" in frame else frame
 
 
 def _template() -> jinja2.Template:

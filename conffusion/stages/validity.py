@@ -11,11 +11,10 @@ from conffusion.calibration.families import Family
 from conffusion.calibration.rules import RULES
 from conffusion.calibration.validity import LossCurves, assess_validity
 from conffusion.config.schema import PLAIN_FAMILIES, CalibrationSettings, ValiditySettings
+from conffusion.methods.protocols import COMPARISON
 from conffusion.stages.calibration import matching_stores
 from conffusion.stages.evaluation import pool_curves
 from conffusion.store import atomic_path, read_json
-
-COMPARISON = "comparison"  # protocol of rows that only compare bounds and families
 
 
 @dataclass(frozen=True)

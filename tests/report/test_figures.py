@@ -8,6 +8,7 @@ from PIL import Image
 
 from conffusion.errors import DataError, StoreError
 from conffusion.report.figures import (
+    plot_bounds,
     plot_examples,
     plot_methods,
     plot_risk_curve,
@@ -138,6 +139,15 @@ def test_validity(tmp_path: Path) -> None:
         plot_validity(table, tmp_path / "validity.png", delta=0.1, n_variants=20)
         heights.append(check(tmp_path / "validity.png")[1])
     assert heights[1] > 1.5 * heights[0]  # a row of panels for each n
+
+
+def test_bounds_are_compared(tmp_path: Path) -> None:
+    table = tree.write_comparison(tmp_path / "validity.csv")
+    plot_bounds(table, tmp_path / "bounds.png", delta=0.1, n_variants=20)
+    check(tmp_path / "bounds.png")
+    plot_validity(table, tmp_path / "validity.png", delta=0.1, n_variants=20)  # the protocols' rows alone
+    plot_validity(tree.write_validity(tmp_path / "plain.csv"), tmp_path / "plain.png", delta=0.1, n_variants=20)
+    assert (tmp_path / "validity.png").read_bytes() == (tmp_path / "plain.png").read_bytes()
 
 
 def test_same_figure_same_bytes_and_no_trace(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from conffusion.calibration.rules import RULES
 from conffusion.data.faces import render_faces
 from conffusion.data.resize import resize_bicubic
 from conffusion.store import write_json, write_store
@@ -142,6 +143,20 @@ def write_validity(path: Path, sizes: Sequence[int] = (200,)) -> Path:
     ]  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(rows).to_csv(path, index=False)
+    return path
+
+
+def write_comparison(path: Path) -> Path:
+    """validity.csv with rows that compare bounds and families on one method."""
+    table = pd.read_csv(write_validity(path))
+    own = table[(table["method"] == "dm_sb") & (table["protocol"] == "guaranteed")]
+    rows = [
+        own.assign(protocol="comparison", bound=f"{bound}, n = images", family=family, n=n)
+        for family in ("multiplicative", "additive", "learned")
+        for bound in RULES
+        for n in (50, 200)
+    ]
+    pd.concat([table, *rows]).to_csv(path, index=False)
     return path
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from conffusion.methods.protocols import COMPARISON
 from conffusion.methods.registry import METHODS
 from conffusion.report.figures.style import (
     BLUE,
@@ -39,6 +40,7 @@ def plot_validity(validity_csv: Path | str, output: Path | str, *, delta: float,
         n_variants: J of the run, written beside DM_SB.
     """
     table = read_csv(validity_csv)
+    table = table[table["protocol"] != COMPARISON]
     series = _series(table)
     methods = sorted(table["method"].unique(), key=lambda name: list(METHODS).index(name) if name in METHODS else 99)
     tasks = list(dict.fromkeys(table["task"]))

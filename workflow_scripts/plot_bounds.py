@@ -1,0 +1,8 @@
+"""Rule plot_bounds: what every bound and set family costs."""
+
+from conffusion.report.figures.bounds import plot_bounds
+from conffusion.workflow.job import run_job
+
+with run_job(snakemake) as job:  # noqa: F821
+    params = snakemake.params  # noqa: F821
+    plot_bounds(job.input.validity, job.output.png, delta=params.delta, n_variants=params.n_variants)
