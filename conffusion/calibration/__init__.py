@@ -6,7 +6,17 @@ Works on arrays from any model and needs NumPy and SciPy only.
 from conffusion.calibration.betting import star_ucb, wsr_ucb
 from conffusion.calibration.families import Family
 from conffusion.calibration.fitting import attainable_risk, choose_family, fit_family
+from conffusion.calibration.learn_then_test import LearnThenTest, learn_then_test
 from conffusion.calibration.procedure import Calibration, calibrate
+from conffusion.calibration.promises import (
+    EveryGroup,
+    ImageQuantile,
+    MeanRisk,
+    PromisePart,
+    Promises,
+    WidestQuarter,
+    calibrate_promises,
+)
 from conffusion.calibration.scaling import critical_lambda
 from conffusion.calibration.ucb import (
     bentkus_ucb,
@@ -19,10 +29,18 @@ from conffusion.calibration.variance import clt_ucb, empirical_bernstein_ucb
 
 __all__ = [
     "Calibration",
+    "EveryGroup",
     "Family",
+    "ImageQuantile",
+    "LearnThenTest",
+    "MeanRisk",
+    "PromisePart",
+    "Promises",
+    "WidestQuarter",
     "attainable_risk",
     "bentkus_ucb",
     "calibrate",
+    "calibrate_promises",
     "choose_family",
     "clt_ucb",
     "conformal_risk_control_ucb",
@@ -31,6 +49,7 @@ __all__ = [
     "fit_family",
     "hoeffding_bentkus_ucb",
     "hoeffding_ucb",
+    "learn_then_test",
     "official_ucb",
     "star_ucb",
     "wsr_ucb",

@@ -53,7 +53,7 @@ def fit_family(
     check_family_name(name)
     _check_images(lower, upper, target, mask)
     if name == "learned":
-        weights = image_weights(groups, len(target))
+        weights = image_weights(groups, int(target.shape[0]))
         low, high, truth = (as_numpy(array) for array in (lower, upper, target))
         chosen = None if mask is None else as_numpy(mask)
         return Family(name, fit_learned_scale(low, high, truth, chosen, weights, level=level, seed=seed))
@@ -186,7 +186,7 @@ class _Arrays:
         scale = critical[order[np.searchsorted(np.cumsum(per_pixel[order]), 1.0 - level - 1e-12)]]
         if not np.isfinite(scale):
             return float("inf")
-        sizes = [np.subtract(*(end.clip(0.0, 1.0) for end in reversed(ends))) for ends in pixels.scaled(float(scale))]
+        sizes = [high.clip(0.0, 1.0) - low.clip(0.0, 1.0) for low, high in pixels.scaled(float(scale))]
         return float(per_pixel @ np.concatenate(sizes))
 
 

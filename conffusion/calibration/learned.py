@@ -87,12 +87,9 @@ class LearnedScale:
         return middle - down * half, middle + up * half
 
     def _log_reach(self, features: FloatArray) -> FloatArray:
-        """(n_pixels, 2) logarithms of a and b; tile by tile, as BLAS rounds otherwise for other numbers of threads."""
-        n_pixels, n_features = features.shape
-        padded = np.pad(features, [(0, -n_pixels % _TILE), (0, 0)])
-        tiles = np.ascontiguousarray(padded).reshape(-1, _TILE, n_features)
-        hidden = _swish(_affine(_standardise(tiles, self.mean, self.deviation), self.inner))[0]
-        return _squash(_affine(hidden, self.outer))[0].reshape(-1, 2)[:n_pixels]
+        """(n_pixels, 2) logarithms of a and b."""
+        hidden = _swish(_affine(_standardise(features, self.mean, self.deviation), self.inner))[0]
+        return _squash(_affine(hidden, self.outer))[0]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -170,7 +167,7 @@ def fit_learned_scale(
         mask: Same shape, or (N, 1, H, W); pixels where it is 1 are evaluated. None evaluates all.
         weights: (N,) weight of each image in the risk, adding up to 1.
         level: Risk at which to minimise, in (0, 1).
-        seed: Seed of the draws; the result is a function of the arguments, for one number of threads.
+        seed: Seed of the draws; the result is a function of the arguments.
     Raises:
         ShapeError: If the bounds are not (N, C, H, W).
         DataError: If an image has no evaluated pixel, or a bound or an evaluated truth is NaN or infinite.
@@ -209,7 +206,7 @@ class _Batch:
         logs, log_slope = _squash(_affine(hidden, outer))
         slopes, risk = self._slopes(logs, price)
         at_outer = slopes * log_slope / np.float32(len(self.target))
-        at_inner = (at_outer @ outer[:-1].T) * hidden_slope
+        at_inner = _product(at_outer, outer[:-1].T) * hidden_slope
         return [_weight_gradient(self.features, at_inner), _weight_gradient(hidden, at_outer)], risk
 
     def _slopes(self, logs: FloatArray, price: float) -> tuple[FloatArray, float]:
@@ -302,11 +299,23 @@ def _half_size(lower: FloatArray, upper: FloatArray) -> FloatArray:
 
 def _affine(values: FloatArray, layer: FloatArray) -> FloatArray:
     """Weights in all rows of the layer but the last, which holds the biases."""
-    return values @ layer[:-1] + layer[-1]
+    return _product(values, layer[:-1]) + layer[-1]
 
 
 def _weight_gradient(values: FloatArray, slopes: FloatArray) -> FloatArray:
-    return np.concatenate([values.T @ slopes, slopes.sum(axis=0, keepdims=True)])
+    products = _tiles(values).transpose(0, 2, 1) @ _tiles(slopes)
+    return np.concatenate([products.sum(axis=0), slopes.sum(axis=0, keepdims=True)])
+
+
+def _product(values: FloatArray, matrix: FloatArray) -> FloatArray:
+    """values @ matrix, tile by tile: BLAS rounds otherwise for other numbers of threads, and waits for busy cores."""
+    return (_tiles(values) @ matrix).reshape(-1, matrix.shape[1])[: len(values)]
+
+
+def _tiles(values: FloatArray) -> FloatArray:
+    """(n_pixels, n) values as (n_tiles, 64, n), filled up with zeros."""
+    padded = np.pad(values, [(0, -len(values) % _TILE), (0, 0)])
+    return np.ascontiguousarray(padded).reshape(-1, _TILE, values.shape[1])
 
 
 def _swish(values: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -9,8 +9,9 @@ import numpy as np
 from conffusion.arrays import ArrayLike, FloatArray, as_numpy, check_same_shape
 from conffusion.calibration.families import Family, Shape, get_family
 from conffusion.calibration.pixels import Pixels, open_pixels
-from conffusion.calibration.rules import Level, Rule, StarRule, VarianceRule, get_rule
+from conffusion.calibration.rules import Level, StarRule, VarianceRule, get_rule
 from conffusion.calibration.search import Found, Question, smallest_passing
+from conffusion.calibration.shortfall import shortfall
 from conffusion.calibration.ucb import check_level
 from conffusion.calibration.units import GroupLabels, UnitName, Units, make_units
 from conffusion.errors import CalibrationError, ConfigError
@@ -28,7 +29,6 @@ UcbName: TypeAlias = Literal[
 ]
 LambdaGrid: TypeAlias = tuple[float, float, int]
 _MAX_BETTING_PIXELS = 1 << 20
-_MAX_UNITS_NAMED = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,8 @@ def calibrate(
         lambda_grid: (start, stop, num); reproduces the official scan of a float32 grid from the top down.
     Returns:
         The calibration. On the calibration data its `apply` misses the fraction `.risk`, or less by pixels whose
-        critical value exceeds lambda_hat by rounding alone.
+        critical value exceeds lambda_hat by rounding alone, and by truths of exactly 0 or 1 on which clamping throws a
+        reshaped interval that lies wholly outside [0, 1] (only at scales well below that of the fit).
     Raises:
         ConfigError: If alpha, delta, a name or the grid is invalid.
         ShapeError: If shapes do not match.
@@ -160,7 +161,7 @@ def calibrate(
     found = smallest_passing(pixels, question) if lambda_grid is None else _scan(pixels, question, lambda_grid, ucb)
     losses = units.losses(found.counts[:, None])[:, 0]
     if found.lambda_hat is None:
-        raise CalibrationError(_infeasible(question, losses, "at any lambda"))
+        raise CalibrationError(shortfall(question, losses, "at any lambda"))
     bound = rule.bound(losses, question.level)
     promise = (units.n_bound, alpha, delta, family.name, ucb, name, n_images, family.shape)
     return Calibration(found.lambda_hat, float(losses.mean()), bound, *promise)
@@ -178,7 +179,7 @@ def _scan(pixels: Pixels, question: Question, lambda_grid: LambdaGrid, ucb: str)
     if ucb == "official":
         passes[:-1] &= losses.mean(axis=0)[:-1] > 0.0
     if not passes[-1]:
-        raise CalibrationError(_infeasible(question, losses[:, -1], f"at the top of the grid, lambda = {grid[-1]:g}"))
+        raise CalibrationError(shortfall(question, losses[:, -1], f"at the top of the grid, lambda = {grid[-1]:g}"))
     failing = np.flatnonzero(~passes)
     if not failing.size:
         raise CalibrationError(
@@ -211,37 +212,6 @@ def _pixels_as_images(pixels: Pixels, units: Units) -> tuple[Pixels, Units]:
     arrays = [as_numpy(array)[chosen].reshape(-1, 1) for array in (pixels.lower, pixels.upper, pixels.target)]
     flat = replace(pixels, lower=arrays[0], upper=arrays[1], target=arrays[2], mask=None)
     return flat, Units("image", np.ones(n_pixels, dtype=np.int64))
-
-
-def _infeasible(question: Question, losses: FloatArray, where: str) -> str:
-    """What went wrong and how many units would mend it, from the losses at the most favourable lambda."""
-    level, unit = question.level, question.units.noun
-    risk = float(losses.mean())
-    found = (
-        f"no lambda_hat: the upper bound of the risk is {question.rule.bound(losses, level):.4g} > alpha ="
-        f" {level.alpha:g} {where}, with n = {level.n} {unit}s, delta = {level.delta:g} and risk {risk:.4g} there"
-    )
-    if risk >= level.alpha:
-        return f"{found}; a risk of alpha or more is left, so no number of {unit}s would do: mend bounds or targets"
-    needed = _units_needed(question.rule, losses, level)
-    return f"{found}; about {needed} {unit}s would be needed, or a larger alpha or delta"
-
-
-def _units_needed(rule: Rule, losses: FloatArray, level: Level) -> str:
-    """Smallest number of units at which losses like these would pass, as text."""
-
-    def enough(n: int) -> bool:
-        return rule.would_pass(losses, replace(level, n=n))
-
-    low, high = level.n, 2 * level.n
-    while not enough(high):
-        low, high = high, 2 * high
-        if high > max(_MAX_UNITS_NAMED, 64 * level.n):
-            return f"more than {low}"
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return str(high)
 
 
 def _double(array: ArrayLike) -> Any:

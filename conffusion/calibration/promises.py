@@ -16,15 +16,14 @@ from conffusion.arrays import ArrayLike, BoolArray, FloatArray, IntArray, as_num
 from conffusion.calibration.families import Family, get_family
 from conffusion.calibration.pixels import Pixels, open_pixels
 from conffusion.calibration.procedure import Calibration, UcbName
-from conffusion.calibration.rules import RULES, Level, MeanRule, Rule, get_rule
+from conffusion.calibration.rules import Level, MeanRule, finite_sample_rule, get_rule
 from conffusion.calibration.search import Found, Question, smallest_passing
-from conffusion.calibration.ucb import check_level, checked_losses, round_down
+from conffusion.calibration.shortfall import missing
+from conffusion.calibration.ucb import check_level, round_down
 from conffusion.calibration.units import GroupLabels, UnitName, Units, group_index, make_units
 from conffusion.errors import CalibrationError, ConfigError, DataError, ShapeError
 
 Split: TypeAlias = Literal["bonferroni", "none"]
-Method: TypeAlias = Literal["fixed_sequence", "bonferroni"]
-_MAX_UNITS_NAMED = 1 << 20
 _FEWEST_PIXELS = 4  # of an image that is divided into quarters
 
 
@@ -265,7 +264,7 @@ def calibrate_promises(
     if split not in ("bonferroni", "none"):
         raise ConfigError(f"split = {split!r}: must be 'bonferroni' or 'none'")
     _check_promises(promises)
-    _finite_sample_rule(ucb)
+    finite_sample_rule(ucb)
     images = _Images((lower, upper), open_pixels(lower, upper, target, mask, scaling), groups, labels, ucb, split)
     if any(isinstance(promise, EveryGroup) for promise in promises):
         images.rows_by_label()  # so that wrong labels are told before the search
@@ -423,37 +422,10 @@ def _part(name: str, question: Question, found: Found, ucb: str) -> PromisePart:
     level, rule = question.level, question.rule
     losses = question.units.losses(found.counts[:, None])[:, 0]
     if found.lambda_hat is None:
-        raise CalibrationError(
-            f"{name}: no lambda_hat, at any lambda {_shortfall(rule, losses, level, question.units.name)}"
-        )
+        why = missing(rule, losses, level, question.units.name, "at any lambda")
+        raise CalibrationError(f"{name}: no lambda_hat: {why}")
     risk, bound = float(losses.mean()), rule.bound(losses, level)
     return PromisePart(name, found.lambda_hat, risk, bound, level.alpha, level.delta, level.n, question.units.name, ucb)
-
-
-def _shortfall(rule: Rule, losses: FloatArray, level: Level, noun: str) -> str:
-    """How far the losses at the most favourable lambda are from passing, and how many units would mend it."""
-    risk = float(losses.mean())
-    found = (
-        f"the upper bound of the risk is {rule.bound(losses, level):.4g} > alpha = {level.alpha:g}"
-        f" with n = {level.n} {noun}s, delta = {level.delta:g} and risk {risk:.4g}"
-    )
-    if risk >= level.alpha:
-        return f"{found}; a risk of alpha or more is left, so no number of {noun}s would do: mend bounds or targets"
-    return f"{found}; about {_units_needed(rule, losses, level)} {noun}s would be needed, or a larger alpha or delta"
-
-
-def _units_needed(rule: Rule, losses: FloatArray, level: Level) -> str:
-    """Smallest number of units, by doubling and bisection, at which losses like these would pass, as text."""
-    low, high = level.n, 2 * level.n
-    while not rule.would_pass(losses, replace(level, n=high)):
-        low, high = high, 2 * high
-        if high > max(_MAX_UNITS_NAMED, 64 * level.n):
-            return f"more than {low}"
-    while high - low > 1:
-        middle = (low + high) // 2
-        passes = rule.would_pass(losses, replace(level, n=middle))
-        low, high = (low, middle) if passes else (middle, high)
-    return str(high)
 
 
 def _check_promises(promises: Sequence[AnyPromise]) -> None:
@@ -463,107 +435,3 @@ def _check_promises(promises: Sequence[AnyPromise]) -> None:
     for promise in promises:
         if not isinstance(promise, kinds):
             raise ConfigError(f"promise {promise!r}: must be one of {', '.join(kind.__name__ for kind in kinds)}")
-
-
-def _finite_sample_rule(ucb: str) -> Rule:
-    """The rule called `ucb`, which must hold for any number of units."""
-    rule = get_rule(ucb)
-    if rule.promise != "finite_sample":
-        names = ", ".join(name for name, known in RULES.items() if known.promise == "finite_sample")
-        raise ConfigError(f"ucb = {ucb!r}: must hold for any number of units, so choose one of {names}")
-    return rule
-
-
-@dataclass(frozen=True, eq=False)
-class LearnThenTest:
-    """Scales that a multiple test has accepted.
-
-    Attributes:
-        lambda_hat: Smallest accepted scale.
-        valid: (n_lambdas,) bool, whether each scale is accepted. All of them keep the promise at once.
-        risk: Mean loss at lambda_hat, in [0, 1].
-        risk_ucb: Upper confidence bound of the risk at lambda_hat at the error level of its test, at most alpha.
-        alpha: Risk level.
-        delta: Probability that any accepted scale has a risk above alpha.
-        n: Number of units.
-        ucb: Name of the bound.
-        method: "fixed_sequence" or "bonferroni".
-    """
-
-    lambda_hat: float
-    valid: BoolArray
-    risk: float
-    risk_ucb: float
-    alpha: float
-    delta: float
-    n: int
-    ucb: UcbName
-    method: Method
-
-
-def learn_then_test(
-    losses: ArrayLike,
-    lambdas: ArrayLike,
-    *,
-    alpha: float,
-    delta: float,
-    ucb: UcbName = "hoeffding_bentkus",
-    method: Method = "fixed_sequence",
-) -> LearnThenTest:
-    """Accept scales whose risk is at most alpha, where the risk may rise and fall with lambda.
-
-    For each lambda the hypothesis that its risk exceeds alpha is rejected where the bound passes. "bonferroni" tests
-    each at delta / n_lambdas. "fixed_sequence" tests at delta itself, from the last lambda down, and stops at the first
-    that fails; it is the stronger where the risk falls most of the way, and finds nothing if the last lambda fails.
-
-    Args:
-        losses: (n_units, n_lambdas), in [0, 1]; one independent row per image or group, in an order that does not
-            depend on the losses.
-        lambdas: (n_lambdas,) finite, increasing; chosen without looking at the losses.
-        alpha: Risk level, in (0, 1).
-        delta: Probability that any accepted scale has a risk above alpha, in (0, 1).
-        ucb: Bound that holds for any number of units (`Rule.promise`): "hoeffding_bentkus", "wsr" and others.
-        method: "fixed_sequence" or "bonferroni".
-    Returns:
-        The accepted scales.
-    Raises:
-        ConfigError: If alpha, delta or a name is invalid, or the bound does not hold for any number of units.
-        ShapeError: If losses is not a table, or has not one column for each lambda.
-        DataError: If a loss is NaN or outside [0, 1], or the lambdas do not increase.
-        CalibrationError: If no scale is accepted; names the number of units that would be needed.
-    Source:
-        Angelopoulos, Bates, Candès, Jordan and Lei 2021, "Learn then test: calibrating predictive algorithms to achieve
-        risk control" (arXiv 2110.01052), Theorem 1, with Bonferroni and with fixed sequence testing.
-    """
-    check_level("alpha", alpha)
-    check_level("delta", delta)
-    if method not in ("fixed_sequence", "bonferroni"):
-        raise ConfigError(f"method = {method!r}: must be 'fixed_sequence' or 'bonferroni'")
-    rule = _finite_sample_rule(ucb)
-    table, scales = _checked_table(losses, lambdas)
-    level = Level(alpha, delta / len(scales) if method == "bonferroni" else delta, len(table))
-    valid = rule.passes(table, level)
-    if method == "fixed_sequence":
-        valid = np.logical_and.accumulate(valid[::-1])[::-1]
-    if not valid.any():
-        best = -1 if method == "fixed_sequence" else int(table.mean(axis=0).argmin())
-        why = _shortfall(rule, table[:, best], level, "unit")
-        raise CalibrationError(f"{method} accepts no lambda, not lambda = {scales[best]:g} either: {why}")
-    first = int(valid.argmax())
-    column = table[:, first]
-    risk, bound = float(column.mean()), rule.bound(column, level)
-    return LearnThenTest(float(scales[first]), valid, risk, bound, alpha, delta, len(table), ucb, method)
-
-
-def _checked_table(losses: ArrayLike, lambdas: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """Losses (n_units, n_lambdas) and lambdas (n_lambdas,) as float64."""
-    table, scales = (as_numpy(values).astype(np.float64) for values in (losses, lambdas))
-    if table.ndim != 2 or not table.size or scales.shape != table.shape[1:]:
-        raise ShapeError(
-            f"losses has shape {table.shape} and lambdas {scales.shape}: they must be (n_units, n_lambdas) and"
-            " (n_lambdas,), none of them 0"
-        )
-    checked_losses(table.reshape(-1))
-    if not (np.isfinite(scales).all() and (np.diff(scales) > 0).all()):
-        raise DataError("lambdas must be finite and increase: sort them, and leave repetitions out")
-    return table, scales

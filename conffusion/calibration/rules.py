@@ -270,3 +270,16 @@ def get_rule(name: str) -> Rule:
     if name not in RULES:
         raise ConfigError(f"ucb = {name!r}: must be one of {', '.join(RULES)}")
     return RULES[name]
+
+
+def finite_sample_rule(ucb: str) -> Rule:
+    """The rule called `ucb`, which must hold for any number of units.
+
+    Raises:
+        ConfigError: If there is none, or it makes no finite-sample promise.
+    """
+    rule = get_rule(ucb)
+    if rule.promise != "finite_sample":
+        names = ", ".join(name for name, known in RULES.items() if known.promise == "finite_sample")
+        raise ConfigError(f"ucb = {ucb!r}: must hold for any number of units, so choose one of {names}")
+    return rule

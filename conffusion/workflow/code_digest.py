@@ -34,6 +34,20 @@ _PREDICTORS = (
     "methods/predictor.py",
     "methods/random_inputs.py",
 )
+_PLAIN_CALIBRATION = (  # without the fit of families, which concerns no checkpoint
+    "calibration/betting.py",
+    "calibration/pixels.py",
+    "calibration/procedure.py",
+    "calibration/rules.py",
+    "calibration/scaling.py",
+    "calibration/search.py",
+    "calibration/ucb.py",
+    "calibration/units.py",
+    "calibration/variance.py",
+    "methods/protocols.py",
+    "metrics.py",
+    "bounds.py",
+)
 _CALIBRATION = ("calibration", "methods/protocols.py", "metrics.py", "bounds.py")
 
 # What each stage's numbers depend on: files and folders of the package.
@@ -70,7 +84,7 @@ STAGE_CODE: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "finetune_method": (
             *_BASE,
             *_PREDICTORS,
-            *_CALIBRATION,
+            *_PLAIN_CALIBRATION,
             "losses.py",
             "methods/competition.py",
             "predict",

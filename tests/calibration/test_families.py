@@ -13,6 +13,7 @@ from conffusion.calibration.families import get_family
 from conffusion.calibration.fitting import fit_family
 from conffusion.calibration.pixels import open_pixels
 from conffusion.calibration.rules import RULES, Level
+from conffusion.calibration.scaling import SCALINGS
 from conffusion.calibration.validity import loss_curves
 from conffusion.errors import CalibrationError, ConfigError, DataError, ShapeError
 from tests import synthetic_families
@@ -22,11 +23,15 @@ SHAPED = ("pixel_groups", "learned")
 SMALL = (2, 3, 4)
 
 
+def reshaped(family, lower, upper):
+    """Bounds after the shape, if there is one."""
+    pair = (lower, upper) if family.shape is None else family.shape.apply(lower, upper)
+    return [np.asarray(array, dtype=np.float64) for array in pair]
+
+
 def ends(family, lower, upper, scale):
     """Bounds of a family at a scale, clamped."""
-    if family.shape is not None:
-        lower, upper = family.shape.apply(lower, upper)
-    low, high = family.scaling.apply(*(np.asarray(array, dtype=np.float64) for array in (lower, upper)), scale)
+    low, high = family.scaling.apply(*reshaped(family, lower, upper), scale)
     return low.clip(0, 1), high.clip(0, 1)
 
 
@@ -77,15 +82,15 @@ def test_critical_value_is_the_smallest_lambda_that_covers(name, seed, shades):
         lower, upper, target = (np.rint(array * shades) / shades for array in (lower, upper, target))
     values, _ = critical_values(family, (lower, upper, target))
     values = values.reshape(target.shape)
-    low, high = ends(family, lower, upper, np.where(np.isfinite(values), values, 0.0))
-    assert ((low <= target) & (target <= high))[np.isfinite(values)].all()
-    below = np.where(np.isfinite(values), values - 1e-9 * np.maximum(1, np.abs(values)), 1e6)
-    if name in ("interval", "multiplicative"):
-        below = np.maximum(below, 1e-12)
-    shaped = (lower, upper) if family.shape is None else family.shape.apply(lower, upper)
-    with np.errstate(over="ignore"):
-        low, high = family.scaling.apply(*shaped, below)  # before clamping
-    assert not ((low <= target) & (target <= high))[(values > 1e-9) | (name == "additive")].any()
+    reachable = np.isfinite(values)
+    at = np.where(reachable, values, 1e6)  # where none covers, a large one does not either
+    low, high = ends(family, lower, upper, at)
+    assert np.array_equal(((low <= target) & (target <= high))[reachable], np.ones(reachable.sum(), bool))
+    from_0 = name not in ("additive", "pixel_groups")
+    below = np.where(reachable, at - 1e-9 * np.maximum(1, np.abs(at)), at)
+    below = np.maximum(below, 1e-12) if from_0 else below
+    low, high = family.scaling.apply(*reshaped(family, lower, upper), below)  # before clamping
+    assert not ((low <= target) & (target <= high))[(at > 1e-9) | (not from_0)].any()
 
 
 @pytest.mark.parametrize("name", ["additive", "interval", "pixel_groups", "learned"])
@@ -106,6 +111,21 @@ def test_learned_covers_even_where_an_interval_has_no_width():
     lower, upper, target = synthetic_families.images(3)
     for bounds in [(lower, lower), (upper, lower)]:
         assert np.isfinite(critical_values(synthetic_families.family("learned"), (*bounds, target))[0]).all()
+
+
+def test_a_set_that_clamping_throws_on_the_truth_counts_as_a_miss():
+    """[m - a s w / 2, m + b s w / 2] with a = 1/2, b = 3 has its midpoint above 1: small sets about it lie above 1."""
+    shape = synthetic_families.learned_scale(1, size=0.0)
+    shape.outer[-1] = [-100.0, 100.0]
+    lower, target = np.full((20, 1, 4, 4), 0.998), np.ones((20, 1, 4, 4))
+    found = calibrate(lower, lower, target, alpha=0.3, delta=0.3, scaling=Family("learned", shape))
+    assert found.risk == 0.0
+    low, high = shape.apply(lower, lower)
+    assert (low < 1.0).all()
+    at = 0.5 * found.lambda_hat
+    assert (family_low := SCALINGS["interval"].apply(low, high, at)[0]).min() > 1.0
+    assert (family_low.clip(0, 1) <= target).all()
+    assert (critical_values(Family("learned", shape), (lower, lower, target))[0] > at).all()
 
 
 def brute_force(values, images, ucb, alpha, delta):
@@ -160,9 +180,8 @@ def test_apply_misses_on_the_calibration_images_what_calibrate_counted(fitted, n
     assert (found.scaling, found.family.shape) == (name, fitted[name].shape)
     parts = [found.apply(*(array[rows] for array in arrays[:2])) for rows in (slice(0, 1), slice(1, 30), slice(30, 60))]
     low, high = (np.concatenate([part[end] for part in parts]) for end in (0, 1))
-    assert ((arrays[2] < low) | (arrays[2] > high)).mean() == found.risk
-    assert (low.min(), high.max()) >= (0.0, 0.0)
-    assert high.max() <= 1.0
+    assert ((arrays[2] < low) | (arrays[2] > high)).mean() == pytest.approx(found.risk, abs=1e-12)
+    assert 0.0 <= low.min() <= high.max() <= 1.0
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -219,7 +238,7 @@ def test_zarr_of_a_shaped_family_is_never_read_whole(fitted, name, tmp_path, mon
 
 @pytest.mark.parametrize("name", SHAPED)
 def test_pixels_as_units_of_a_shaped_family(fitted, name):
-    arrays = synthetic_families.images(10, SMALL if name == "none" else (3, 8, 8), seed=3)
+    arrays = synthetic_families.images(10, seed=3)
     values, _ = critical_values(fitted[name], arrays)
     for ucb in ("wsr", "official", "hoeffding_bentkus"):
         found = calibrate(*arrays, alpha=0.2, delta=0.1, unit="pixel", ucb=ucb, scaling=fitted[name])
@@ -278,26 +297,28 @@ def test_images_that_do_not_fit_the_shape_are_refused(fitted):
         calibrate(colour[0] * np.float32(math.nan), *colour[1:], alpha=0.5, delta=0.5, scaling=fitted["learned"])
 
 
-def test_promise_holds_on_fresh_data():
-    """P(true risk > alpha) <= delta over 300 calibration sets of 150 images, for a family fitted once on other images.
+def test_promise_holds_for_a_family_fitted_on_other_images():
+    """P(true risk > alpha) <= delta over 300 calibration sets of 150 images.
 
-    Images share a factor in their errors, so that their losses differ; the true risk is that of 4000 more images.
+    They are drawn with replacement from 2000 images, over which the true risk is known. Images share a factor in their
+    errors, so that their losses differ. The family is fitted once; as it moves each image by its own bounds alone, the
+    images are reshaped before they are drawn.
     """
     alpha, delta, n_draws, n_images = 0.1, 0.1, 300, 150
+    pool = synthetic_families.images(2000, (1, 8, 8), seed=2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("conffusion.calibration.learned._STEPS", 100)
         patch.setattr("conffusion.calibration.learned._BATCH", 2048)
         family = fit_family("learned", *synthetic_families.images(40, (1, 8, 8), seed=1), level=0.09)
-    pool = critical_values(family, synthetic_families.images(4000, (1, 8, 8), seed=2))[0]
-    reshaped = open_pixels(*synthetic_families.images(n_draws * n_images, (1, 8, 8), seed=3), None, family)
-    plain = [array.reshape(n_draws, n_images, 64) for array in (reshaped.lower, reshaped.upper, reshaped.target)]
-    violations, risks = 0, []
-    for draw in range(n_draws):
-        found = calibrate(*(array[draw] for array in plain), alpha=alpha, delta=delta, scaling="interval", ucb="star")
-        risks.append((pool > found.lambda_hat).mean())
-        violations += risks[-1] > alpha
-    assert violations / n_draws <= delta + 3 * math.sqrt(delta * (1 - delta) / n_draws)
-    assert 0.8 * alpha < np.mean(risks) < alpha
-    one = [array[:n_images] for array in synthetic_families.images(n_draws * n_images, (1, 8, 8), seed=3)]
-    direct = calibrate(*one, alpha=alpha, delta=delta, scaling=family, ucb="star")
-    assert (pool > direct.lambda_hat).mean() == risks[0]
+    critical, _ = critical_values(family, pool)
+    moved = [*family.shape.apply(*pool[:2]), pool[2]]
+    drawn = np.random.default_rng(4).integers(2000, size=(n_draws, n_images))
+    promise = {"alpha": alpha, "delta": delta, "ucb": "star"}
+    scales = np.array(
+        [calibrate(*(array[rows] for array in moved), scaling="interval", **promise).lambda_hat for rows in drawn]
+    )
+    direct = calibrate(*(array[drawn[0]] for array in pool), scaling=family, **promise)
+    assert direct.lambda_hat == scales[0]
+    risks = np.array([(critical > scale).mean() for scale in scales])
+    assert (risks > alpha).mean() <= delta + 3 * math.sqrt(delta * (1 - delta) / n_draws)
+    assert 0.8 * alpha < risks.mean() < alpha

@@ -154,12 +154,14 @@ def test_each_image_is_reshaped_by_its_own_bounds_bit_for_bit():
 
 
 def test_number_of_threads_changes_no_bit():
-    """Two processes, since libraries of linear algebra read the number of threads once."""
+    """Processes of their own, since libraries of linear algebra read the number of threads once."""
     code = (
-        "import numpy as np; from tests import synthetic_families as s\n"
+        "import numpy as np; from tests import synthetic_families as s; from conffusion.calibration import learned\n"
         "for shape in [(3, 31, 31), (1, 64, 64), (3, 37, 53)]:\n"
         "    low, high = s.learned_scale(shape[0]).apply(*s.images(2, shape)[:2])\n"
-        "    print(low.tobytes().hex(), high.tobytes().hex())"
+        "    print(low.tobytes().hex(), high.tobytes().hex())\n"
+        "learned._STEPS = 12\n"
+        "print(learned.fit_learned_scale(*s.images(6), None, np.full(6, 1 / 6), level=0.1).to_dict())"
     )
     outputs = set()
     for threads in ("1", "2", "3"):

@@ -13,26 +13,33 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import conffusion.calibration as library
-from conffusion.calibration import Calibration, calibrate, clt_ucb, critical_lambda, empirical_bernstein_ucb, wsr_ucb
+from conffusion.calibration import (
+    Calibration,
+    calibrate,
+    clt_ucb,
+    critical_lambda,
+    empirical_bernstein_ucb,
+    star_ucb,
+    wsr_ucb,
+)
 from conffusion.calibration import search as search_module
-from conffusion.calibration.rules import RULES, VarianceRule
+from conffusion.calibration.rules import RULES, StarRule, VarianceRule
 from conffusion.errors import CalibrationError, ConfigError, DataError, ShapeError
 from tests import calibration_fixtures, conformance
 
-CONTRACT = {
-    "critical_lambda",
-    "calibrate",
-    "Calibration",
-    "bentkus_ucb",
-    "clt_ucb",
-    "conformal_risk_control_ucb",
-    "empirical_bernstein_ucb",
-    "hoeffding_ucb",
-    "hoeffding_bentkus_ucb",
-    "official_ucb",
-    "wsr_ucb",
+BOUNDS = "bentkus clt conformal_risk_control empirical_bernstein hoeffding hoeffding_bentkus official star wsr"
+CONTRACT = {f"{name}_ucb" for name in BOUNDS.split()} | {"Calibration", "calibrate", "critical_lambda"}
+CONTRACT |= {"Family", "attainable_risk", "choose_family", "fit_family", "LearnThenTest", "learn_then_test"}
+CONTRACT |= {
+    "EveryGroup",
+    "ImageQuantile",
+    "MeanRisk",
+    "PromisePart",
+    "Promises",
+    "WidestQuarter",
+    "calibrate_promises",
 }
-BOUNDS_OF_LOSSES = {"wsr": wsr_ucb, "empirical_bernstein": empirical_bernstein_ucb, "clt": clt_ucb}
+BOUNDS_OF_LOSSES = {"wsr": wsr_ucb, "star": star_ucb, "empirical_bernstein": empirical_bernstein_ucb, "clt": clt_ucb}
 PAPER = {"alpha": 0.1, "delta": 0.1, "unit": "pixel", "ucb": "official"}
 SCALINGS = ["multiplicative", "additive", "interval"]
 
@@ -121,7 +128,7 @@ def test_exact_search_equals_brute_force(seed, shades, dtype, scaling, ucb, unit
     chosen[:, 0, 0, 0] = True
     groups = [f"person {k}" for k in generator.integers(0, max(1, shape[0] // 2), shape[0])]
     promise = {"scaling": scaling, "ucb": ucb, "unit": unit, "alpha": levels[0], "delta": levels[1]}
-    assume(not (unit == "pixel" and isinstance(RULES[ucb], VarianceRule)))  # refused
+    assume(not (unit == "pixel" and isinstance(RULES[ucb], VarianceRule | StarRule)))  # refused
     expected = brute_force(arrays, chosen, groups, promise)
     if expected is None:
         with pytest.raises(CalibrationError):

@@ -104,6 +104,11 @@ NEUTRAL = (
     "workflow/",
     "config/",
 )
+# The fit of set families: checkpoints compete under a plain one.
+FAMILIES = tuple(
+    f"calibration/{name}.py"
+    for name in ("families", "features", "fitting", "krcps", "learned", "shortfall", "promises", "learn_then_test")
+)
 # Mentioned but not run: types, and methods of classes of which only data are read.
 NOT_RUN = {
     "split_images": (
@@ -116,6 +121,8 @@ NOT_RUN = {
         "bounds.py",
     ),  # a check
     "prepare_images": ("compute.py",),
+    "finetune_method": FAMILIES,
+    "predict_bounds": FAMILIES,
     "extract_bounds": ("calibration/", "metrics.py", "methods/accidents.py"),
     "evaluate_method": ("methods/registry.py",),
     "assess_validity": ("methods/registry.py",),

@@ -1,0 +1,43 @@
+"""What to tell where no scale keeps the promise: how far it is away, and how many units would mend it."""
+
+from dataclasses import replace
+
+from conffusion.arrays import FloatArray
+from conffusion.calibration.rules import Level, Rule
+from conffusion.calibration.search import Question
+
+_MAX_UNITS_NAMED = 1 << 20
+
+
+def shortfall(question: Question, losses: FloatArray, where: str) -> str:
+    """What went wrong and how many units would mend it, from the losses (n_units,) at the most favourable lambda."""
+    return f"no lambda_hat: {missing(question.rule, losses, question.level, question.units.noun, where)}"
+
+
+def missing(rule: Rule, losses: FloatArray, level: Level, unit: str, where: str) -> str:
+    """The same without a search: for losses judged by a rule."""
+    risk = float(losses.mean())
+    found = (
+        f"the upper bound of the risk is {rule.bound(losses, level):.4g} > alpha = {level.alpha:g} {where}, with n ="
+        f" {level.n} {unit}s, delta = {level.delta:g} and risk {risk:.4g} there"
+    )
+    if risk >= level.alpha:
+        return f"{found}; a risk of alpha or more is left, so no number of {unit}s would do: mend bounds or targets"
+    return f"{found}; about {_units_needed(rule, losses, level)} {unit}s would be needed, or a larger alpha or delta"
+
+
+def _units_needed(rule: Rule, losses: FloatArray, level: Level) -> str:
+    """Smallest number of units, by doubling and bisection, at which losses like these would pass, as text."""
+
+    def enough(n: int) -> bool:
+        return rule.would_pass(losses, replace(level, n=n))
+
+    low, high = level.n, 2 * level.n
+    while not enough(high):
+        low, high = high, 2 * high
+        if high > max(_MAX_UNITS_NAMED, 64 * level.n):
+            return f"more than {low}"
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return str(high)
