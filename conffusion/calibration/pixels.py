@@ -24,7 +24,7 @@ from conffusion.errors import DataError, ShapeError
 _CACHE_PIXELS = 1 << 16  # computed at a time, so that temporaries stay in the processor's cache
 _READ_PIXELS = 1 << 22  # read from zarr at a time
 _SAMPLE_PIXELS = 1 << 19  # looked at to place the first edges
-_RESHAPED_PIXELS = 1 << 23  # reshaped once and kept; of more, the shape is applied block by block in every pass
+_RESHAPED_PIXELS = 1 << 22  # reshaped once and kept; of more, the shape is applied block by block in every pass
 
 
 @dataclass(frozen=True)

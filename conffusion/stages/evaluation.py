@@ -1,5 +1,6 @@
 """Evaluation of one method under one protocol on the test images."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,14 @@ import pandas as pd
 from conffusion.calibration import Calibration, Family
 from conffusion.calibration.rules import Level, get_rule
 from conffusion.calibration.validity import LossCurves, loss_curves
+from conffusion.drift import check_drift, interval_features
 from conffusion.metrics import Stratify, evaluate, image_losses, size_quartile_edges, stratified_counts
 from conffusion.stages.calibration import matching_stores, read_calibration
 from conffusion.stages.images import groups_of
 from conffusion.store import SealedStore, atomic_path, write_json
 from conffusion.tasks import build_task
 
+LOGGER = logging.getLogger(__name__)
 CURVE_POINTS = 41
 
 
@@ -76,12 +79,28 @@ def evaluate_method(method: str, replicate: int, protocol: str, files: Evaluatio
             "seconds_per_image": bounds.attributes["seconds_per_image"],
             "n_crossed": bounds.attributes["n_crossed"],
             "fraction_crossed": bounds.attributes["n_crossed"] / evaluated,
+            "drift_p_value": _drift_p_value(stores["calibration"], stores["test"], files.splits),
         },
     )
     _write_per_image(files, images, (lower, upper, target, mask))
     curves = pool_curves([stores["calibration"], stores["test"]], files.splits, calibration.family)
     curves.save(files.pool)
     _write_curve(calibration, curves, len(stores["calibration"][1].image_ids), files.curve)
+
+
+def _drift_p_value(
+    reference: tuple[SealedStore, SealedStore], new: tuple[SealedStore, SealedStore], splits: Path
+) -> float:
+    """P-value of the test that the intervals of new images look like those of the calibration images."""
+    features, groups = [], []
+    for bounds, images in (reference, new):
+        features.append(interval_features(bounds["lower"], bounds["upper"], images["mask"]))
+        groups.append(groups_of(splits, images.image_ids))
+    drift = check_drift(*features, reference_groups=groups[0], new_groups=groups[1])
+    warning = drift.warning()
+    if warning:
+        LOGGER.warning("%s", warning)
+    return drift.p_value
 
 
 def pool_curves(
