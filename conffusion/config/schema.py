@@ -130,6 +130,13 @@ class MethodTuning(Section):
     n_steps: Count
 
 
+class SharpeningSettings(Section):
+    """The last phase of fine-tuning, which minimises the width at the risk level."""
+
+    n_steps: Annotated[int, Field(ge=0)]
+    learning_rate_factor: PositiveFloat
+
+
 class FinetuningSettings(Section):
     """What all fine-tuning runs share, and the tuned rest."""
 
@@ -142,6 +149,7 @@ class FinetuningSettings(Section):
     validate_first_step: bool
     keep_candidates: bool
     maps_timestep: bool
+    sharpening: SharpeningSettings
     tuned: dict[Name, dict[Name, MethodTuning]]
 
 

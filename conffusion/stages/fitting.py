@@ -1,7 +1,7 @@
 """One fine-tuning run in memory: the predictor, its data, and how a checkpoint of it scores under a protocol."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,7 +24,7 @@ from conffusion.store import SealedStore, open_store, read_array
 from conffusion.tasks import build_task
 from conffusion.training.finetune import TrainingSet, finetune, validation_steps
 from conffusion.training.loop import Optimisation
-from conffusion.training.objectives import OBJECTIVES
+from conffusion.training.objectives import OBJECTIVES, Objective, Sharpening
 from conffusion.training.priors import architecture_of
 
 
@@ -55,8 +55,11 @@ class FinetuningJob:
     @property
     def run_seed(self) -> int:
         """Seed of initialisation, data order and noise of this replicate."""
-        keys = ("finetune", self.seed, self.method.name, self.replicate)
-        return int(keyed_generator(*keys).integers(2**31))
+        return self.seed_of("finetune")
+
+    def seed_of(self, purpose: str) -> int:
+        """Seed of one purpose of this replicate."""
+        return int(keyed_generator(purpose, self.seed, self.method.name, self.replicate).integers(2**31))
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,34 @@ class FinetuningInputs:
     splits: Path
     images: Mapping[str, Path]
     sampled_bounds: Path | None
+
+
+@dataclass(frozen=True)
+class _Phase:
+    """A part of a fine-tuning run; its steps count from 1.
+
+    Attributes:
+        data: Images, and what bounds are fitted to.
+        objective: What is minimised.
+        settings: Optimiser settings; a phase starts with fresh moments and a fresh average.
+        stops: Steps after which a checkpoint competes.
+        seed: Data order, noise and mirroring follow from it.
+        after_step: Called after every step.
+    """
+
+    data: TrainingSet
+    objective: Objective
+    settings: Optimisation
+    stops: list[int]
+    seed: int
+    after_step: Callable[[], None] = lambda: None
+
+
+def candidate_steps(tuned: MethodTuning, shared: FinetuningSettings) -> list[int]:
+    """Steps of a fine-tuning run after which a checkpoint competes, those of the sharpening at the end included."""
+    fitting = validation_steps(tuned.n_steps, shared.validate_every, first=shared.validate_first_step)
+    sharpening = validation_steps(shared.sharpening.n_steps, shared.validate_every)
+    return [*fitting, *(tuned.n_steps + step for step in sharpening)]
 
 
 class Fit:
@@ -105,15 +136,42 @@ class Fit:
 
     def run(self, on_validation: Callable[[int], None]) -> list[dict[str, float]]:
         """Fine-tune; `on_validation(step)` may call `score` and save the predictor. Returns the loss records."""
-        job, shared, tuned = self._job, self._job.finetuning, self._job.tuned
+        records = self._run(self._fitting(), 0, on_validation)
+        if self._job.finetuning.sharpening.n_steps:
+            records += self._run(self._sharpening(), self._job.tuned.n_steps, on_validation)
+        return records
+
+    def _run(self, phase: _Phase, before: int, on_validation: Callable[[int], None]) -> list[dict[str, float]]:
+        """One phase, after so many steps of others, from which its own go on counting."""
+        records = finetune(
+            self.predictor, phase.data, phase.objective, self._job.calibration.alpha / 2, phase.settings, self._compute,
+            seed=phase.seed, stops=phase.stops, on_validation=lambda step: on_validation(before + step),
+            after_step=phase.after_step,
+        )  # fmt: skip
+        return [{**record, "step": before + record["step"]} for record in records]
+
+    def _fitting(self) -> _Phase:
+        """What the method is: its own loss on its own targets."""
+        shared, tuned = self._job.finetuning, self._job.tuned
         settings = Optimisation(
             tuned.n_steps, shared.batch_size, tuned.learning_rate, shared.ema,
             constant_rate=shared.learning_rate_schedule == "constant", shuffled=shared.shuffle,
         )  # fmt: skip
-        return finetune(
-            self.predictor, self._data, OBJECTIVES[str(job.method.loss)], job.calibration.alpha / 2, settings,
-            self._compute, seed=job.run_seed, on_validation=on_validation,
-            stops=validation_steps(tuned.n_steps, shared.validate_every, first=shared.validate_first_step),
+        stops = validation_steps(tuned.n_steps, shared.validate_every, first=shared.validate_first_step)
+        return _Phase(self._data, OBJECTIVES[str(self._job.method.loss)], settings, stops, self._job.run_seed)
+
+    def _sharpening(self) -> _Phase:
+        """Width at the risk level, on the truth, whatever the method was fitted to."""
+        shared, own = self._job.finetuning, self._job.finetuning.sharpening
+        truth = self._compute.tensor(to_pm1(read_array(self._stores["finetune"]["target"])))
+        sharpening = Sharpening(self._job.calibration.alpha)
+        settings = Optimisation(
+            own.n_steps, shared.batch_size, own.learning_rate_factor * self._job.tuned.learning_rate, shared.ema,
+            shuffled=shared.shuffle, final_share=0.0,
+        )  # fmt: skip
+        return _Phase(
+            replace(self._data, lower=truth, upper=truth), sharpening, settings,
+            validation_steps(own.n_steps, shared.validate_every), self._job.seed_of("sharpen"), sharpening.settle,
         )  # fmt: skip
 
     def score(self, protocol: str, step: int) -> Score:

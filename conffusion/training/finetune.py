@@ -63,7 +63,7 @@ class _Batch:
 
 def validation_steps(n_steps: int, every: int, *, first: bool = False) -> list[int]:
     """Steps after which a checkpoint competes: every so many, the last one, and the first one if asked for."""
-    return sorted({*range(every, n_steps + 1, every), n_steps, *([1] if first else [])})
+    return sorted({*range(every, n_steps + 1, every), n_steps, *([1] if first else [])} - {0})
 
 
 def finetune(
@@ -77,6 +77,7 @@ def finetune(
     seed: int,
     stops: Collection[int],
     on_validation: Callable[[int], None],
+    after_step: Callable[[], None] = lambda: None,
 ) -> list[dict[str, float]]:
     """Fit the predictor; at every stop `on_validation(step)` sees it with averaged weights, in evaluation mode.
 
@@ -93,6 +94,7 @@ def finetune(
         seed: Data order, noise and mirroring follow from it.
         stops: Steps after which a checkpoint competes; see `validation_steps`.
         on_validation: Called with the step.
+        after_step: Called after every step of the optimiser; `Sharpening.settle`.
     Returns:
         Records {step, loss}, the mean of every `RECORD_EVERY` steps.
     """
@@ -104,6 +106,7 @@ def finetune(
     for rows in batch_indices(len(data.condition), settings, generator):
         batch = _draw(data, rows, compute, generator)
         recent.append(trainer.apply(partial(_backward, predictor, batch, objective, quantile, compute, limit)))
+        after_step()
         if len(recent) == RECORD_EVERY or trainer.step in stops:
             records.append({"step": trainer.step, "loss": float(torch.stack(recent).mean())})
             recent = []

@@ -23,6 +23,7 @@ class Optimisation:
         ema: Decay of the weights' exponential moving average per step; 0 switches averaging off.
         constant_rate: Keep the learning rate instead of warming up and decaying.
         shuffled: Shuffle every epoch; else images come in the order given, again and again.
+        final_share: Where the decay ends, in units of the peak.
     """
 
     n_steps: int
@@ -31,6 +32,7 @@ class Optimisation:
     ema: float
     constant_rate: bool = False
     shuffled: bool = True
+    final_share: float = FINAL_LEARNING_RATE_SHARE
 
 
 class Trainer:
@@ -83,13 +85,13 @@ class Trainer:
     def _rate(self, step: int) -> float:
         if self._settings.constant_rate:
             return 1.0
-        n_steps = self._settings.n_steps
+        n_steps, final = self._settings.n_steps, self._settings.final_share
         warmup = max(1, round(WARMUP_SHARE * n_steps))
         if step < warmup:
             return (step + 1) / warmup
         progress = min(1.0, (step - warmup) / max(1, n_steps - warmup))
         cosine = 0.5 * (1 + math.cos(math.pi * progress))
-        return FINAL_LEARNING_RATE_SHARE + (1 - FINAL_LEARNING_RATE_SHARE) * cosine
+        return final + (1 - final) * cosine
 
     @torch.no_grad()
     def _update_average(self, averages: dict[str, Tensor]) -> None:

@@ -1,13 +1,20 @@
 """Losses of the trained methods, on bounds in [-1, 1], averaged over the evaluated pixels."""
 
+import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
-from conffusion.losses import pinball_loss
+from conffusion.arrays import to_01
+from conffusion.losses import pinball_loss, sharpness_loss
 from conffusion.methods.predictor import Bounds
+
+_PRICE_GAIN = 0.09  # how fast the price of a miss follows the risk
+_MAX_EXCESS = 1.0  # of the risk over the level, in units of the level, that moves the price; it moves down by 1 at most
+_FIRST_PRICE = 0.3  # in units of the mean width at the start, over the level
+_MAX_CHANGE = 20.0  # largest factor between the price and the first one, so that it does not run away from slow bounds
 
 # (bounds at the evaluated pixels, lower target, upper target, lower quantile) -> scalar
 Objective = Callable[[Bounds, Tensor, Tensor, float], Tensor]
@@ -35,3 +42,42 @@ OBJECTIVES: Mapping[str, Objective] = MappingProxyType(
         "squared_error": squared_error,
     }
 )
+
+
+class Sharpening:
+    """Mean width + price x smoothed misses of the truth, with the price that holds the risk near a level.
+
+    An `Objective` with a memory: it notes the risk of what it is shown, and `settle` moves the price. What is shown
+    twice, because memory did not suffice the first time, counts twice in that step's risk.
+
+    Args:
+        level: Wanted share of missed values, in (0, 1).
+    """
+
+    def __init__(self, level: float) -> None:
+        self._level = level
+        self._shown: list[tuple[int, Tensor]] = []
+        self._first_price, self._log_change = math.nan, 0.0
+
+    @property
+    def price(self) -> float:
+        """What a miss costs in the next step, in units of width on [0, 1]; NaN before the first batch."""
+        return self._first_price * math.exp(self._log_change)
+
+    def __call__(self, bounds: Bounds, lower: Tensor, upper: Tensor, quantile: float) -> Tensor:
+        """`sharpness_loss` on [0, 1]; `lower` and `upper` are both the truth, and `quantile` is not used."""
+        low, high, truth = to_01(bounds.lower), to_01(bounds.upper), to_01(lower)
+        if math.isnan(self._first_price):
+            width = float((high - low).detach().abs().mean())
+            self._first_price = _FIRST_PRICE * max(width, 1 / 255) / self._level
+        missed = (truth > torch.maximum(low, high)) | (truth < torch.minimum(low, high))
+        self._shown.append((missed.numel(), missed.float().mean()))
+        return sharpness_loss(low, high, truth, price=self.price)
+
+    def settle(self) -> None:
+        """End a step: raise the price if more than the level was missed since the last one, and lower it if less."""
+        n_values = sum(n for n, _ in self._shown)
+        risk = sum(n * float(share) for n, share in self._shown) / n_values
+        self._shown.clear()
+        change = self._log_change + _PRICE_GAIN * min((risk - self._level) / self._level, _MAX_EXCESS)
+        self._log_change = min(max(change, -math.log(_MAX_CHANGE)), math.log(_MAX_CHANGE))

@@ -18,8 +18,9 @@ from conffusion.models.networks import Architecture
 from conffusion.models.schedules import noise_schedule
 from conffusion.predict.one_pass import CorruptedImages, predict_bounds
 from conffusion.sampling import Sampling, SamplingInput, draw_variants
+from conffusion.stages.fitting import candidate_steps
 from conffusion.tasks import build_task
-from conffusion.training.finetune import TrainingSet, finetune, validation_steps
+from conffusion.training.finetune import TrainingSet, finetune
 from conffusion.training.loop import Optimisation
 from conffusion.training.objectives import pinball
 from conffusion.training.pretrain import PretrainingImages, classification_objective, diffusion_objective, pretrain
@@ -149,9 +150,9 @@ class Estimate:
 
     def _finetuning(self, task: str, arm: str) -> StageCost:
         shared, tuned = self._config.finetuning, self._config.finetuning.tuned[task][method_of(arm).name]
-        stops = len(validation_steps(tuned.n_steps, shared.validate_every, first=shared.validate_first_step))
+        stops = len(candidate_steps(tuned, shared))
         scored = stops * self._n("selection", "calibration")
-        trained = tuned.n_steps * shared.batch_size
+        trained = (tuned.n_steps + shared.sharpening.n_steps) * shared.batch_size
         spec = self._spec(task, arm)
         seconds = trained * self._seconds_per_trained_image(task, arm, spec) + JOB_START
         seconds += scored * self._seconds_per_predicted_image(task, arm, spec)
@@ -167,8 +168,8 @@ class Estimate:
 
     def _tracing(self, task: str, arm: str) -> StageCost:
         shared, tuned = self._config.finetuning, self._config.finetuning.tuned[task][method_of(arm).name]
-        stops = len(validation_steps(tuned.n_steps, shared.validate_every, first=shared.validate_first_step))
-        return self._one_pass_cost("trace_candidates", task, arm, stops * self._n(*POOL), 0.0)
+        passes = len(candidate_steps(tuned, shared)) * self._n(*POOL)
+        return self._one_pass_cost("trace_candidates", task, arm, passes, 0.0)
 
     def _one_pass_cost(self, stage: str, task: str, arm: str, passes: int, disk: float) -> StageCost:
         spec = self._spec(task, arm)

@@ -87,7 +87,7 @@ class Plan:
         names += [f"examples_{task}_{arm}" for task in self.tasks for arm in self.shown_arms]
         names += ["stratified_risk", "size_risk"]
         names += [f"risk_curve_{task}_{protocol}" for task in self.tasks for protocol in PROTOCOL_NAMES]
-        names += ["validity", *(f"training_{task}" for task in self.tasks if self.trained_arms)]
+        names += ["validity", "bounds", *(f"training_{task}" for task in self.tasks if self.trained_arms)]
         return names
 
     def n_shards(self, split: str) -> int:

@@ -98,6 +98,11 @@ def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path: Path) -> None:
     assert load_config(DEFAULT, overlay).calibration.alpha == 0.05
 
 
+def test_sharpening_is_off_unless_asked_for() -> None:
+    for overlays in ([], [ROOT / "config" / "paper.yaml"]):
+        assert load_config(DEFAULT, *overlays).finetuning.sharpening.n_steps == 0
+
+
 # ---- no hidden defaults
 
 
@@ -201,6 +206,9 @@ def test_every_setting_at_the_top_is_explained(line: str) -> None:
         ("sampling.storage", "int8"),
         ("finetuning.validate_every", 0),
         ("finetuning.ema", 1.0),
+        ("finetuning.sharpening.n_steps", -1),
+        ("finetuning.sharpening.n_steps", 1.5),
+        ("finetuning.sharpening.learning_rate_factor", 0),
         ("finetuning.tuned.inpainting.resnext.learning_rate", -1e-3),
         ("finetuning.tuned.inpainting.resnext.prediction_time", 1.0),
         ("tuning.n_trials", 0),

@@ -40,7 +40,8 @@ SAMPLING = SamplingSettings(
 )  # fmt: skip
 FINETUNING = FinetuningSettings(
     batch_size=8, learning_rate_schedule="cosine", ema=0.9, shuffle=True, mirror=True, validate_every=2,
-    validate_first_step=False, keep_candidates=True, maps_timestep=True, tuned={},
+    validate_first_step=False, keep_candidates=True, maps_timestep=True,
+    sharpening={"n_steps": 0, "learning_rate_factor": 0.3}, tuned={},
 )  # fmt: skip
 TUNED = MethodTuning(learning_rate=1e-3, prediction_time=0.3, n_steps=4)
 

@@ -13,10 +13,11 @@ import torch
 from conffusion.bounds import sampled_bounds
 from conffusion.calibration.rules import RULES
 from conffusion.calibration.validity import LossCurves
-from conffusion.config.schema import ValiditySettings
+from conffusion.config.schema import SharpeningSettings, ValiditySettings
 from conffusion.methods.models import load_predictor
 from conffusion.metrics import image_losses
 from conffusion.stages.calibration import read_calibration
+from conffusion.stages.fitting import candidate_steps
 from conffusion.stages.images import split_images
 from conffusion.stages.validity import ValidityFiles, assess_method_validity
 from conffusion.store import open_store, read_array
@@ -25,10 +26,12 @@ from tests.methods.small_specs import SIDE
 from tests.stages.small_run import (
     CALIBRATION,
     DEGRADATION,
+    FINETUNING,
     PROTOCOLS,
     SAMPLING,
     SEED,
     SIZES,
+    TUNED,
     SmallRun,
     faces,
 )
@@ -145,6 +148,47 @@ def test_fine_tuning_repeats_to_the_last_bit_and_replicates_differ(copied: Small
     for name, weights in before.items():
         other = load_predictor(copied.candidates / name)[0].state_dict()
         assert any(not torch.equal(value, other[key]) for key, value in weights.items())
+
+
+def sharpened(run: SmallRun, n_steps: int, method: str = "n_conffusion", factor: float = 0.3) -> dict[str, Any]:
+    """Weights of all candidates, by file name, after a run that ends with so many steps of sharpening."""
+    sharpening = SharpeningSettings(n_steps=n_steps, learning_rate_factor=factor)
+    finetuning = FINETUNING.model_copy(update={"sharpening": sharpening})
+    sampled = run.bounds("dm_sb", "guaranteed", "finetune") if method == "dm_sba" else None
+    run.finetune(run.finetuning_job(method, finetuning=finetuning), sampled)
+    return {path.name: load_predictor(path)[0].state_dict() for path in run.candidates.iterdir()}
+
+
+def same(weights: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(value, others[key]) for key, value in weights.items())
+
+
+@pytest.mark.parametrize("method", ["n_conffusion", "dm_sba"])
+def test_sharpening_adds_candidates_and_leaves_the_earlier_ones(copied: SmallRun, method: str) -> None:
+    without = sharpened(copied, 0, method, factor=9.0)
+    assert sorted(without) == ["step-0000002.safetensors", "step-0000004.safetensors"]
+    losses = pd.read_csv(copied.candidates.parent / "training.csv")["loss"].dropna().tolist()
+    added = sharpened(copied, 3, method)
+    names = [f"step-{step:07d}.safetensors" for step in (2, 4, 6, 7)]
+    assert sorted(added) == names
+    assert all(same(weights, added[name]) for name, weights in without.items())
+    assert not same(added[names[1]], added[names[2]]) and not same(added[names[2]], added[names[3]])
+    curve = pd.read_csv(copied.candidates.parent / "training.csv")
+    assert curve["loss"].dropna().tolist()[:2] == losses
+    for protocol in PROTOCOLS:
+        scores = curve[curve["protocol"] == protocol].set_index("step")["interval_size"]
+        assert scores.index.tolist() == [2, 4, 6, 7]
+        assert load_predictor(copied.model(protocol))[1]["step"] == scores.idxmin() or scores.isin([math.inf]).all()
+    assert curve.loc[curve["loss"].notna(), "step"].tolist() == [2, 4, 6, 7]
+    assert all(same(weights, sharpened(copied, 3, method)[name]) for name, weights in added.items())
+    factor = sharpened(copied, 3, method, factor=3.0)
+    assert same(factor[names[1]], added[names[1]]) and not same(factor[names[3]], added[names[3]])
+
+
+@pytest.mark.parametrize(("n_steps", "expected"), [(0, [2, 4]), (1, [2, 4, 5]), (2, [2, 4, 6]), (5, [2, 4, 6, 8, 9])])
+def test_steps_of_candidates(n_steps: int, expected: list[int]) -> None:
+    sharpening = SharpeningSettings(n_steps=n_steps, learning_rate_factor=0.3)
+    assert candidate_steps(TUNED, FINETUNING.model_copy(update={"sharpening": sharpening})) == expected
 
 
 def test_dm_sba_learns_the_sampled_bounds(copied: SmallRun) -> None:

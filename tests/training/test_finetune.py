@@ -18,7 +18,7 @@ from conffusion.models.networks import Architecture
 from conffusion.models.schedules import noise_schedule
 from conffusion.training.finetune import RECORD_EVERY, TrainingSet, finetune, validation_steps
 from conffusion.training.loop import Optimisation
-from conffusion.training.objectives import OBJECTIVES, Objective, pinball
+from conffusion.training.objectives import OBJECTIVES, Objective, Sharpening, pinball
 from tests import conformance
 from tests.methods.small_specs import SPECS
 
@@ -146,11 +146,12 @@ def run(
     objective: Objective = pinball,
     validate_every: int = 1000,
     on_validation: Callable[[int], None] = lambda step: None,
+    after_step: Callable[[], None] = lambda: None,
 ) -> list[dict[str, float]]:
     settings = Optimisation(n_steps=n_steps, batch_size=16, learning_rate=5e-3, ema=0.9)
     return finetune(
         predictor, data, objective, 0.05, settings, CPU, seed=seed, stops=validation_steps(n_steps, validate_every),
-        on_validation=on_validation,
+        on_validation=on_validation, after_step=after_step,
     )  # fmt: skip
 
 
@@ -173,6 +174,20 @@ def test_bounds_learn_the_quantiles() -> None:
         bounds = predictor(data.condition, data.mask, torch.zeros_like(data.condition))
     half_width = float((bounds.upper - bounds.lower).mean() / 2)
     assert half_width == pytest.approx(1.645 * SPREAD, rel=0.1)
+
+
+def test_sharpening_holds_the_risk_and_moves_the_price_after_every_step() -> None:
+    predictor, data, sharpening = fresh(), training_set(), Sharpening(0.2)
+    run(predictor, data, 60)
+    prices: list[float] = []
+
+    def settle() -> None:
+        sharpening.settle()
+        prices.append(sharpening.price)
+
+    run(predictor, data, 100, objective=sharpening, after_step=settle)
+    assert len(prices) == 100 and len(set(prices)) > 90
+    assert share_covered(predictor, data) == pytest.approx(0.8, abs=0.05)
 
 
 @pytest.mark.parametrize("kind", list(SPECS))
@@ -271,6 +286,7 @@ def test_validations_come_every_so_many_steps_and_after_the_last(n_steps: int, e
     assert steps[-1] == n_steps
     assert (1 in steps) == (first or every == 1 or n_steps == 1)
     assert {step for step in steps if step not in (1, n_steps)} == set(range(every, n_steps, every)) - {1}
+    assert validation_steps(0, every) == []
 
 
 def test_too_little_memory_for_a_batch_changes_rounding_only(monkeypatch: pytest.MonkeyPatch) -> None:

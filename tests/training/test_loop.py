@@ -84,6 +84,15 @@ def test_learning_rate_warms_up_and_decays_along_a_cosine() -> None:
     assert rates[-1] == pytest.approx(0.05 * peak, rel=0.05)
 
 
+def test_learning_rate_may_decay_to_nothing() -> None:
+    network = Line()
+    settings = Optimisation(n_steps=100, batch_size=1, learning_rate=0.01, ema=0, final_share=0.0)
+    weights = steps_of_adam(network, Trainer(network, settings), 100)
+    rates = [after - before for before, after in zip(weights, weights[1:], strict=False)]
+    assert max(rates) == pytest.approx(0.01, rel=1e-3)
+    assert 0 < rates[-1] < 1e-3 * 0.01
+
+
 def test_frozen_parameters_stay() -> None:
     network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
     for parameter in network[0].parameters():

@@ -43,6 +43,18 @@ def test_passes_and_jobs_are_counted(costs: dict[tuple[str, str], StageCost]) ->
     assert ("finetune_method", "dm_sb") not in costs
 
 
+def test_steps_and_candidates_of_the_sharpening_are_counted(tiny: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Estimate, "_remembered", lambda *_: 1.0)
+    sharpening = tiny.finetuning.sharpening.model_copy(update={"n_steps": 7})
+    finetuning = tiny.finetuning.model_copy(update={"sharpening": sharpening})
+    estimate = Estimate(tiny.model_copy(update={"finetuning": finetuning}))
+    before, after = (some._finetuning(TASK, "n_conffusion") for some in (Estimate(tiny), estimate))
+    assert after.forward_passes == (10 + 7) * 4 + (2 + 2) * (25 + 25)  # checkpoints after 5, 10, 15 and 17 steps
+    assert after.hours - before.hours == pytest.approx((7 * 4 + 2 * (25 + 25)) / 3600)
+    assert after.disk_gib == pytest.approx(2 * before.disk_gib)
+    assert estimate._tracing(TASK, "n_conffusion").forward_passes == 4 * (25 + 20)
+
+
 def test_sizes_follow_from_shapes(costs: dict[tuple[str, str], StageCost]) -> None:
     assert costs["sample_variants", "dm_sb"].disk_gib == pytest.approx(100 * 4 * 3 * 32 * 32 / 2**30)
     assert costs["prepare_images", "all"].disk_gib == pytest.approx(100 * 3 * 32 * 32 * 9 / 2**30)

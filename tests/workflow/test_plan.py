@@ -148,6 +148,7 @@ def stages_of(jobs: set[tuple[str, str, str]]) -> set[str]:
     [
         ({"sampling": {"n_variants": 7}}, {"sample_variants"}),
         ({"finetuning": {"batch_size": 7}}, {"finetune_method"}),
+        ({"finetuning": {"sharpening": {"n_steps": 7}}}, {"finetune_method"}),
         ({"validity": {"n_draws": 7}}, {"assess_validity"}),
         ({"precision": "bfloat16"}, {"sample_variants", "finetune_method", "predict_bounds", "trace_candidates"}),
         ({"image_size": 64}, {"split_images", "prepare_images"}),
