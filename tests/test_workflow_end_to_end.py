@@ -36,7 +36,8 @@ PRUNED = {
 }
 REPORTING = {  # rules that only gather and show results
     "tabulate_claims", "tabulate_speed", "tabulate_task", "plot_examples", "plot_methods", "plot_risk_curve",
-    "plot_size_risk", "plot_stratified_risk", "plot_training", "plot_validity", "gather_validity", "write_report",
+    "plot_size_risk", "plot_stratified_risk", "plot_training", "plot_validity", "plot_bounds", "gather_validity",
+    "write_report",
 }  # fmt: skip
 
 
@@ -249,7 +250,7 @@ def test_change_of_the_validity_draws_concerns_the_validity_table_alone(finished
     jobs = finished.planned(validity={"n_draws": 60})
     assert jobs["assess_validity"] == len(METHODS)
     assert set(jobs) - {"save_config"} == {
-        "assess_validity", "gather_validity", "plot_validity", "tabulate_speed", "write_report",
+        "assess_validity", "gather_validity", "plot_validity", "plot_bounds", "tabulate_speed", "write_report",
     }  # fmt: skip
 
 
