@@ -1,13 +1,30 @@
 """Manifests: what a sealed store must contain, file by file, so that a truncated one is never taken for complete."""
 
-import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from conffusion.errors import StoreError
 from conffusion.store.files import read_json, write_json
+from conffusion.store.places import Folder, Place
 
-FOREIGN_FILES = frozenset({".snakemake_timestamp"})
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a manifest says.
+
+    Attributes:
+        place: Where the files are.
+        attributes: What the writer recorded.
+        files: Name to SHA-256 of every file.
+        marks: Name to the mark that the place gave it (a bucket's ETag), where it gives any.
+    """
+
+    place: Place
+    attributes: dict[str, Any]
+    files: dict[str, str]
+    marks: dict[str, str]
 
 
 def manifest_path(store: str | Path) -> Path:
@@ -15,33 +32,45 @@ def manifest_path(store: str | Path) -> Path:
     return Path(store).with_suffix(".json")
 
 
-def write_manifest(store: str | Path, attributes: dict[str, Any]) -> None:
-    """Seal a finished store: record size and SHA-256 of every file, and `attributes`."""
-    store = Path(store)
-    content = {"store": store.name, "attributes": attributes, "files": _checksums(store)}
-    write_json(manifest_path(store), content)
+def place_for(store: str | Path, label: str | None = None) -> Place:
+    """The place that a manifest calls `label`: the folder beside it."""
+    return Folder(Path(store).with_suffix(".zarr"))
 
 
-def verify_manifest(store: str | Path) -> dict[str, Any]:
-    """Check a store against its manifest and return the manifest's attributes.
+def write_manifest(
+    store: str | Path, place: Place, attributes: Mapping[str, Any], files: Mapping[str, str], marks: Mapping[str, str]
+) -> None:
+    """Seal a finished store: record where it is, the SHA-256 of every file, and `attributes`."""
+    content = {"store": place.label, "attributes": dict(attributes), "files": dict(files)}
+    write_json(manifest_path(store), {**content, "marks": dict(marks)} if marks else content)
+
+
+def read_manifest(store: str | Path) -> Manifest:
+    """The manifest of a store, given by its own or its manifest's path; the files are not looked at.
+
+    Raises:
+        StoreError: If it is missing or damaged.
+    """
+    path = manifest_path(store)
+    content = read_json(path)
+    try:
+        return Manifest(
+            place_for(store, str(content["store"])),
+            dict(content["attributes"]),
+            {str(name): str(checksum) for name, checksum in dict(content["files"]).items()},
+            dict(content.get("marks", {})),
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{path}: is not a manifest; delete it and rerun the rule") from error
+
+
+def verify_manifest(store: str | Path) -> Manifest:
+    """The manifest of a store whose files are all there and unaltered.
 
     Raises:
         StoreError: If the manifest or a file is missing, truncated or altered; names the first such file.
     """
-    store = Path(store)
-    manifest = read_json(manifest_path(store))
-    try:
-        files, attributes = dict(manifest["files"]), dict(manifest["attributes"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{manifest_path(store)}: is not a manifest; delete it and rerun the rule") from error
-    found = _checksums(store)
-    for name, expected in files.items():
-        if found.get(name) != expected:
-            state = "is missing" if name not in found else "is truncated or altered"
-            raise StoreError(f"{store / name}: {state} (by {manifest_path(store)}); delete both and rerun the rule")
-    return attributes
-
-
-def _checksums(store: Path) -> dict[str, str]:
-    files = (path for path in sorted(store.rglob("*")) if path.is_file() and path.name not in FOREIGN_FILES)
-    return {path.relative_to(store).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    manifest = read_manifest(store)
+    if problem := manifest.place.altered(manifest.files, manifest.marks):
+        raise StoreError(f"{problem} (by {manifest_path(store)}); delete both and rerun the rule that makes it")
+    return manifest

@@ -13,7 +13,7 @@ from conffusion.store.files import read_json, write_json
 LOGGER = logging.getLogger(__name__)
 PACKAGE = Path(__file__).resolve().parents[1]
 
-_BASE = ("arrays.py", "randomness.py", "store/zarr_store.py")
+_BASE = ("arrays.py", "randomness.py", "store/zarr_store.py", "store/writer.py")
 _NETWORKS = (
     "compute.py",
     "models/unet.py",

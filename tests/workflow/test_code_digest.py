@@ -99,6 +99,8 @@ NEUTRAL = (
     "progress.py",
     "store/files.py",
     "store/manifest.py",
+    "store/places.py",
+    "store/recording.py",
     "models/hints.py",
     "data/named.py",
     "workflow/",
