@@ -33,7 +33,7 @@ from conffusion.compute import Compute, select_compute
 from conffusion.methods.predictor import BoundPredictor, Bounds
 from conffusion.models import UNet
 from conffusion.models.schedules import NoiseSchedule, noise_schedule
-from conffusion.sampling.draw import Sampling, SamplingInput, draw_variants
+from conffusion.sampling import ChainSampler, SamplingInput, Solver
 from conffusion.training.finetune import TrainingSet, finetune
 from conffusion.training.loop import Optimisation
 from conffusion.training.objectives import pinball
@@ -174,8 +174,9 @@ def _drawing(subject: Subject, compute: Compute, solver: str, n_steps: int) -> C
     batch, condition = subject.scale.batch, subject.images(1).add(1).div(2).cpu().numpy()
     mask = np.ones(condition.shape, dtype=np.uint8)
     inputs = SamplingInput("super_resolution", 0, ("image",), condition, mask, has_holes=False)
-    settings = Sampling(solver, n_steps, batch, shared_start=False, batch_size=batch, storage="uint8")
-    return partial(draw_variants, subject.network, subject.schedule, inputs, settings, compute)
+    sampler = ChainSampler(subject.network, subject.schedule, inputs, Solver(solver, n_steps), "uint8", compute)
+    chains = [(0, variant) for variant in range(batch)]
+    return lambda: sampler.launch(chains)()
 
 
 def _draw_officially(diffusion: Any, condition: Tensor) -> None:

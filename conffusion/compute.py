@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -25,22 +26,45 @@ class Compute:
     Attributes:
         device: Where tensors and networks live.
         bfloat16: Whether networks run under bfloat16 autocast; weights and losses stay float32.
+        compiles: Whether `place` compiles networks (torch.compile; with CUDA graphs on a GPU), which needs a compiler.
     """
 
     device: torch.device
     bfloat16: bool
+    compiles: bool = False
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Context in which networks are called."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)
 
     def tensor(self, array: Any) -> Tensor:
-        """An array as a float32 tensor on the device."""
-        return torch.as_tensor(array, dtype=torch.float32).to(self.device, non_blocking=True)
+        """An array as a float32 tensor on the device; the copy to a GPU is asynchronous."""
+        tensor = torch.as_tensor(array, dtype=torch.float32)
+        if self.device.type == "cuda" and tensor.device.type == "cpu":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
+
+    def fetch(self, tensor: Tensor) -> Callable[[], npt.NDArray[Any]]:
+        """Start to copy a tensor to the CPU; the function returned waits for the copy and gives it as an array."""
+        if self.device.type != "cuda":
+            return tensor.numpy
+        copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        copy.copy_(tensor, non_blocking=True)
+        done = torch.cuda.Event()
+        done.record()
+
+        def wait() -> npt.NDArray[Any]:
+            done.synchronize()
+            return copy.numpy()
+
+        return wait
 
     def place(self, network: nn.Module) -> nn.Module:
         """Move a network to the device in channels-last layout, where convolutions are fastest."""
-        return network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        placed = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.compiles:
+            placed.compile(mode="reduce-overhead" if self.device.type == "cuda" else None, dynamic=False)
+        return placed
 
 
 def select_compute(device: str = "auto", precision: str = "auto", threads: int = 1) -> Compute:
@@ -58,7 +82,8 @@ def select_compute(device: str = "auto", precision: str = "auto", threads: int =
     if device == "cuda" and not has_cuda:
         raise ConfigError("device = 'cuda', but torch sees no CUDA device; set device: cpu or auto")
     chosen = torch.device("cuda" if has_cuda and device != "cpu" else "cpu")
-    return Compute(chosen, _native_bfloat16(chosen) if precision == "auto" else precision == "bfloat16")
+    bfloat16 = _native_bfloat16(chosen) if precision == "auto" else precision == "bfloat16"
+    return Compute(chosen, bfloat16)
 
 
 @dataclass
@@ -96,7 +121,7 @@ class BatchLimit:
         Raises:
             MemoryError: If the smallest possible batch does not fit.
         """
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise error
         if n_items < 2 * self.smallest:
             raise MemoryError(
@@ -109,7 +134,8 @@ class BatchLimit:
             torch.cuda.empty_cache()
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory, of the machine or of a GPU, ran out."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return any(text in str(error) for text in _OUT_OF_MEMORY)

@@ -48,6 +48,10 @@ class Progress:
             self._last = now
             LOGGER.info("%s", self.line(now - self._start))
 
+    def skip(self, n_items: int) -> None:
+        """Record that `n_items` turned out not to be needed."""
+        self._total -= n_items
+
     def line(self, elapsed: float) -> str:
         """The progress line after `elapsed` seconds."""
         rate = self._done / max(elapsed, 1e-9)

@@ -6,7 +6,10 @@ with run_job(snakemake) as job:  # noqa: F821
     from conffusion.stages.sampling import sample_variants
 
     sample_variants(
-        **job.settings,
+        job.settings["prior"],
+        job.config.sampling,
+        job.config.calibration.alpha,
+        job.settings["seed"],
         compute=job.compute(),
         checkpoint=job.input.prior,
         images=job.input.images,

@@ -109,14 +109,23 @@ class PriorSettings(Section):
     training: PriorTraining | None = None
 
 
+class SettlingSettings(Section):
+    """When the variants of an image are enough."""
+
+    precision: PositiveFloat | None
+    round: Annotated[int, Field(ge=2)]
+
+
 class SamplingSettings(Section):
     """How variants are drawn."""
 
-    solver: Literal["ancestral", "dpmpp_2m_sde"]
+    solver: Literal["dpmpp_2m_sde", "dpmpp_2m", "ancestral"]
     n_steps: Count
     n_variants: Annotated[int, Field(ge=2)]
+    settling: SettlingSettings
     shared_start: bool
-    batch_size: Count
+    batch_size: Count | Literal["auto"]
+    compile: bool
     images_per_shard: Count
     shards_per_share: Count
     storage: Literal["uint8", "float16", "float32"]

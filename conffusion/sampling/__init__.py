@@ -1,16 +1,21 @@
-"""Sampling from diffusion networks: noise schedules, samplers, drawing variants."""
+"""Sampling from diffusion networks: noise schedules, solvers, chains, variants of images."""
 
 from conffusion.models.schedules import NoiseSchedule, noise_schedule
-from conffusion.sampling.draw import Sampling, SamplingInput, draw_variants
-from conffusion.sampling.samplers import KnownPixels, sample_ancestral, sample_dpmpp_2m_sde
+from conffusion.sampling.chains import ChainSampler, SamplingInput, Solver
+from conffusion.sampling.draw import Drawn, draw_variants
+from conffusion.sampling.samplers import KnownPixels, sample_ancestral, sample_dpmpp_2m
+from conffusion.sampling.settling import Settling
 
 __all__ = [
+    "ChainSampler",
+    "Drawn",
     "KnownPixels",
     "NoiseSchedule",
-    "Sampling",
     "SamplingInput",
+    "Settling",
+    "Solver",
     "draw_variants",
     "noise_schedule",
     "sample_ancestral",
-    "sample_dpmpp_2m_sde",
+    "sample_dpmpp_2m",
 ]

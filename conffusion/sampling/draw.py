@@ -1,113 +1,126 @@
-"""Drawing J variants of every image; each variant is a pure function of (seed, task, image id, variant number)."""
+"""J variants of every image, in batches across images; with a precision asked for, as many as each image needs."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor, nn
 
-from conffusion.arrays import FloatArray, to_pm1
-from conffusion.compute import BatchLimit, Compute
-from conffusion.methods.random_inputs import image_noise
-from conffusion.models.denoiser import ConditionalDenoiser
-from conffusion.models.schedules import NoiseSchedule
+from conffusion.compute import BatchLimit
 from conffusion.progress import Progress
-from conffusion.randomness import keyed_generator
-from conffusion.sampling.samplers import KnownPixels, sample_ancestral, sample_dpmpp_2m_sde, to_storage
+from conffusion.sampling.chains import Chain, ChainSampler, SamplingInput
+from conffusion.sampling.settling import Settling
+
+_IN_FLIGHT = 2  # batches started but not read: the device computes one while the results of another are handled
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """Settings of the sampler; see `sampling` in config.yaml.
+class Drawn:
+    """Variants of one image.
 
     Attributes:
-        solver: "dpmpp_2m_sde" or "ancestral".
-        n_steps: Network calls per variant of "dpmpp_2m_sde"; "ancestral" makes as many as the schedule has steps.
-        n_variants: J, variants per image.
-        shared_start: Whether all variants of an image with a hole start from the condition's own fill.
-        batch_size: Variants per network call.
-        storage: "uint8", "float16" or "float32".
+        variants: (n_drawn, C, H, W) in the storage type.
+        row: Row of the image.
     """
 
-    solver: str
-    n_steps: int
-    n_variants: int
-    shared_start: bool
-    batch_size: int
-    storage: str
+    variants: npt.NDArray[Any]
+    row: int
 
 
-@dataclass(frozen=True)
-class SamplingInput:
-    """Corrupted images of one task.
+@dataclass
+class _Image:
+    """An image whose variants are being drawn."""
 
-    Attributes:
-        task: Name of the task, part of the random keys.
-        seed: The run's seed, likewise.
-        image_ids: One per image, likewise.
-        condition: (N, C, H, W) float32 in [0, 1].
-        mask: (N, C, H, W), 1 at evaluated pixels.
-        has_holes: Whether the condition lacks the pixels where the mask is 1.
-    """
+    row: int
+    target: int  # variants after which to look again
+    samples: dict[int, npt.NDArray[Any]] = field(default_factory=dict)
 
-    task: str
-    seed: int
-    image_ids: tuple[str, ...]
-    condition: FloatArray
-    mask: npt.NDArray[np.uint8]
-    has_holes: bool
+    @property
+    def is_due(self) -> bool:
+        return len(self.samples) == self.target
+
+    def variants(self) -> npt.NDArray[Any]:
+        return np.stack([self.samples[variant] for variant in sorted(self.samples)])
 
 
 def draw_variants(
-    network: nn.Module, schedule: NoiseSchedule, inputs: SamplingInput, settings: Sampling, compute: Compute
-) -> npt.NDArray[np.generic]:
-    """J restorations of every image (Horwitz and Hoshen 2022, section 3.1, sampled bounds).
+    sampler: ChainSampler, inputs: SamplingInput, n_variants: int, batch_size: int, settling: Settling | None = None
+) -> Iterator[Drawn]:
+    """Restorations of every image, in the order of the images (Horwitz and Hoshen 2022, section 3.1, sampled bounds).
 
-    Returns:
-        (N, J, C, H, W) in the storage type: uint8 in 0..255, or floats in [0, 1].
+    Args:
+        sampler: Draws chains of these images.
+        inputs: The images.
+        n_variants: J, variants per image; with `settling` the most.
+        batch_size: Variants per network call, halved where memory does not suffice.
+        settling: When to stop drawing for an image; None draws all.
     """
-    n_images, n_variants = len(inputs.image_ids), settings.n_variants
-    jobs = [(row, variant) for row in range(n_images) for variant in range(n_variants)]
-    progress = Progress(f"sampling {inputs.task}", len(jobs), unit="variants")
-    network.eval()
-
-    def draw(batch: Sequence[tuple[int, int]]) -> npt.NDArray[np.generic]:
-        with torch.inference_mode(), compute.autocast():
-            samples = _draw_batch(network, schedule, inputs, settings, compute, batch)
-        progress.update(len(batch))
-        return np.asarray(to_storage(samples, settings.storage).cpu().numpy())
-
-    batches = BatchLimit(settings.batch_size).batches(jobs, draw)
-    return np.concatenate(batches).reshape(n_images, n_variants, *inputs.condition.shape[1:])
+    return _Drawing(sampler, inputs, n_variants, BatchLimit(batch_size), settling).run()
 
 
-def _draw_batch(
-    network: nn.Module,
-    schedule: NoiseSchedule,
-    inputs: SamplingInput,
-    settings: Sampling,
-    compute: Compute,
-    batch: Sequence[tuple[int, int]],
-) -> Tensor:
-    rows = [row for row, _ in batch]
-    clean = compute.tensor(to_pm1(inputs.condition[rows]))
-    hole = compute.tensor(inputs.mask[rows])
-    condition, known = clean, None
-    if inputs.has_holes:
-        ids = [inputs.image_ids[row] for row in rows]
-        fill = compute.tensor(image_noise("fill", inputs.seed, inputs.task, ids, inputs.condition.shape[1:]))
-        condition, known = clean * (1 - hole) + fill * hole, KnownPixels(clean, hole)
-    chains = [keyed_generator("variant", inputs.seed, inputs.task, inputs.image_ids[row], j) for row, j in batch]
+class _Drawing:
+    """Batches filled from the oldest images that still need variants."""
 
-    def noise(step: int) -> Tensor:
-        if step == 0 and settings.shared_start and inputs.has_holes:
-            return condition
-        draws = [chain.standard_normal(clean.shape[1:], dtype=np.float32) for chain in chains]
-        return compute.tensor(np.stack(draws))
+    def __init__(
+        self,
+        sampler: ChainSampler,
+        inputs: SamplingInput,
+        n_variants: int,
+        limit: BatchLimit,
+        settling: Settling | None,
+    ) -> None:
+        self._sampler, self._inputs, self._n_variants = sampler, inputs, n_variants
+        self._limit, self._settling = limit, settling
+        self._n_images = len(inputs.image_ids)
+        self._n_opened = 0
+        self._drawing: dict[int, _Image] = {}
+        self._finished: dict[int, Drawn] = {}
+        self._wanted: deque[Chain] = deque()
+        self._progress = Progress(f"sampling {inputs.task}", self._n_images * n_variants, unit="variants")
 
-    denoiser = ConditionalDenoiser(network, condition)
-    if settings.solver == "ancestral":
-        return sample_ancestral(denoiser, schedule, noise, known)
-    return sample_dpmpp_2m_sde(denoiser, schedule, noise, known, settings.n_steps)
+    def run(self) -> Iterator[Drawn]:
+        in_flight: deque[tuple[list[Chain], Sequence[Callable[[], npt.NDArray[Any]]]]] = deque()
+        next_row = 0
+        while next_row < self._n_images:
+            if len(in_flight) < _IN_FLIGHT and (chains := self._next_batch()):
+                in_flight.append((chains, self._limit.batches(chains, self._sampler.launch)))
+                continue
+            chains, results = in_flight.popleft()
+            self._receive(chains, np.concatenate([wait() for wait in results]))
+            while next_row in self._finished:
+                yield self._finished.pop(next_row)
+                next_row += 1
+
+    def _next_batch(self) -> list[Chain]:
+        while len(self._wanted) < self._limit.size and self._n_opened < self._n_images:
+            image = _Image(self._n_opened, 0)
+            self._drawing[image.row] = image
+            self._wanted.extend(self._next_round(image))
+            self._n_opened += 1
+        return [self._wanted.popleft() for _ in range(min(self._limit.size, len(self._wanted)))]
+
+    def _next_round(self, image: _Image) -> list[Chain]:
+        first = image.target
+        n_more = self._n_variants if self._settling is None else self._settling.round
+        image.target = min(first + n_more, self._n_variants)
+        return [(image.row, variant) for variant in range(first, image.target)]
+
+    def _receive(self, chains: Sequence[Chain], samples: npt.NDArray[Any]) -> None:
+        self._progress.update(len(chains))
+        for (row, variant), sample in zip(chains, samples, strict=True):
+            image = self._drawing[row]
+            image.samples[variant] = sample
+            if image.is_due:
+                self._look_at(image)
+
+    def _look_at(self, image: _Image) -> None:
+        variants = image.variants()
+        is_full = image.target == self._n_variants
+        if is_full or self._settling is None or self._settling.is_settled(variants, self._inputs.mask[image.row]):
+            del self._drawing[image.row]
+            self._finished[image.row] = Drawn(variants, image.row)
+            self._progress.skip(self._n_variants - image.target)
+        else:
+            self._wanted.extendleft(reversed(self._next_round(image)))  # before younger images, to bound memory

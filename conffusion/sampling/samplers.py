@@ -1,4 +1,4 @@
-"""Reverse diffusion: ancestral sampling and SDE-DPM-Solver++(2M); pure functions of a denoiser and given noise."""
+"""Reverse diffusion: ancestral sampling and DPM-Solver++(2M); pure functions of a denoiser and given noise."""
 
 import math
 from collections.abc import Callable
@@ -47,6 +47,24 @@ class KnownPixels:
 Noise = Callable[[int], Tensor]  # step number, 0 = start -> standard normal (N, C, H, W)
 
 
+SOLVERS = ("dpmpp_2m_sde", "dpmpp_2m", "ancestral")
+
+
+def run_chain(
+    solver: str, denoiser: Denoiser, schedule: NoiseSchedule, noise: Noise, known: KnownPixels | None, n_steps: int
+) -> Tensor:
+    """Samples of the named solver, (N, C, H, W) in about [-1, 1]; `n_steps` is for those that can skip steps.
+
+    Raises:
+        ConfigError: If there is no such solver.
+    """
+    if solver == "ancestral":
+        return sample_ancestral(denoiser, schedule, noise, known)
+    if solver not in SOLVERS:
+        raise ConfigError(f"sampling.solver = {solver!r}: must be one of {', '.join(SOLVERS)}")
+    return sample_dpmpp_2m(denoiser, schedule, noise, known, n_steps, stochastic=solver == "dpmpp_2m_sde")
+
+
 def sample_ancestral(denoiser: Denoiser, schedule: NoiseSchedule, noise: Noise, known: KnownPixels | None) -> Tensor:
     """Ancestral sampling over all steps of the schedule (Ho et al. 2020, algorithm 2), x_0 clipped at each step.
 
@@ -80,13 +98,18 @@ def _deviation(smallest: float, largest: float, learned: list[Tensor]) -> Tensor
     return torch.exp(0.5 * (smallest + (largest - smallest) * (learned[0] + 1) / 2))
 
 
-def sample_dpmpp_2m_sde(
-    denoiser: Denoiser, schedule: NoiseSchedule, noise: Noise, known: KnownPixels | None, n_steps: int
+def sample_dpmpp_2m(
+    denoiser: Denoiser,
+    schedule: NoiseSchedule,
+    noise: Noise,
+    known: KnownPixels | None,
+    n_steps: int,
+    *,
+    stochastic: bool,
 ) -> Tensor:
-    """SDE-DPM-Solver++(2M) (Lu et al. 2022, DPM-Solver++): second-order multistep in the clean-image prediction.
+    """DPM-Solver++(2M) (Lu et al. 2022, DPM-Solver++): second-order multistep in the clean-image prediction.
 
-    The stochastic solver is used because it gave intervals as narrow as 60 ancestral steps from 8 network calls, where
-    the deterministic one's were a tenth wider (docs/how_it_works.md).
+    It solves the diffusion SDE, or the ODE with the same marginals; `snakemake solver_study` compares their intervals.
 
     Args:
         denoiser: Noise prediction.
@@ -94,6 +117,7 @@ def sample_dpmpp_2m_sde(
         noise: noise(0) is the start; noise(k) the noise added in step k; the last step adds none.
         known: Pixels whose clean prediction is replaced by the truth; None in super-resolution.
         n_steps: Network calls.
+        stochastic: Whether noise is added in every step (the SDE), or at the start alone (the ODE).
     Returns:
         (N, C, H, W) in [-1, 1].
     """
@@ -113,9 +137,12 @@ def sample_dpmpp_2m_sde(
         if previous is not None:
             ratio = (log_snr[i] - log_snr[i - 1]) / step
             direction = x0 + (x0 - previous) / (2 * ratio)
-        spread = -math.expm1(-2 * step)
-        x = (sigma[i + 1] / sigma[i]) * math.exp(-step) * x + alpha[i + 1] * spread * direction
-        x = impose(x + sigma[i + 1] * math.sqrt(spread) * noise(i + 1))
+        decay = math.exp(-step)
+        weight = 1 - decay * decay if stochastic else 1 - decay
+        x = (sigma[i + 1] / sigma[i]) * (decay if stochastic else 1.0) * x + alpha[i + 1] * weight * direction
+        if stochastic:
+            x = x + sigma[i + 1] * math.sqrt(weight) * noise(i + 1)
+        x = impose(x)
         previous = x0
     raise AssertionError("unreachable: the last step returns")
 
@@ -145,11 +172,3 @@ def _half_log_snr(abar: FloatArray) -> FloatArray:
 
 def _identity(x: Tensor) -> Tensor:
     return x
-
-
-def to_storage(samples_pm1: Tensor, storage: str) -> Tensor:
-    """Samples mapped to [0, 1] in the storage type: "uint8" (steps of 1/255), "float16" or "float32"."""
-    samples_01 = ((samples_pm1 + 1) / 2).clamp(0, 1)
-    if storage == "uint8":
-        return (samples_01 * 255).round().to(torch.uint8)
-    return samples_01.to(getattr(torch, storage))

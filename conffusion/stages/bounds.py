@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from conffusion.arrays import FloatArray
 from conffusion.bounds import sampled_bounds, sort_bounds
 from conffusion.methods.protocols import PROTOCOLS
-from conffusion.store import open_store, read_array, write_store
+from conffusion.store import SealedStore, open_store, read_array, write_store
 
 
 def extract_bounds(alpha: float, *, shards: Sequence[str | Path], outputs: Mapping[str, str | Path]) -> None:
@@ -22,18 +21,19 @@ def extract_bounds(alpha: float, *, shards: Sequence[str | Path], outputs: Mappi
     """
     lower, upper, records = [], [], []
     ids: list[str] = []
+    n_drawn: list[int] = []
     for shard in shards:
         store = open_store(shard)
         for row in range(len(store.image_ids)):
-            variants = _to_01(read_array(store["variants"], slice(row, row + 1))[0])
-            bounds = sampled_bounds(variants, alpha / 2, 1 - alpha / 2)
+            bounds = _image_bounds(store, row, alpha)
             lower.append(bounds[0])
             upper.append(bounds[1])
+        n_drawn += read_array(store["n_variants"]).tolist()
         ids += store.image_ids
         records.append(store.attributes)
     attributes = {
-        "n_variants": records[0]["sampling"]["n_variants"],
-        "forward_passes_per_image": records[0]["forward_passes_per_image"],
+        "n_variants": _whole(float(np.mean(n_drawn))),
+        "forward_passes_per_image": float(np.mean([record["forward_passes_per_image"] for record in records])),
         "seconds_per_image": float(np.mean([record["seconds_per_image"] for record in records])),
     }
     bounds = np.stack(lower), np.stack(upper)
@@ -55,6 +55,13 @@ def write_bounds(
     write_store(output, arrays, list(image_ids), {**attributes, "n_crossed": int(n_crossed)})
 
 
-def _to_01(variants: npt.NDArray[np.generic]) -> FloatArray:
-    values = variants.astype(np.float32)
-    return values / 255 if variants.dtype == np.uint8 else values
+def _image_bounds(store: SealedStore, row: int, alpha: float) -> tuple[FloatArray, FloatArray]:
+    """Bounds of one image in [0, 1] from the variants that were drawn of it."""
+    n_drawn = int(read_array(store["n_variants"], slice(row, row + 1))[0])
+    variants = read_array(store["variants"], slice(row, row + 1))[0, :n_drawn]
+    lower, upper = sampled_bounds(variants, alpha / 2, 1 - alpha / 2)
+    return (lower / 255, upper / 255) if variants.dtype == np.uint8 else (lower, upper)
+
+
+def _whole(number: float) -> float | int:
+    return int(number) if number.is_integer() else number

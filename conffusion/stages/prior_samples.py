@@ -12,9 +12,9 @@ from conffusion.config.schema import PriorSettings, SamplingSettings
 from conffusion.models.denoiser import ClassDenoiser
 from conffusion.models.networks import load_prior, load_weights
 from conffusion.randomness import keyed_normal
-from conffusion.sampling import Sampling, SamplingInput, draw_variants, sample_ancestral
+from conffusion.sampling import sample_ancestral
+from conffusion.stages.sampling import VariantSource, sampling_input
 from conffusion.store import open_store, read_array
-from conffusion.tasks import build_task
 from conffusion.training.priors import architecture_of
 
 MOST_CLASSES = 9  # shown of a generic prior
@@ -36,21 +36,12 @@ def restorations(
         (n_images, 2 + J, C, H, W) float32 in [0, 1].
     """  # fmt: skip
     store, rows = open_store(images), slice(0, n_images)
-    architecture = architecture_of(prior)
-    network = architecture.build_prior()
-    load_weights(network, load_prior(checkpoint, architecture))
-    schedule = architecture.build_schedule()
-    if schedule is None:
-        raise ValueError(f"{checkpoint}: an encoder restores nothing")
-    task = str(store.attributes["task"])
-    condition = read_array(store["condition"], rows)
-    mask = read_array(store["mask"], rows)
-    inputs = SamplingInput(task, seed, store.image_ids[rows], condition, mask, build_task(task).known_outside)
-    options = sampling.model_dump(exclude={"images_per_shard", "shards_per_share"})
-    settings = Sampling(**{**options, "storage": "float32"})
-    variants = draw_variants(compute.place(network), schedule, inputs, settings, compute)
+    inputs = sampling_input(store, rows, seed)
+    settings = sampling.model_copy(update={"storage": "float32"})
+    source = VariantSource(prior, settings, None, compute, checkpoint)
+    variants = np.stack([drawn.variants for drawn in source.draw(inputs, source.batch_size(inputs))])
     target = read_array(store["target"], rows)
-    return np.concatenate([np.stack([target, condition], axis=1), variants], axis=1)
+    return np.concatenate([np.stack([target, inputs.condition], axis=1), variants], axis=1)
 
 
 def generations(

@@ -17,7 +17,7 @@ from conffusion.methods.predictor import BoundPredictor
 from conffusion.models.networks import Architecture
 from conffusion.models.schedules import noise_schedule
 from conffusion.predict.one_pass import CorruptedImages, predict_bounds
-from conffusion.sampling import Sampling, SamplingInput, draw_variants
+from conffusion.sampling import ChainSampler, SamplingInput, Solver
 from conffusion.stages.fitting import candidate_steps
 from conffusion.tasks import build_task
 from conffusion.training.finetune import TrainingSet, finetune
@@ -32,6 +32,7 @@ JOB_START = 4.0  # seconds in which a job loads the libraries
 _STORED_BYTES: Mapping[str, int] = MappingProxyType({"uint8": 1, "float16": 2, "float32": 4})
 _TRIAL_SECONDS = 2.0  # about how long one timed batch should take
 _TRIAL_STEPS = 3  # steps of a timed sampling or fine-tuning run
+_TRIAL_BATCH = 64  # stands for a batch size that is still to be measured
 _ADAM_COPIES = 4  # weights, gradients, and two moments of Adam
 
 
@@ -197,15 +198,16 @@ class Estimate:
         side, sampling = self._plan.image_size(task), self._config.sampling
         network = self.compute.place(architecture.build_prior())
         schedule = noise_schedule(**{**(architecture.schedule or {}), "n_timesteps": _TRIAL_STEPS})
-        options = sampling.model_dump(exclude={"images_per_shard", "shards_per_share", "n_steps", "n_variants"})
+        solver = Solver(sampling.solver, _TRIAL_STEPS, sampling.shared_start)
+        image, mask = np.full((1, 3, side, side), 0.5, np.float32), np.ones((1, 3, side, side), np.uint8)
+        inputs = SamplingInput(task, 0, ("trial",), image, mask, build_task(task).known_outside)
+        sampler = ChainSampler(network, schedule, inputs, solver, sampling.storage, self.compute)
 
         def draw(n_variants: int) -> None:
-            settings = Sampling(**options, n_steps=_TRIAL_STEPS, n_variants=n_variants)
-            image, mask = np.full((1, 3, side, side), 0.5, np.float32), np.ones((1, 3, side, side), np.uint8)
-            inputs = SamplingInput(task, 0, ("trial",), image, mask, build_task(task).known_outside)
-            draw_variants(network, schedule, inputs, settings, self.compute)
+            sampler.launch([(0, variant) for variant in range(n_variants)])()
 
-        return self._seconds_per_item(draw, sampling.batch_size) / _TRIAL_STEPS
+        batch_size = _TRIAL_BATCH if sampling.batch_size == "auto" else sampling.batch_size
+        return self._seconds_per_item(draw, batch_size) / _TRIAL_STEPS
 
     def _seconds_per_predicted_image(self, task: str, arm: str, spec: PredictorSpec) -> float:
         def measure() -> float:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from conffusion.config import schema
+from conffusion.config import parse_config, schema
 from conffusion.errors import ConffusionError
 from conffusion.workflow.gpu import claim_gpu
 
@@ -41,6 +41,7 @@ class Job:
 
     Attributes:
         settings: `params.settings` with sections of the configuration as their own types.
+        raw_config: The configuration as Snakemake holds it; `config` has the types.
         precision: "auto", "float32" or "bfloat16".
         device: "cuda" where the rule holds a GPU, else "cpu".
         threads: Threads of the job.
@@ -50,9 +51,15 @@ class Job:
     output: Any
     wildcards: Any
     settings: Mapping[str, Any]
+    raw_config: Mapping[str, Any]
     precision: str
     device: str
     threads: int
+
+    @property
+    def config(self) -> schema.Config:
+        """The whole configuration, for what changes no number, such as batch sizes: an edit of it repeats nothing."""
+        return parse_config(dict(self.raw_config), source="config")
 
     def compute(self) -> "Compute":
         """Device and precision of the job; imports torch, so only after the GPU has been claimed."""
@@ -81,6 +88,7 @@ def run_job(snakemake: Any) -> Iterator[Job]:
             snakemake.output,
             snakemake.wildcards,
             settings,
+            snakemake.config,
             precision,
             "cuda" if uses_gpu else "cpu",
             snakemake.threads,

@@ -25,6 +25,7 @@ _IMAGE_COPIES = {
 _WEIGHT_COPIES = {
     "import_prior": 4, "sample_variants": 3, "finetune_method": 8, "predict_bounds": 3, "trace_candidates": 3,
 }  # fmt: skip
+_SAMPLING_EXECUTION = ("batch_size", "compile", "images_per_shard", "shards_per_share")  # of config.sampling
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ class Plan:
             return {**shared, "dataset": config["dataset"], "image_size": self.largest_image_size}
         if stage == "sample_variants":
             prior = self._network(self.config.tasks[task].prior)
-            return {**shared, "prior": prior, "sampling": config["sampling"], "precision": self.config.precision}
+            return {**shared, "prior": prior, "variants": self._variants(), "precision": self.config.precision}
         if stage == "sample_priors":
             priors = {name: config["priors"][name] for name in self.used_priors if config["priors"][name]["schedule"]}
             return {**shared, "priors": priors, "sampling": config["sampling"], "precision": self.config.precision}
@@ -204,6 +205,13 @@ class Plan:
         if stage == "assess_validity":
             return {**shared, **quirks, "calibration": config["calibration"], "validity": config["validity"]}
         raise ValueError(f"{stage}: is not a stage with settings")
+
+    def _variants(self) -> dict[str, Any]:
+        """What the numbers of variants depend on: not on batches and files."""
+        settings = self.config.sampling.model_dump(exclude=set(_SAMPLING_EXECUTION))
+        if settings["settling"]["precision"] is None:
+            return {**settings, "settling": None}
+        return {**settings, "quantile": self.config.calibration.alpha / 2}
 
     def prior_settings(self, name: str) -> dict[str, Any]:
         """What the training of one prior depends on."""

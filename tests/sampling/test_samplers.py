@@ -16,9 +16,10 @@ from conffusion.sampling import (
     NoiseSchedule,
     noise_schedule,
     sample_ancestral,
-    sample_dpmpp_2m_sde,
+    sample_dpmpp_2m,
 )
-from conffusion.sampling.samplers import Denoiser, to_storage
+from conffusion.sampling.chains import to_storage
+from conffusion.sampling.samplers import SOLVERS, Denoiser, run_chain
 from tests import conformance
 
 TOLERANCE = 5e-4
@@ -155,7 +156,9 @@ def gaussian_denoiser(x_t: Tensor, abar: float) -> Tensor:
     return (1 - abar) ** 0.5 * (x_t - abar**0.5 * MEAN) / (abar * STD**2 + 1 - abar)
 
 
-def solve(n_steps: int, schedule: NoiseSchedule = COSINE) -> tuple[float, float, list[float]]:
+def solve(
+    n_steps: int, schedule: NoiseSchedule = COSINE, *, stochastic: bool = True
+) -> tuple[float, float, list[float]]:
     """Mean and spread of the higher-order sampler's results in the analytic case, and the levels that it visits.
 
     Without clipping a result is linear in the noises, so its weights can be read off: pixel k gets noise in step k
@@ -172,7 +175,7 @@ def solve(n_steps: int, schedule: NoiseSchedule = COSINE) -> tuple[float, float,
         impulses[..., step] = 1
         return impulses
 
-    result = sample_dpmpp_2m_sde(denoiser, schedule, noise, None, n_steps).flatten()
+    result = sample_dpmpp_2m(denoiser, schedule, noise, None, n_steps, stochastic=stochastic).flatten()
     weights = result[:-1] - result[-1]
     return float(result[-1]), float(weights.norm()), levels
 
@@ -204,9 +207,10 @@ def test_higher_order_sampler_calls_the_network_n_times_at_falling_noise(n_steps
     assert n_steps == 1 or levels[-1] > 0.99
 
 
+@pytest.mark.parametrize("stochastic", [True, False])
 @pytest.mark.parametrize("n_steps", [8, 16, 32, 64])
-def test_higher_order_sampler_has_the_mean_of_the_data(n_steps: int) -> None:
-    mean, _, _ = solve(n_steps)
+def test_higher_order_sampler_has_the_mean_of_the_data(n_steps: int, stochastic: bool) -> None:
+    mean, _, _ = solve(n_steps, stochastic=stochastic)
     assert mean == pytest.approx(MEAN, abs=0.01 * STD)
 
 
@@ -219,6 +223,20 @@ def test_higher_order_sampler_is_nearer_to_the_exact_spread_than_the_ancestral_o
         assert errors[n_steps] < first_order[n_steps] / 2
     assert errors[64] < errors[8] / 16  # first order would give an eighth
     assert first_order[64] > first_order[8] / 16
+
+
+def test_deterministic_solver_is_of_second_order_too() -> None:
+    errors = {}
+    for n_steps in (8, 64):
+        _, std, levels = solve(n_steps, stochastic=False)
+        errors[n_steps] = abs(std / exact_std(levels) - 1)
+    assert errors[8] < 0.2
+    assert errors[64] < errors[8] / 16
+
+
+def test_an_unknown_solver_is_refused() -> None:
+    with pytest.raises(ConfigError, match="sampling.solver = 'euler': must be one of dpmpp_2m_sde"):
+        run_chain("euler", gaussian_denoiser, COSINE, lambda step: torch.zeros(1, 1, 1, 1), None, 4)
 
 
 def test_eight_steps_keep_the_spread_of_the_data() -> None:
@@ -248,13 +266,13 @@ def test_more_steps_than_the_schedule_has_are_refused(n_steps: int) -> None:
 def test_one_step_returns_the_clean_prediction_at_the_noisiest_level() -> None:
     abar = levels_of(COSINE, 1)[0]
     start = torch.linspace(-2, 2, 9, dtype=torch.float64).reshape(1, 1, 3, 3)
-    samples = sample_dpmpp_2m_sde(gaussian_denoiser, COSINE, lambda step: start, None, 1)
+    samples = sample_dpmpp_2m(gaussian_denoiser, COSINE, lambda step: start, None, 1, stochastic=True)
     expected = (start - (1 - abar) ** 0.5 * gaussian_denoiser(start, abar)) / abar**0.5
     torch.testing.assert_close(samples, expected.clamp(-1, 1), atol=1e-9, rtol=0)
 
 
-@pytest.mark.parametrize("solver", [sample_ancestral, lambda *args: sample_dpmpp_2m_sde(*args, 4)])
-def test_known_pixels_come_back_exactly(solver: Callable[..., Tensor]) -> None:
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_known_pixels_come_back_exactly(solver: str) -> None:
     generator = torch.Generator().manual_seed(1)
     image = torch.rand(2, 3, 8, 8, generator=generator) * 2 - 1
     hole = torch.zeros(2, 1, 8, 8)
@@ -264,7 +282,7 @@ def test_known_pixels_come_back_exactly(solver: Callable[..., Tensor]) -> None:
         return torch.randn(image.shape, generator=generator)
 
     schedule = noise_schedule("cosine", 20)
-    result = solver(gaussian_denoiser, schedule, noise, KnownPixels(image, hole))
+    result = run_chain(solver, gaussian_denoiser, schedule, noise, KnownPixels(image, hole), 4)
     outside = (hole == 0).expand_as(result)
     assert torch.equal(result[outside], image[outside])
     assert not torch.isclose(result[~outside], image[~outside]).any()

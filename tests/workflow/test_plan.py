@@ -181,8 +181,9 @@ def test_only_alpha_concerns_the_quantiles_of_variants(overlay: dict[str, Any]) 
     assert "extract_bounds" not in stages_of(changed_jobs(calibration=overlay))
 
 
-@pytest.mark.xfail(strict=True, reason="how variants are batched and stored in shards is part of what they depend on")
-@pytest.mark.parametrize("overlay", [{"batch_size": 7}, {"shards_per_share": 7}], ids=str)
+@pytest.mark.parametrize(
+    "overlay", [{"batch_size": 7}, {"batch_size": "auto"}, {"compile": True}, {"shards_per_share": 7}], ids=str
+)
 def test_batches_do_not_concern_the_variants(overlay: dict[str, Any]) -> None:
     assert changed_jobs(sampling=overlay) == set()
 

@@ -1,0 +1,95 @@
+"""The fastest batch size of a network on a device, measured once and remembered."""
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from conffusion.compute import Compute, is_out_of_memory
+from conffusion.errors import StoreError
+from conffusion.store import read_json, write_json
+
+LOGGER = logging.getLogger(__name__)
+LARGEST = 1024
+_GOOD_ENOUGH = 0.97  # of the best rate: the smallest such batch leaves memory for others
+_MIN_SECONDS = 0.5
+
+
+def cache_file() -> Path:
+    """Where batch sizes are remembered: conffusion/batch_sizes.json in the user's cache folder (XDG_CACHE_HOME)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "conffusion" / "batch_sizes.json"
+
+
+def fastest_batch_size(network: nn.Module, shape: tuple[int, ...], compute: Compute, run: Callable[[int], None]) -> int:
+    """Batch size with the most items per second, the smallest of those within 3 % of it; remembered.
+
+    Sizes 1, 2, 4, ... are tried until the rate has fallen twice, memory runs out, or 1,024 is reached. What is
+    remembered belongs to one device, network, image shape, precision and number of threads, so that a repeated job
+    draws the same batches, and with them the same bits.
+
+    Args:
+        network: Names what is remembered, by the shapes of its parameters.
+        shape: Of one image, likewise.
+        compute: Device and precision.
+        run: Processes a batch of the given size to its end.
+    """
+    key = _key(network, shape, compute)
+    remembered = _read()
+    if key in remembered:
+        return remembered[key]
+    chosen = _measure(run)
+    LOGGER.info("fastest batch size on this device: %d (remembered in %s)", chosen, cache_file())
+    try:
+        write_json(cache_file(), {**_read(), key: chosen})
+    except (OSError, StoreError) as error:
+        LOGGER.warning("%s: the batch size cannot be remembered (%s)", cache_file(), error)
+    return chosen
+
+
+def _measure(run: Callable[[int], None]) -> int:
+    rates: dict[int, float] = {}
+    n_falls, size = 0, 1
+    while size <= LARGEST and n_falls < 2:
+        try:
+            run(size)  # warms up
+            rates[size] = _rate(run, size)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error) or not rates:
+                raise
+            break
+        n_falls = n_falls + 1 if rates[size] < max(rates.values()) else 0
+        size *= 2
+    return min(size for size, rate in rates.items() if rate >= _GOOD_ENOUGH * max(rates.values()))
+
+
+def _rate(run: Callable[[int], None], size: int) -> float:
+    """Items per second, over at least two runs and half a second."""
+    start, n_runs = time.perf_counter(), 0
+    while n_runs < 2 or time.perf_counter() - start < _MIN_SECONDS:
+        run(size)
+        n_runs += 1
+    return n_runs * size / (time.perf_counter() - start)
+
+
+def _key(network: nn.Module, shape: tuple[int, ...], compute: Compute) -> str:
+    shapes = [(name, tuple(parameter.shape)) for name, parameter in network.named_parameters()]
+    is_cuda = compute.device.type == "cuda"
+    device = torch.cuda.get_device_name(compute.device) if is_cuda else f"{platform.node()} {platform.machine()}"
+    how = (compute.bfloat16, compute.compiles, torch.get_num_threads(), torch.__version__)
+    digest = hashlib.blake2b(repr((shapes, shape, how)).encode(), digest_size=8).hexdigest()
+    return f"{device} {digest}"
+
+
+def _read() -> dict[str, int]:
+    try:
+        content = read_json(cache_file())
+        return {str(key): int(value) for key, value in content.items()}
+    except (StoreError, json.JSONDecodeError, AttributeError, TypeError, ValueError):
+        return {}
