@@ -31,7 +31,7 @@ def extract_bounds(alpha: float, *, shards: Sequence[str | Path], outputs: Mappi
         n_drawn += read_array(store["n_variants"]).tolist()
         ids += store.image_ids
         records.append(store.attributes)
-    attributes = {
+    attributes: dict[str, object] = {
         "n_variants": _whole(float(np.mean(n_drawn))),
         "forward_passes_per_image": float(np.mean([record["forward_passes_per_image"] for record in records])),
         "seconds_per_image": float(np.mean([record["seconds_per_image"] for record in records])),

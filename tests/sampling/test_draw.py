@@ -220,7 +220,7 @@ def test_memory_that_does_not_suffice_halves_the_batches(monkeypatch: pytest.Mon
     assert sizes.count(2) >= 7
 
 
-def test_a_compiled_network_draws_the_same_and_sees_one_batch_size(network: nn.Module) -> None:
+def test_where_networks_are_compiled_they_see_one_batch_size(network: nn.Module) -> None:
     """Batches are filled, the last one too, because every other size would be compiled anew."""
     sizes = []
 

@@ -117,7 +117,7 @@ class SmallRun:
 
     def sample(self, split: str, k: int, n_shards: int, sampling: SamplingSettings = SAMPLING) -> None:
         sample_variants(
-            prior_settings(self.task), sampling, SEED, CPU, checkpoint=self.prior, images=self.images(split),
+            prior_settings(self.task), sampling, CALIBRATION.alpha, SEED, CPU, checkpoint=self.prior, images=self.images(split),
             shard=(k, n_shards), output=self.shard(split, k),
         )  # fmt: skip
 

@@ -145,7 +145,15 @@ def test_prior_of_another_architecture_stops_sampling_and_fine_tuning(run: Small
 
     def sample() -> None:
         sample_variants(
-            wider, SAMPLING, SEED, CPU, checkpoint=run.prior, images=run.images("test"), shard=(0, 2), output=output
+            wider,
+            SAMPLING,
+            0.1,
+            SEED,
+            CPU,
+            checkpoint=run.prior,
+            images=run.images("test"),
+            shard=(0, 2),
+            output=output,
         )
 
     refused(CheckpointError, sample, run.prior, "'inner_channel': 8", "'inner_channel': 16")
