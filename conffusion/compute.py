@@ -1,7 +1,7 @@
 """Where and in which precision networks run."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -104,16 +104,20 @@ class BatchLimit:
         Raises:
             MemoryError: If the smallest possible batch does not fit.
         """
-        results, start = [], 0
+        return list(self.stream(items, work))
+
+    def stream(self, items: Sequence[Item], work: Callable[[Sequence[Item]], Result]) -> Iterator[Result]:
+        """As `batches`, one result at a time."""
+        start = 0
         while start < len(items):
             part = items[start : start + self.size]
             try:
-                results.append(work(part))
+                result = work(part)
             except (MemoryError, RuntimeError) as error:
                 self.shrink(len(part), error)
                 continue
             start += len(part)
-        return results
+            yield result
 
     def shrink(self, n_items: int, error: Exception) -> None:
         """Halve the limit after `n_items` did not fit; any other error is raised again.

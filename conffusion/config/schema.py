@@ -124,7 +124,7 @@ class SamplingSettings(Section):
     n_variants: Annotated[int, Field(ge=2)]
     settling: SettlingSettings
     shared_start: bool
-    batch_size: Count | Literal["auto"]
+    batch_size: Count | None
     compile: bool
     images_per_shard: Count
     shards_per_share: Count

@@ -1,18 +1,18 @@
 """Bounds of many images, one forward pass each."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from conffusion.arrays import FloatArray, to_pm1
+from conffusion.arrays import ArrayLike, FloatArray, to_pm1
 from conffusion.compute import BatchLimit, Compute
 from conffusion.methods.accidents import NO_ACCIDENT, Accident
 from conffusion.methods.predictor import BoundPredictor
 from conffusion.methods.random_inputs import image_classes, image_noise
+from conffusion.store import read_array
 
 
 @dataclass(frozen=True)
@@ -23,15 +23,15 @@ class CorruptedImages:
         task: Name of the task, part of the random keys.
         seed: The run's seed, likewise.
         image_ids: One per image, likewise.
-        condition: (N, C, H, W) float32 in [0, 1].
-        mask: (N, C, H, W), 1 at evaluated pixels.
+        condition: (N, C, H, W) float32 in [0, 1]; NumPy, or zarr, which is read batch by batch.
+        mask: (N, C, H, W), 1 at evaluated pixels, likewise.
     """
 
     task: str
     seed: int
     image_ids: Sequence[str]
-    condition: FloatArray
-    mask: npt.NDArray[np.uint8]
+    condition: ArrayLike
+    mask: ArrayLike
 
 
 def predict_bounds(
@@ -56,12 +56,24 @@ def predict_bounds(
         lower and upper, (N, C, H, W) float32 in [0, 1], and the seconds per image of the forward passes: the median
         over batches, so that a slow first one (libraries choose their kernels in it) does not count.
     """
-    with accident.befalling(predictor, images.seed):
-        parts = BatchLimit(batch_size).batches(
-            range(len(images.image_ids)), lambda rows: _predict(predictor, images, compute, rows, accident.call)
-        )
+    parts = iterate_bounds(predictor, images, compute, batch_size, accident=accident)
     lower, upper, seconds = zip(*parts, strict=True)
     return np.concatenate(lower), np.concatenate(upper), float(np.median(seconds))
+
+
+def iterate_bounds(
+    predictor: BoundPredictor,
+    images: CorruptedImages,
+    compute: Compute,
+    batch_size: int = 100,
+    *,
+    accident: Accident = NO_ACCIDENT,
+) -> Iterator[tuple[FloatArray, FloatArray, float]]:
+    """As `predict_bounds`, batch by batch in order: lower, upper, and the seconds per image of the batch."""
+    with accident.befalling(predictor, images.seed):
+        yield from BatchLimit(batch_size).stream(
+            range(len(images.image_ids)), lambda rows: _predict(predictor, images, compute, rows, accident.call)
+        )
 
 
 def _predict(
@@ -74,11 +86,10 @@ def _predict(
     noise = compute.tensor(image_noise(predictor.noise_purpose, images.seed, images.task, ids, shape, call=call))
     classes = image_classes(images.seed, images.task, ids, n_classes, call=call) if n_classes else None
     labels = None if classes is None else torch.as_tensor(classes).to(compute.device)
+    condition, mask = to_pm1(read_array(images.condition, part)), read_array(images.mask, part)
     start = time.perf_counter()
     with torch.inference_mode(), compute.autocast():
-        bounds = predictor(
-            compute.tensor(to_pm1(images.condition[part])), compute.tensor(images.mask[part]), noise, labels
-        )
+        bounds = predictor(compute.tensor(condition), compute.tensor(mask), noise, labels)
     lower, upper = _to_numpy_01(bounds.lower), _to_numpy_01(bounds.upper)
     return lower, upper, (time.perf_counter() - start) / len(ids)
 

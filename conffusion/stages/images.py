@@ -1,21 +1,24 @@
 """Splits, and the images of every task."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from conffusion.arrays import FloatArray, iterate_blocks
 from conffusion.config.schema import DatasetSettings
 from conffusion.data.datasets import Dataset, build_dataset
 from conffusion.data.splits import assign_splits, has_groups, read_splits, write_splits
 from conffusion.randomness import keyed_generator
-from conffusion.store import write_store
+from conffusion.store import ArraySpec, new_store
 from conffusion.tasks import build_task
 
 LOGGER = logging.getLogger(__name__)
+BLOCK_BYTES = 256 * 10**6  # of target images in memory at a time, in float32
 
 
 def configured_dataset(settings: DatasetSettings, image_size: int, seed: int, resample: str = "bicubic") -> Dataset:
@@ -83,13 +86,24 @@ def prepare_images(
     order = keyed_generator("order", seed, split).permutation(len(rows))
     ids = [str(image_id) for image_id in rows["image_id"].sort_values().to_numpy()[order]]
     images = configured_dataset(dataset, image_size, seed, resample)
-    target = images.at_side(side).load(ids)
-    condition, mask = build_task(task, **degradation).apply(
-        target, ids, seed, lambda other: images.at_side(other).load(ids)
-    )
-    arrays = {"target": target.astype(np.float32), "condition": condition, "mask": mask}
+    sized = cache(images.at_side)  # files are listed once for all blocks
+    corrupt = build_task(task, **degradation)
+    layout = {
+        "target": ArraySpec((3, side, side), np.float32),
+        "condition": ArraySpec((3, side, side), np.float32),
+        "mask": ArraySpec((3, side, side), np.uint8),
+    }
     attributes = {"task": task, "split": split, "seed": seed, "degradation": dict(degradation)}
-    write_store(output, arrays, ids, attributes)
+    with new_store(output, layout, ids, attributes) as writer:
+        for part in iterate_blocks(len(ids), max(1, BLOCK_BYTES // layout["target"].row_bytes)):
+            load = partial(_load, sized, ids[part])
+            target = load(side)
+            condition, mask = corrupt.apply(target, ids[part], seed, load)
+            writer.append({"target": target, "condition": condition, "mask": mask})
+
+
+def _load(sized: Callable[[int], Dataset], ids: Sequence[str], side: int) -> FloatArray:
+    return sized(side).load(ids).astype(np.float32, copy=False)
 
 
 def groups_of(splits: str | Path, image_ids: tuple[str, ...]) -> Any | None:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from conffusion.arrays import FloatArray
 from conffusion.calibration.validity import LossCurves
 from conffusion.compute import Compute
@@ -11,10 +13,10 @@ from conffusion.methods.accidents import NO_ACCIDENT, Accident
 from conffusion.methods.models import load_predictor
 from conffusion.methods.predictor import BoundPredictor
 from conffusion.methods.protocols import get_protocol
-from conffusion.predict.one_pass import CorruptedImages, predict_bounds
-from conffusion.stages.bounds import write_bounds
+from conffusion.predict.one_pass import CorruptedImages, iterate_bounds, predict_bounds
+from conffusion.stages.bounds import new_bounds
 from conffusion.stages.evaluation import pool_curves
-from conffusion.store import SealedStore, atomic_path, open_store, read_array
+from conffusion.store import SealedStore, atomic_path, open_store
 
 
 def predict_method_bounds(
@@ -34,18 +36,13 @@ def predict_method_bounds(
     for path, output in zip(images, outputs, strict=True):
         store = open_store(path)
         accident = rules.accident(training["step"], calibrating=store.attributes["split"] != "test")
-        lower, upper, seconds = predict_store(predictor, store, seed, compute, accident)
-        write_bounds(
-            output,
-            (lower, upper),
-            store.image_ids,
-            protocol,
-            {
-                "checkpoint_step": training["step"],
-                "forward_passes_per_image": 1,
-                "seconds_per_image": seconds,
-            },
-        )
+        attributes = {"checkpoint_step": training["step"], "forward_passes_per_image": 1}
+        seconds = []
+        with new_bounds(output, store["condition"].shape[1:], store.image_ids, protocol, attributes) as writer:
+            for lower, upper, taken in iterate_bounds(predictor, _corrupted(store, seed), compute, accident=accident):
+                writer.append(lower, upper)
+                seconds.append(taken)
+            writer.attributes["seconds_per_image"] = float(np.median(seconds))
 
 
 def trace_candidates(
@@ -88,7 +85,8 @@ def predict_store(
     accident: Accident = NO_ACCIDENT,
 ) -> tuple[FloatArray, FloatArray, float]:
     """Bounds (N, C, H, W) in [0, 1] of all images of a store, and seconds per image."""
-    images = CorruptedImages(
-        str(store.attributes["task"]), seed, store.image_ids, read_array(store["condition"]), read_array(store["mask"])
-    )
-    return predict_bounds(predictor, images, compute, accident=accident)
+    return predict_bounds(predictor, _corrupted(store, seed), compute, accident=accident)
+
+
+def _corrupted(store: SealedStore, seed: int) -> CorruptedImages:
+    return CorruptedImages(str(store.attributes["task"]), seed, store.image_ids, store["condition"], store["mask"])

@@ -63,7 +63,7 @@ class VariantSource:
 
     def batch_size(self, inputs: SamplingInput) -> int:
         """Variants per network call: the configured number, or the fastest on this device."""
-        if self._sampling.batch_size != "auto":
+        if self._sampling.batch_size is not None:
             return self._sampling.batch_size
         few_steps = replace(self._solver, name="dpmpp_2m_sde", n_steps=_TRIAL_STEPS)
         trial = self._sampler(inputs, few_steps)

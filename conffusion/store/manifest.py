@@ -52,6 +52,10 @@ def read_manifest(store: str | Path) -> Manifest:
         StoreError: If it is missing or damaged.
     """
     path = manifest_path(store)
+    if not path.exists():
+        raise StoreError(
+            f"{path.with_suffix('.zarr')}: no such store: {path.name} is missing; run the rule that makes it"
+        )
     content = read_json(path)
     try:
         return Manifest(

@@ -59,6 +59,7 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._temporary = temporary_path(path)
+        self._is_final = False
 
     @property
     def label(self) -> str:
@@ -70,22 +71,23 @@ class Folder:
         return refusals(self._path)
 
     def start(self) -> Store:
-        """A hidden folder beside the final one; leftovers of earlier attempts are removed."""
+        """A hidden folder beside the final one; an older store and leftovers of earlier attempts are removed."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self._path, sole_writer=True)
+        remove(self._path)
         return FlushedLocalStore(self._temporary)
 
     def commit(self, checksums: Mapping[str, str]) -> Mapping[str, str]:
         """Rename the hidden folder into place, forced to the disk."""
         check_complete(self._path, checksums, _names(self._temporary))
         move_into_place(self._temporary, self._path)
+        self._is_final = True
         return {}
 
     def discard(self) -> None:
-        """Remove the hidden folder, and the final one."""
-        for path in (self._temporary, self._path):
-            with suppress(OSError):
-                remove(path)
+        """Remove the hidden folder, or the final one if it has become that."""
+        with suppress(OSError):
+            remove(self._path if self._is_final else self._temporary)
 
     def retire(self) -> None:
         """Nothing to do: the rename replaced what was there."""

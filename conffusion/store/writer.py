@@ -16,7 +16,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from conffusion.arrays import iterate_blocks
 from conffusion.errors import StoreError
-from conffusion.store.files import refusals
+from conffusion.store.files import refusals, remove_leftovers
 from conffusion.store.manifest import manifest_path, place_for, write_manifest
 from conffusion.store.places import Place
 from conffusion.store.recording import RecordingStore
@@ -188,6 +188,7 @@ def new_store(
     try:
         with refusals(manifest):
             manifest.unlink(missing_ok=True)
+            remove_leftovers(manifest, sole_writer=True)
         json.dumps(dict(attributes))  # fails now, not after the long job
         with place.refusals():
             writer = StoreWriter(place, layout, image_ids, attributes)

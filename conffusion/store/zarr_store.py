@@ -1,7 +1,7 @@
 """Reading sealed zarr groups, never without a look at their manifest."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
+from conffusion.arrays import iterate_blocks
 from conffusion.errors import StoreError
 from conffusion.store.manifest import verify_manifest
 from conffusion.store.recording import SealedFiles
@@ -69,3 +70,16 @@ def read_array(array: "zarr.Array[Any]", rows: slice = slice(None)) -> npt.NDArr
         return np.asarray(array[rows])
     except (ValueError, RuntimeError, OSError) as error:
         raise StoreError(f"{array.store_path}: corrupt chunk ({error}); delete the store and rerun the rule") from error
+
+
+def blocks(array: "zarr.Array[Any]", rows: int | None = None) -> Iterator[npt.NDArray[Any]]:
+    """All rows of a zarr array in order, a block at a time, so that memory is bounded.
+
+    Args:
+        array: Axis 0 = images. For several arrays in step, `zip` the blocks of each, with the same `rows`.
+        rows: Rows of a block, the last one excepted; None: one shard (at most 256 MB), which is read at one go.
+    Raises:
+        StoreError: If a file vanished or a chunk fails its checksum.
+    """
+    for part in iterate_blocks(array.shape[0], rows or (array.shards or array.chunks)[0]):
+        yield read_array(array, part)

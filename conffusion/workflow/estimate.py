@@ -206,7 +206,7 @@ class Estimate:
         def draw(n_variants: int) -> None:
             sampler.launch([(0, variant) for variant in range(n_variants)])()
 
-        batch_size = _TRIAL_BATCH if sampling.batch_size == "auto" else sampling.batch_size
+        batch_size = sampling.batch_size or _TRIAL_BATCH
         return self._seconds_per_item(draw, batch_size) / _TRIAL_STEPS
 
     def _seconds_per_predicted_image(self, task: str, arm: str, spec: PredictorSpec) -> float:

@@ -22,6 +22,8 @@ _IMAGE_COPIES = {
     "prepare_images": 5, "sample_variants": 2, "extract_bounds": 6, "finetune_method": 8, "predict_bounds": 6,
     "trace_candidates": 12, "calibrate_method": 4, "evaluate_method": 12, "plot": 4,
 }  # fmt: skip
+_STREAMED = ("prepare_images", "extract_bounds", "predict_bounds")  # hold at most so many MB of images at a time:
+_BLOCK_MB = 256
 _WEIGHT_COPIES = {
     "import_prior": 4, "sample_variants": 3, "finetune_method": 8, "predict_bounds": 3, "trace_candidates": 3,
 }  # fmt: skip
@@ -163,7 +165,8 @@ class Plan:
         config, sizes = self.config, self.config.dataset.splits.model_dump()
         n_images = max(sizes.values()) if min(sizes.values()) >= 1 else 2000
         pixels_mb = 3 * self.image_size(task, arm) ** 2 * 4 / 1e6
-        needed = _LIBRARIES_MB + _IMAGE_COPIES.get(stage, 0) * n_images * pixels_mb
+        held_mb = min(n_images * pixels_mb, _BLOCK_MB) if stage in _STREAMED else n_images * pixels_mb
+        needed = _LIBRARIES_MB + _IMAGE_COPIES.get(stage, 0) * held_mb
         if stage == "sample_variants":
             needed += config.sampling.images_per_shard * config.sampling.n_variants * pixels_mb
         checkpoint = Path(config.priors[self.prior_name(task, arm)].checkpoint or "")

@@ -117,8 +117,8 @@ class SmallRun:
 
     def sample(self, split: str, k: int, n_shards: int, sampling: SamplingSettings = SAMPLING) -> None:
         sample_variants(
-            prior_settings(self.task), sampling, CALIBRATION.alpha, SEED, CPU, checkpoint=self.prior, images=self.images(split),
-            shard=(k, n_shards), output=self.shard(split, k),
+            prior_settings(self.task), sampling, CALIBRATION.alpha, SEED, CPU, checkpoint=self.prior,
+            images=self.images(split), shard=(k, n_shards), output=self.shard(split, k),
         )  # fmt: skip
 
     def extract(self, split: str, n_shards: int) -> None:

@@ -182,7 +182,7 @@ def test_only_alpha_concerns_the_quantiles_of_variants(overlay: dict[str, Any]) 
 
 
 @pytest.mark.parametrize(
-    "overlay", [{"batch_size": 7}, {"batch_size": "auto"}, {"compile": True}, {"shards_per_share": 7}], ids=str
+    "overlay", [{"batch_size": 7}, {"batch_size": None}, {"compile": True}, {"shards_per_share": 7}], ids=str
 )
 def test_batches_do_not_concern_the_variants(overlay: dict[str, Any]) -> None:
     assert changed_jobs(sampling=overlay) == set()
