@@ -131,6 +131,36 @@ class SamplingSettings(Section):
     storage: Literal["uint8", "float16", "float32"]
 
 
+class SolverReference(Section):
+    """Setting that others are compared with."""
+
+    solver: Literal["dpmpp_2m_sde", "dpmpp_2m", "ancestral"]
+    n_steps: Count
+    n_variants: Annotated[int, Field(ge=2)]
+
+
+class SolverStudySettings(Section):
+    """What `snakemake solver_study` compares."""
+
+    n_images: Count
+    solvers: dict[Literal["dpmpp_2m_sde", "dpmpp_2m", "ancestral"], Annotated[list[Count], Field(min_length=1)]]
+    n_variants: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)]
+    reference: SolverReference
+    tolerance: PositiveFloat
+    most_variants: Annotated[int, Field(ge=2)]
+    precisions: list[PositiveFloat]
+    round: Annotated[int, Field(ge=2)]
+
+    @model_validator(mode="after")
+    def _reference_is_measured(self) -> "SolverStudySettings":
+        reference = self.reference
+        if reference.n_steps not in self.solvers.get(reference.solver, []):
+            raise ValueError(f"reference: {reference.solver} with {reference.n_steps} steps is not among the solvers")
+        if reference.n_variants not in self.n_variants:
+            raise ValueError(f"reference.n_variants = {reference.n_variants} is not among n_variants")
+        return self
+
+
 class MethodTuning(Section):
     """What the search chose for one method on one task."""
 
@@ -223,6 +253,7 @@ class Config(Section):
     networks: dict[Name, Name]
     priors: dict[Name, PriorSettings]
     sampling: SamplingSettings
+    solver_study: SolverStudySettings
     finetuning: FinetuningSettings
     tuning: TuningSettings
     calibration: CalibrationSettings

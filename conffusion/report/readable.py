@@ -76,6 +76,16 @@ COLUMNS: Mapping[str, Column] = {
     "rule": Column("Rule", str, numeric=False),
     "bound": Column("Bound", str, numeric=False),
     "family": Column("Set family", str, numeric=False),
+    "solver": Column("Solver", str, numeric=False),
+    "n_steps": Column("T", integer),
+    "n_variants": Column("J", significant(3)),
+    "precision": Column("Early stop at", significant(2)),
+    "forward_passes": Column("Passes per image", integer),
+    "interval_size": Column("Size at risk α", decimals(4)),
+    "size_ratio": Column("Size / reference", decimals(3)),
+    "size_ratio_interval": Column("95 % interval", str),
+    "crps": Column("CRPS", decimals(4)),
+    "crps_ratio": Column("CRPS / reference", decimals(3)),
     "risk": Column("Risk", decimals(3)),
     "risk_sd": Column("SD of risk", decimals(4)),
     "interval_size_mean": Column("Mean size", decimals(4)),
@@ -168,7 +178,7 @@ def _label_methods(table: pd.DataFrame) -> pd.DataFrame:
     if not {"method", "n_variants"} <= set(table.columns):
         return table
     labels = [method_label(*pair) for pair in zip(table["method"], table["n_variants"], strict=True)]
-    return table.assign(method=labels)
+    return table.assign(method=labels).drop(columns="n_variants")
 
 
 def _join_strata(table: pd.DataFrame) -> pd.DataFrame:

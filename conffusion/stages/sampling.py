@@ -142,7 +142,7 @@ def sample_variants(
         for drawn in source.draw(inputs, batch_size):
             n_drawn += len(drawn.variants)
             padded = _padded(drawn.variants, n_variants)
-            writer.append({"variants": padded[None], "n_variants": [len(drawn.variants)]})
+            writer.append({"variants": padded[None], "n_variants": np.array([len(drawn.variants)], np.int32)})
         writer.attributes["forward_passes_per_image"] = source.n_calls * n_drawn / n_images
         writer.attributes["seconds_per_image"] = (time.perf_counter() - start) / n_images
 

@@ -80,6 +80,7 @@ STAGE_CODE: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "stages/sampling.py",
             "training/priors.py",
         ),
+        "measure_solvers": (*_CALIBRATION, "sampling/settling.py", "scores.py", "stages/solver_study.py"),
         "extract_bounds": (*_BASE, "bounds.py", "methods/protocols.py", "stages/bounds.py"),
         "finetune_method": (
             *_BASE,

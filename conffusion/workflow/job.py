@@ -31,6 +31,7 @@ _SECTIONS: Mapping[str, type[schema.Section]] = MappingProxyType(
         "calibration": schema.CalibrationSettings,
         "tuning": schema.TuningSettings,
         "validity": schema.ValiditySettings,
+        "solver_study": schema.SolverStudySettings,
     }
 )
 
@@ -63,8 +64,9 @@ class Job:
 
     def compute(self) -> "Compute":
         """Device and precision of the job; imports torch, so only after the GPU has been claimed."""
-        from conffusion.compute import select_compute
+        from conffusion.compute import keep_freed_memory, select_compute
 
+        keep_freed_memory()
         return select_compute(self.device, self.precision, self.threads)
 
 

@@ -105,6 +105,19 @@ class Plan:
         n_shards = self.n_shards(split)
         return [f"{self.run}/{task}/variants/{split}/shard-{k:05d}-of-{n_shards:05d}.json" for k in range(n_shards)]
 
+    @property
+    def studied_solvers(self) -> list[tuple[str, int]]:
+        """Solvers and numbers of steps that `snakemake solver_study` compares, the configured one among them."""
+        own = (self.config.sampling.solver, self.config.sampling.n_steps)
+        listed = [(name, steps) for name, every in self.config.solver_study.solvers.items() for steps in every]
+        return list(dict.fromkeys([*listed, own]))
+
+    def studied_variants(self, solver: str, n_steps: int) -> int:
+        """Variants of each image drawn for the study: more with the configured solver, to see what they give."""
+        own = (self.config.sampling.solver, self.config.sampling.n_steps)
+        study = self.config.solver_study
+        return study.most_variants if (solver, n_steps) == own else max(study.n_variants)
+
     def prior_name(self, task: str, arm: str) -> str:
         """The prior that a method uses on a task."""
         role = method_of(arm).network
@@ -189,6 +202,10 @@ class Plan:
         if stage == "sample_variants":
             prior = self._network(self.config.tasks[task].prior)
             return {**shared, "prior": prior, "variants": self._variants(), "precision": self.config.precision}
+        if stage == "study_solver":
+            prior = self._network(self.config.tasks[task].prior)
+            study = {"n_images": self.config.solver_study.n_images, "storage": self.config.sampling.storage}
+            return {**shared, "prior": prior, **study, "precision": self.config.precision}
         if stage == "sample_priors":
             priors = {name: config["priors"][name] for name in self.used_priors if config["priors"][name]["schedule"]}
             return {**shared, "priors": priors, "sampling": config["sampling"], "precision": self.config.precision}

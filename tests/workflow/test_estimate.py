@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from conffusion.config.schema import Config
-from conffusion.sampling import Sampling, SamplingInput, draw_variants
+from conffusion.sampling import ChainSampler, SamplingInput, Solver, draw_variants
 from conffusion.workflow.estimate import Estimate, StageCost, estimate_text
 from tests.workflow.configs import TASK, config
 
@@ -94,7 +94,10 @@ def test_shard_of_variants_takes_as_long_as_estimated() -> None:
     images = np.random.default_rng(0).random((50, 3, 32, 32), dtype=np.float32)
     ids = tuple(f"image-{k}" for k in range(50))
     inputs = SamplingInput(TASK, 1, ids, images, np.ones(images.shape, np.uint8), has_holes=False)
-    settings = Sampling(**whole.sampling.model_dump(exclude={"images_per_shard", "shards_per_share"}))
+    sampling = whole.sampling
+    solver = Solver(sampling.solver, sampling.n_steps)
+    sampler = ChainSampler(network, schedule, inputs, solver, sampling.storage, estimate.compute)
     start = time.perf_counter()
-    draw_variants(network, schedule, inputs, settings, estimate.compute)
+    for _ in draw_variants(sampler, inputs, sampling.n_variants, sampling.batch_size or 64):
+        pass
     assert time.perf_counter() - start == pytest.approx(expected, rel=0.25)
