@@ -61,8 +61,8 @@ rule choose_solver:
     input:
         rows=expand(rules.measure_solvers.output.rows, task=PLAN.tasks),
     output:
-        table=multiext(f"{STUDY}/solvers", csv=".csv", md=".md", tex=".tex"),
-        figure=multiext(f"{STUDY}/solvers", png=".png", pdf=".pdf"),
+        multiext(f"{STUDY}/solvers", csv=".csv", md=".md", tex=".tex"),
+        multiext(f"{STUDY}/solvers", png=".png", pdf=".pdf"),
         chosen=f"{STUDY}/chosen.yaml",
     log:
         f"{LOGS}/choose_solver.log",
