@@ -65,4 +65,4 @@ def test_many_items_at_once_count(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_nothing_done_in_no_time_does_not_divide_by_zero() -> None:
-    assert Progress("a", 0, clock=Clock()).line(0) == "a: 0/0 items (0 %), 0.0 items/s, 0s elapsed, 0s left"
+    assert str(Progress("a", 0, clock=Clock()).reading(0)) == "a: 0/0 items (0 %), 0.0 items/s, 0s elapsed, 0s left"

@@ -78,7 +78,7 @@ class Plan:
     def tables(self) -> list[str]:
         """Names of the tables, verdicts first."""
         pretraining = ["pretraining"] if "g_conffusion" in self.config.methods else []
-        return ["claims", *self.tasks, "validity", *pretraining, "speed", "speed_rules"]
+        return ["claims", *self.tasks, "validity", *pretraining, "speed"]
 
     @property
     def figures(self) -> list[str]:
