@@ -153,6 +153,7 @@ class _Snapshot:
 
     def __init__(self, folder: Path, plan: Plan, jobs: Sequence[PlannedJob], now: float) -> None:
         self._folder, self._plan, self._jobs, self._now = folder, plan, jobs, now
+        self._planned, self._rules = {job.name for job in jobs}, {job.rule for job in jobs}
         records = [record for record in read_records(folder) if self._concerns(record)]
         self._failed = [record for record in records if record.state == "failed" or record.has_died(now)]
         self._running = {record.name: record for record in records if record not in self._failed}
@@ -163,8 +164,7 @@ class _Snapshot:
 
     def _concerns(self, record: JobRecord) -> bool:
         """Whether a record is of this plan: not of a shard, say, of a former number of shards."""
-        names, rules = {job.name for job in self._jobs}, {job.rule for job in self._jobs}
-        return record.name in names or record.rule not in rules
+        return record.name in self._planned or record.rule not in self._rules
 
     def status(self) -> RunStatus:
         left = {job.name: self._left(job) for job in self._jobs if job.name not in self._done}
@@ -182,7 +182,9 @@ class _Snapshot:
             gpus=self._gpus(),
             seconds_left=together if self._running or not left else None,
             job_seconds_left=total_left,
-            untimed=Counter(_stage_of(job)[0] for job in self._jobs if job.name in left and left[job.name] is None),
+            untimed=dict(
+                Counter(_stage_of(job)[0] for job in self._jobs if job.name in left and left[job.name] is None)
+            ),
             n_timed=self._n_timed,
         )
 
