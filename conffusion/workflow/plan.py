@@ -129,6 +129,12 @@ class Plan:
         """Names of the priors that `snakemake priors` trains."""
         return [name for name, prior in self.config.priors.items() if prior.training and not prior.checkpoint]
 
+    @property
+    def prior_images(self) -> dict[str, int]:
+        """Images that the training of a prior sees, by its name: steps times batch size."""
+        trainings = {name: self.config.priors[name].training for name in self.trained_priors}
+        return {name: one.n_steps * one.batch_size for name, one in trainings.items() if one}
+
     def image_size(self, task: str, arm: str = "") -> int:
         """Side of the images that a method sees: its network's own, else that of the task's network, else the run's."""
         priors = self.config.priors
