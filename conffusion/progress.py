@@ -61,13 +61,15 @@ class Reading:
 class Progress:
     """Counts finished items and logs rate and time left at most every `interval` seconds.
 
-    Every log record carries its `Reading` as the attribute `progress`, for handlers that want numbers.
+    Every log record carries its `Reading` as the attribute `progress`, for handlers that want numbers; None for a part of
+    a larger piece of work.
 
     Args:
         label: What is being done, for example "sampling inpainting/test".
         total: Number of items.
         unit: Name of one item, in the plural.
         interval: Seconds between two log lines.
+        part: Whether this is a part of a larger piece of work: it is silent then if it ends within the first interval.
         clock: Source of the time in seconds; replaceable for tests.
     """
 
@@ -78,20 +80,22 @@ class Progress:
         *,
         unit: str = "items",
         interval: float = 5.0,
+        part: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._label, self._total, self._unit, self._interval, self._clock = label, total, unit, interval, clock
-        self._done = 0
+        self._done, self._part = 0, part
         self._start = self._last = clock()
 
     def update(self, n_items: int = 1) -> None:
         """Record `n_items` more finished items."""
         self._done += n_items
         now = self._clock()
-        if now - self._last >= self._interval or self._done >= self._total:
+        is_end = self._done >= self._total and not (self._part and now - self._start < self._interval)
+        if now - self._last >= self._interval or is_end:
             self._last = now
             reading = self.reading(now - self._start)
-            LOGGER.info("%s", reading, extra={"progress": reading})
+            LOGGER.info("%s", reading, extra={"progress": None if self._part else reading})
 
     def reading(self, elapsed: float) -> Reading:
         """Where the work stands after `elapsed` seconds."""

@@ -13,6 +13,7 @@ from conffusion.compute import BatchLimit, Compute
 from conffusion.methods.accidents import NO_ACCIDENT, Accident
 from conffusion.methods.predictor import BoundPredictor
 from conffusion.methods.random_inputs import image_classes, image_noise
+from conffusion.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,15 @@ def predict_bounds(
         lower and upper, (N, C, H, W) float32 in [0, 1], and the seconds per image of the forward passes: the median
         over batches, so that a slow first one (libraries choose their kernels in it) does not count.
     """
+    progress = Progress(f"predicting {images.task}", len(images.image_ids), unit="images", part=True)
+
+    def predict(rows: Sequence[int]) -> tuple[FloatArray, FloatArray, float]:
+        predicted = _predict(predictor, images, compute, rows, accident.call)
+        progress.update(len(rows))
+        return predicted
+
     with accident.befalling(predictor, images.seed):
-        parts = BatchLimit(batch_size).batches(
-            range(len(images.image_ids)), lambda rows: _predict(predictor, images, compute, rows, accident.call)
-        )
+        parts = BatchLimit(batch_size).batches(range(len(images.image_ids)), predict)
     lower, upper, seconds = zip(*parts, strict=True)
     return np.concatenate(lower), np.concatenate(upper), float(np.median(seconds))
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from conffusion.arrays import FloatArray
 from conffusion.bounds import sampled_bounds, sort_bounds
 from conffusion.methods.protocols import PROTOCOLS
+from conffusion.progress import Progress
 from conffusion.store import open_store, read_array, write_store
 
 
@@ -22,6 +23,7 @@ def extract_bounds(alpha: float, *, shards: Sequence[str | Path], outputs: Mappi
     """
     lower, upper, records = [], [], []
     ids: list[str] = []
+    progress = Progress("extracting bounds", len(shards), unit="shards")
     for shard in shards:
         store = open_store(shard)
         for row in range(len(store.image_ids)):
@@ -31,6 +33,7 @@ def extract_bounds(alpha: float, *, shards: Sequence[str | Path], outputs: Mappi
             upper.append(bounds[1])
         ids += store.image_ids
         records.append(store.attributes)
+        progress.update()
     attributes = {
         "n_variants": records[0]["sampling"]["n_variants"],
         "forward_passes_per_image": records[0]["forward_passes_per_image"],

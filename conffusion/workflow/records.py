@@ -85,7 +85,7 @@ class Recorder(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Remember the latest progress; the next beat writes it down."""
-        self.note(progress=getattr(record, "progress", self._record.progress))
+        self.note(progress=getattr(record, "progress", None) or self._record.progress)
 
     def note(self, **changes: Any) -> None:
         """Change fields of the record; the next beat writes them down."""
