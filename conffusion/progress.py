@@ -61,8 +61,8 @@ class Reading:
 class Progress:
     """Counts finished items and logs rate and time left at most every `interval` seconds.
 
-    Every log record carries its `Reading` as the attribute `progress`, for handlers that want numbers; None for a part of
-    a larger piece of work.
+    Every log record carries its `Reading` as the attribute `progress`, for handlers that want numbers; None for a part
+    of a larger piece of work.
 
     Args:
         label: What is being done, for example "sampling inpainting/test".
