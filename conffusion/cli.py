@@ -1,7 +1,9 @@
 """The command line: `conffusion --help`."""
 
 import argparse
+import contextlib
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,7 +47,32 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.set_defaults(run=lambda options, run=run: run(load_config("config.yaml", *options.configfile)))
     _add_import(commands)
+    _add_status(commands)
     return parser
+
+
+def _add_status(commands: Any) -> None:
+    purpose = "say how far a run is: jobs done, rate, time left, what runs where, failures with the end of their logs"
+    command = commands.add_parser("status", help=purpose, description=purpose)
+    command.add_argument("results", help="results/<run>; nothing else is read, so any machine that sees it will do")
+    command.add_argument("--watch", type=float, metavar="SECONDS", help="say it again every so many seconds")
+    command.add_argument("--json", action="store_true", help="for programs")
+    command.set_defaults(run=_status)
+
+
+def _status(options: argparse.Namespace) -> str:
+    from conffusion.workflow.status import read_status
+    from conffusion.workflow.status_text import status_json, status_text
+
+    show = status_json if options.json else status_text
+    status = read_status(options.results)
+    with contextlib.suppress(KeyboardInterrupt):
+        while options.watch and not status.is_complete:
+            clear = "\033[2J\033[H" if sys.stdout.isatty() else ""
+            print(f"{clear}{show(status)}", flush=True)
+            time.sleep(options.watch)
+            status = read_status(options.results)
+    return show(status)
 
 
 def _add_import(commands: Any) -> None:

@@ -8,6 +8,7 @@ rule save_config:
         f"{LOGS}/save_config.log",
     benchmark:
         f"{TIMES}/save_config.tsv"
+    priority: 100  # `conffusion status` reads the plan from it
     conda:
         "../envs/conffusion.yaml"
     threads: 1

@@ -50,10 +50,9 @@ rule tabulate_pretraining:
 rule tabulate_speed:
     input:
         results=results(),
-        validity=rules.gather_validity.output.table,
+        validity=rules.gather_validity.output.table,  # so that it comes after all jobs whose cost it tells
     output:
         multiext(f"{TABLES}/speed", csv=".csv", md=".md", tex=".tex"),
-        multiext(f"{TABLES}/speed_rules", rules_csv=".csv", rules_md=".md", rules_tex=".tex"),
     log:
         f"{LOGS}/tabulate_speed.log",
     benchmark:
@@ -65,7 +64,9 @@ rule tabulate_speed:
         mem_mb=1500,
         runtime=15,
     params:
-        benchmarks=TIMES,
+        run=RUN,
+        batch_size=CONFIG.finetuning.batch_size,
+        prior_images=PLAN.prior_images,
         code=CODE["report"],
     script:
         "../workflow_scripts/tabulate_speed.py"

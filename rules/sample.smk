@@ -28,4 +28,5 @@ rule sample_variants:
 
 rule variants:
     input:
+        rules.save_config.output,
         [PLAN.shards(task, split) for task in PLAN.tasks for split in SPLITS],

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from conffusion.progress import Progress, format_duration
+from conffusion.progress import Progress, Reading, format_duration
 
 
 class Clock:
@@ -65,4 +65,18 @@ def test_many_items_at_once_count(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_nothing_done_in_no_time_does_not_divide_by_zero() -> None:
-    assert Progress("a", 0, clock=Clock()).line(0) == "a: 0/0 items (0 %), 0.0 items/s, 0s elapsed, 0s left"
+    assert str(Progress("a", 0, clock=Clock()).reading(0)) == "a: 0/0 items (0 %), 0.0 items/s, 0s elapsed, 0s left"
+
+
+def test_part_of_larger_work_is_silent_unless_it_takes_long(caplog: pytest.LogCaptureFixture) -> None:
+    assert run(caplog, 3, 1.0, part=True) == []
+    lines = run(caplog, 3, 4.0, part=True)
+    assert [line.split(" ")[2] for line in lines] == ["2/3", "3/3"]
+    assert [record.progress for record in caplog.records] == [None, None]  # type: ignore[attr-defined]
+
+
+def test_handlers_get_numbers(caplog: pytest.LogCaptureFixture) -> None:
+    run(caplog, 4, 5.0)
+    reading = caplog.records[0].progress  # type: ignore[attr-defined]
+    assert reading == Reading("sampling inpainting/test", 1, 4, "variants", 5.0)
+    assert (reading.rate, reading.left, reading.percent) == (0.2, pytest.approx(15), 25)

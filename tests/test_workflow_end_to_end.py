@@ -24,6 +24,9 @@ from conffusion.models.networks import load_prior
 from conffusion.store import open_store
 from conffusion.training.priors import architecture_of, write_prior
 from conffusion.workflow.plan import SPLITS, Plan
+from conffusion.workflow.planned import planned_jobs
+from conffusion.workflow.records import gpus_held
+from conffusion.workflow.status import read_status
 
 ROOT = Path(__file__).parents[1]
 PARTS = ("Snakefile", "rules", "workflow_scripts", "config", "profiles", "envs")
@@ -229,6 +232,30 @@ def test_every_job_leaves_a_log_and_a_benchmark(finished: Workflow) -> None:
     assert "fine-tuning: 10/10 steps (100 %)" in log and "left" in log
 
 
+def test_status_plans_the_jobs_that_snakemake_runs(finished: Workflow) -> None:
+    """Names of planned jobs, benchmark files and records of finished jobs are the same, and every job is done."""
+    plan = Plan(load_config(finished.run / "config.yaml"))
+    planned = {job.name for job in planned_jobs(plan, {})}
+    times = finished.run / "benchmarks"
+    assert planned == {path.relative_to(times).with_suffix("").as_posix() for path in times.rglob("*.tsv")}
+    assert planned == set(gpus_held(finished.run)) and set(gpus_held(finished.run).values()) == {0}
+    status = read_status(finished.run)
+    assert status.is_complete and (status.running, status.failures) == ((), ())
+    assert status.n_timed == len(planned)
+
+
+def test_speed_table_tells_passes_and_gpu_time(finished: Workflow) -> None:
+    columns, rows = columns_and_rows(finished.run / "tables" / "speed.csv")
+    assert {"rule", "task", "method", "forward_passes", "images_per_second", "gpu_seconds"} <= set(columns)
+    (sampling,) = [row for row in rows if row["rule"] == "sample_variants"]
+    settings = load_config(finished.run / "config.yaml").sampling
+    n_images = sum(PRUNED["dataset"]["splits"].values())
+    assert int(sampling["forward_passes"]) == n_images * settings.n_variants * settings.n_steps
+    assert {float(row["gpu_seconds"]) for row in rows} == {0.0}
+    assert [row["method"] for row in rows[:3]] == METHODS and all(float(row["seconds_per_image"]) for row in rows[:3])
+    assert "0 s of GPU time" in (finished.run / "report.html").read_text()
+
+
 def test_no_job_warns(finished: Workflow) -> None:
     logs = {path.relative_to(finished.run): path.read_text() for path in (finished.run / "logs").rglob("*.log")}
     assert [str(path) for path, text in logs.items() if "Warning" in text] == []
@@ -286,7 +313,7 @@ def test_changed_report_setting_reruns_its_consequences_and_then_rests(copied: W
     assert set(outcome.jobs) == {"save_config", "tabulate_claims", "write_report"}
     after = copied.files()
     changed = {name.split("/")[0] for name in after if after[name] != before.get(name)}
-    assert changed <= {"config.yaml", "code.json", "tables", "report.html", "logs", "benchmarks"}
+    assert changed <= {"config.yaml", "code.json", "tables", "report.html", "logs", "benchmarks", "jobs"}
     assert "Nothing to be done" in copied.snakemake(**changes).text
 
 
@@ -358,6 +385,8 @@ def test_corrupt_shard_stops_its_job_and_nothing_looks_finished(copied: Workflow
     assert not manifest.with_suffix(".zarr").exists()
     log = copied.run / "logs" / TASK / "extract_bounds" / "calibration.log"
     assert "StoreError" in log.read_text()
+    failures = read_status(copied.run).failures
+    assert any("StoreError" in failure.record.message and "StoreError" in failure.log_lines[-1] for failure in failures)
 
 
 # ---- everything

@@ -1,8 +1,13 @@
-"""Rule tabulate_speed: forward passes and seconds per image, and the cost of every rule."""
+"""Rule tabulate_speed: what every rule cost, and what an image costs with every method."""
 
-from conffusion.report.tables import write_speed_table
+from pathlib import Path
+
+from conffusion.report.speed import RunFolder, write_speed_table
 from conffusion.workflow.job import run_job
 from conffusion.workflow.plan import folders_of as folders
+from conffusion.workflow.records import gpus_held
 
 with run_job(snakemake) as job:  # noqa: F821
-    write_speed_table(folders(job.input.results), snakemake.params.benchmarks, job.output.csv)  # noqa: F821
+    params = snakemake.params  # noqa: F821
+    run = RunFolder(Path(params.run), params.batch_size, params.prior_images, gpus_held(params.run))
+    write_speed_table(folders(job.input.results), run, job.output.csv)

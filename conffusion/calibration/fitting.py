@@ -14,6 +14,7 @@ from conffusion.calibration.rules import Level, Rule
 from conffusion.calibration.ucb import check_level
 from conffusion.calibration.units import GroupLabels, group_index, make_units
 from conffusion.errors import CalibrationError, ConfigError, DataError
+from conffusion.progress import Progress
 from conffusion.randomness import keyed_generator
 
 _N_GROUPS = 8  # of pixel positions
@@ -107,9 +108,14 @@ def choose_family(
     if len(names) == 1:
         return arrays.fit(names[0], **given), {}
     folds = arrays.folds(seed)
-    sizes = {name: float(np.mean([_size_of(name, *fold, **given) for fold in folds])) for name in names}
-    best = min(sizes, key=lambda name: sizes[name])
-    return arrays.fit(best, **given), sizes
+    progress = Progress("choosing the set family", len(names) + 1, unit="families")
+    sizes = {}
+    for name in names:
+        sizes[name] = float(np.mean([_size_of(name, *fold, **given) for fold in folds]))
+        progress.update()
+    best = arrays.fit(min(sizes, key=lambda name: sizes[name]), **given)
+    progress.update()
+    return best, sizes
 
 
 def attainable_risk(losses: FloatArray, rule: Rule, level: Level) -> float:

@@ -20,6 +20,7 @@ from conffusion.arrays import (
 from conffusion.calibration.families import Family, Shape, get_family
 from conffusion.calibration.scaling import Scaling
 from conffusion.errors import DataError, ShapeError
+from conffusion.progress import Progress
 
 _CACHE_PIXELS = 1 << 16  # computed at a time, so that temporaries stay in the processor's cache
 _READ_PIXELS = 1 << 22  # read from zarr at a time
@@ -86,13 +87,17 @@ class Pixels:
         Raises:
             DataError: If an evaluated value is NaN or infinite.
         """
-        for big in self.slices() if slices is None else slices:
+        slices = self.slices() if slices is None else slices
+        n_images = sum(rows.stop - rows.start for rows in slices)
+        progress = Progress("looking at bounds", n_images, unit="images", part=True)
+        for big in slices:
             arrays = [_read(array, big) for array in (self.lower, self.upper, self.target, self.mask)]
             for small in iterate_blocks(big.stop - big.start, self._rows_of(_CACHE_PIXELS)):
                 parts: list[Any] = [None if array is None else array[small] for array in arrays]
                 if self.shape is not None:
                     parts[:2] = self.shape.apply(*parts[:2])
                 yield _block(slice(big.start + small.start, big.start + small.stop), parts, stride)
+                progress.update(small.stop - small.start)
 
     def critical(self, block: Block) -> FloatArray:
         """(n_evaluated,) critical lambda of each pixel of a block; inf where no lambda covers."""

@@ -12,6 +12,7 @@ from conffusion.compute import BatchLimit, Compute
 from conffusion.methods.accidents import NO_ACCIDENT, Accident
 from conffusion.methods.predictor import BoundPredictor
 from conffusion.methods.random_inputs import image_classes, image_noise
+from conffusion.progress import Progress
 from conffusion.store import read_array
 
 
@@ -70,10 +71,13 @@ def iterate_bounds(
     accident: Accident = NO_ACCIDENT,
 ) -> Iterator[tuple[FloatArray, FloatArray, float]]:
     """As `predict_bounds`, batch by batch in order: lower, upper, and the seconds per image of the batch."""
+    progress = Progress(f"predicting {images.task}", len(images.image_ids), unit="images", part=True)
     with accident.befalling(predictor, images.seed):
-        yield from BatchLimit(batch_size).stream(
+        for part in BatchLimit(batch_size).stream(
             range(len(images.image_ids)), lambda rows: _predict(predictor, images, compute, rows, accident.call)
-        )
+        ):
+            progress.update(len(part[0]))
+            yield part
 
 
 def _predict(

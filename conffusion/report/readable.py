@@ -13,7 +13,7 @@ from conffusion.report.results import N_STRATA, method_label, task_label
 Format: TypeAlias = Callable[[Any], str]
 MISSING = "–"
 _UNITS = {"image": "an image", "image_channel": "one channel of an image", "pixel": "a pixel"}
-_FIRST = ("task", "protocol", "method")
+_FIRST = ("rule", "task", "protocol", "method")
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def times(value: float) -> str:
 
 def duration(seconds: float) -> str:
     """Seconds with a unit that suits them."""
-    if seconds < 1:
+    if 0 < seconds < 1:
         return f"{significant(2)(1000 * seconds)} ms"
     return f"{significant(2)(seconds)} s" if seconds < 120 else f"{significant(2)(seconds / 60)} min"
 
@@ -107,9 +107,12 @@ COLUMNS: Mapping[str, Column] = {
     "fraction_crossed": Column("Crossed pixels", lambda share: f"{significant(2)(100 * share)} %"),
     "replicates": Column("Runs", integer),
     "jobs": Column("Jobs", integer),
+    "images": Column("Images", integer),
+    "forward_passes": Column("Forward passes", integer),
     "wall_seconds": Column("Wall time, sum", duration),
     "longest_seconds": Column("Longest job", duration),
     "cpu_seconds": Column("CPU time, sum", duration),
+    "gpu_seconds": Column("GPU time", duration),
     "max_memory_mb": Column("Peak memory, MB", integer),
 }
 
@@ -166,11 +169,22 @@ def _variants_note(table: pd.DataFrame) -> str:
     return "J: variants sampled per image." if table["n_variants"].notna().any() else ""
 
 
+def _cost_note(table: pd.DataFrame) -> str:
+    wall, cpu, gpu = (duration(table[name].sum()) for name in ("wall_seconds", "cpu_seconds", "gpu_seconds"))
+    unknown = table["gpu_seconds"].isna()
+    gpus = "an unknown GPU time" if unknown.all() else f"{'at least ' if unknown.any() else ''}{gpu} of GPU time"
+    return (
+        f"In all {integer(table['jobs'].sum())} jobs, {wall} of wall time, {cpu} of CPU time and {gpus}. Images per "
+        "second count the start-up of the jobs, the time per image does not."
+    )
+
+
 _NOTES: Mapping[str, Callable[[pd.DataFrame], str]] = {
     "interval_size_mean": _size_note,
     "official_unit": _strata_note,
     "n_calibration": _count_note,
     "n_variants": _variants_note,
+    "gpu_seconds": _cost_note,
 }
 
 

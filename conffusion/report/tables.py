@@ -1,6 +1,6 @@
-"""The tables of a run: one per task, the comparison of pretrainings, and speed."""
+"""The tables of a run: one per task, and the comparison of pretrainings."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,28 +59,6 @@ def write_pretraining_table(folders: Sequence[Path | str], output_csv: Path | st
     write_table(_by_protocol(table)[wanted], output_csv)
 
 
-def write_speed_table(
-    folders: Sequence[Path | str], benchmarks: Path | str | Sequence[Path | str], output_csv: Path | str
-) -> None:
-    """Write the speed of prediction and, as `<stem>_rules.csv` beside it, the cost of every rule; also as .md and .tex.
-
-    Columns of the first: task, method, n_variants, forward_passes_per_image, seconds_per_image, images_per_second
-    (means over protocols and replicates, as measured in this run). Columns of the second: rule, jobs, wall_seconds
-    (sum), longest_seconds, cpu_seconds (sum), max_memory_mb (largest resident set).
-
-    Args:
-        folders: results/<run>/<task>/<arm>/<protocol>.
-        benchmarks: The folder results/<run>/benchmarks, or some of the files in it, `<rule>/....tsv` or `<rule>.tsv`.
-        output_csv: CSV file to write.
-    """
-    columns = ["task", "method", "n_variants", "forward_passes_per_image", "seconds_per_image"]
-    speed = method_rows(load_results(folders)).groupby(columns[:2], sort=False)[columns[2:]].mean().reset_index()
-    speed["images_per_second"] = 1 / speed["seconds_per_image"]
-    output = Path(output_csv)
-    write_table(rule_costs(benchmarks), output.with_name(f"{output.stem}_rules.csv"))
-    write_table(speed, output)
-
-
 def method_rows(results: Sequence[ArmResult]) -> pd.DataFrame:
     """One row per task, method and protocol: means over replicates, in the order of `results`."""
     keys = ["task", "method", "protocol"]
@@ -91,22 +69,6 @@ def method_rows(results: Sequence[ArmResult]) -> pd.DataFrame:
     table["risk_sd"], table["interval_size_sd"] = groups["risk"].std(), groups["interval_size_mean"].std()
     whole = ["n_calibration", "n_bound", "n_test", "n_variants"]
     return table.reset_index().astype(dict.fromkeys(whole, "Int64"))[[*rows.columns, *table.columns[-3:]]]
-
-
-def rule_costs(benchmarks: Path | str | Sequence[Path | str]) -> pd.DataFrame:
-    """Time and memory of every rule, the longest first, from Snakemake's benchmark files."""
-    single = isinstance(benchmarks, str | Path)
-    files: Iterable[Path] = Path(benchmarks).rglob("*.tsv") if single else map(Path, benchmarks)  # type: ignore[arg-type]
-    parts = [_read_benchmark(file) for file in sorted(files)]
-    columns = ["rule", "jobs", "wall_seconds", "longest_seconds", "cpu_seconds", "max_memory_mb"]
-    if not parts:
-        return pd.DataFrame(columns=columns)
-    groups = pd.concat(parts).groupby("rule", sort=True)
-    table = groups.agg(
-        jobs=("s", "size"), wall_seconds=("s", "sum"), longest_seconds=("s", "max"), cpu_seconds=("cpu_time", "sum"),
-        max_memory_mb=("max_rss", "max"),
-    )  # fmt: skip
-    return table.sort_values("wall_seconds", ascending=False, kind="stable").reset_index()
 
 
 def _row(result: ArmResult) -> dict[str, Any]:
@@ -136,18 +98,3 @@ def _by_protocol(table: pd.DataFrame) -> pd.DataFrame:
 
 def _number(value: float | None) -> float:
     return float("nan") if value is None else float(value)
-
-
-def _read_benchmark(path: Path) -> pd.DataFrame:
-    """One row per repetition, with the rule's name; times in seconds, memory in MB."""
-    table = pd.read_csv(path, sep="\t", na_values=["-", "NA"])
-    numbers = table.reindex(columns=["s", "cpu_time", "max_rss"]).apply(pd.to_numeric, errors="coerce")
-    return numbers.assign(rule=_rule_of(path))
-
-
-def _rule_of(path: Path) -> str:
-    folders = path.parts[:-1]
-    if "benchmarks" not in folders:
-        return path.parent.name or path.stem
-    below = path.parts[len(folders) - folders[::-1].index("benchmarks") :]
-    return below[0] if len(below) > 1 else path.stem

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from conffusion.arrays import FloatArray
 from conffusion.bounds import sampled_bounds, sort_bounds
 from conffusion.methods.protocols import PROTOCOLS
+from conffusion.progress import Progress
 from conffusion.store import ArraySpec, StoreWriter, blocks, new_store, open_store, read_array
 
 
@@ -41,10 +42,12 @@ def extract_bounds(alpha: float, *, shards: Sequence[str | Path], outputs: Mappi
             for protocol, output in outputs.items()
         ]
         images = chain.from_iterable(block for store in stores for block in blocks(store["variants"]))
+        progress = Progress("extracting bounds", len(ids), unit="images")
         for variants, n_variants in zip(images, n_drawn, strict=True):
             lower, upper = _image_bounds(variants[:n_variants], alpha)
             for writer in writers:
                 writer.append(lower[None], upper[None])
+            progress.update()
 
 
 class BoundsWriter:

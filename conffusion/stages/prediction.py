@@ -14,6 +14,7 @@ from conffusion.methods.models import load_predictor
 from conffusion.methods.predictor import BoundPredictor
 from conffusion.methods.protocols import get_protocol
 from conffusion.predict.one_pass import CorruptedImages, iterate_bounds, predict_bounds
+from conffusion.progress import Progress
 from conffusion.stages.bounds import new_bounds
 from conffusion.stages.evaluation import pool_curves
 from conffusion.store import SealedStore, atomic_path, open_store
@@ -33,6 +34,7 @@ def predict_method_bounds(
     rules = get_protocol(protocol, official_quirks=official_quirks)
     predictor, training = load_predictor(model)
     compute.place(predictor)
+    progress = Progress(f"predicting, protocol {protocol}", len(images), unit="splits")
     for path, output in zip(images, outputs, strict=True):
         store = open_store(path)
         accident = rules.accident(training["step"], calibrating=store.attributes["split"] != "test")
@@ -43,6 +45,7 @@ def predict_method_bounds(
                 writer.append(lower, upper)
                 seconds.append(taken)
             writer.attributes["seconds_per_image"] = float(np.median(seconds))
+        progress.update()
 
 
 def trace_candidates(
@@ -59,10 +62,12 @@ def trace_candidates(
     checkpoints = sorted(Path(candidates).glob("step-*.safetensors"))
     if not checkpoints:
         raise StoreError(f"{candidates}: holds no checkpoint; delete it and rerun the rule finetune_method")
+    progress = Progress("tracing", len(checkpoints), unit="checkpoints")
     with atomic_path(output) as folder:
         folder.mkdir()
         for checkpoint in checkpoints:
             _trace(checkpoint, stores, seed, compute, splits).save(folder / f"{checkpoint.stem}.npz")
+            progress.update()
 
 
 def _trace(

@@ -12,6 +12,7 @@ from conffusion.calibration.rules import RULES
 from conffusion.calibration.validity import LossCurves, assess_validity
 from conffusion.config.schema import PLAIN_FAMILIES, CalibrationSettings, ValiditySettings
 from conffusion.methods.protocols import COMPARISON
+from conffusion.progress import Progress
 from conffusion.stages.calibration import matching_stores
 from conffusion.stages.evaluation import pool_curves
 from conffusion.store import atomic_path, read_json
@@ -83,9 +84,11 @@ def assess_method_validity(
     """
     records = {name: read_json(path) for name, path in files.calibrations.items()}
     own_size = int(records["guaranteed"]["n_bound"])  # images, or groups where there are groups
-    rows = []
-    for series in [*_protocols(records, files, official_quirks), *_comparisons(records, files)]:
-        for n in validity.n or [own_size]:
+    rows, sizes = [], validity.n or [own_size]
+    all_series = [*_protocols(records, files, official_quirks), *_comparisons(records, files)]
+    progress = Progress("drawing calibration sets", len(all_series) * len(sizes), unit="settings")
+    for series in all_series:
+        for n in sizes:
             outcome = assess_validity(
                 series.curves,
                 n=n,
@@ -112,6 +115,7 @@ def assess_method_validity(
                     "interval_size_mean": outcome.interval_size_mean,
                 }
             )
+            progress.update()
     with atomic_path(files.output) as temporary:
         pd.DataFrame(rows).to_csv(temporary, index=False)
 

@@ -1,6 +1,5 @@
 """Training the small priors that the default run starts from."""
 
-import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,13 +17,13 @@ from conffusion.data.resize import from_uint8, to_uint8
 from conffusion.errors import ConfigError
 from conffusion.models.checkpoint import save_checkpoint
 from conffusion.models.networks import Architecture
+from conffusion.progress import Progress
 from conffusion.randomness import keyed_generator
 from conffusion.store import SealedStore, open_store, read_array
 from conffusion.tasks import build_task
 from conffusion.training.loop import Optimisation
 from conffusion.training.pretrain import PretrainingImages, classification_objective, diffusion_objective, pretrain
 
-LOGGER = logging.getLogger(__name__)
 CHUNK = 2000
 
 
@@ -105,7 +104,6 @@ def train_prior(
 def _prepare_images(
     prior: PriorSettings, degradation: Mapping[str, Any], image_size: int, seed: int
 ) -> PretrainingImages:
-    LOGGER.info("rendering %d images", _training_of(prior).n_images)
     target, labels = _render(prior, image_size, seed)
     if prior.task is None:
         return PretrainingImages(target, None, labels, has_holes=False)
@@ -132,10 +130,18 @@ def _read_images(prior: PriorSettings, store: SealedStore) -> PretrainingImages:
 def _render(prior: PriorSettings, image_size: int, seed: int) -> tuple[Any, Any]:
     settings = _training_of(prior)
     chunks = [range(start, min(start + CHUNK, settings.n_images)) for start in range(0, settings.n_images, CHUNK)]
+    progress = Progress("making images", settings.n_images, unit="images")
     if settings.images == "faces":
-        return np.concatenate([render_faces(chunk, image_size, population="wide", seed=seed) for chunk in chunks]), None
-    patches = PhotoPatches(image_size, seed)
-    images, labels = zip(*(patches.batch(chunk) for chunk in chunks), strict=True)
+        portraits = []
+        for chunk in chunks:
+            portraits.append(render_faces(chunk, image_size, population="wide", seed=seed))
+            progress.update(len(chunk))
+        return np.concatenate(portraits), None
+    patches, parts = PhotoPatches(image_size, seed), []
+    for chunk in chunks:
+        parts.append(patches.batch(chunk))
+        progress.update(len(chunk))
+    images, labels = zip(*parts, strict=True)
     return np.concatenate(images), np.concatenate(labels)
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from conffusion.config import parse_config, schema
 from conffusion.errors import ConffusionError
-from conffusion.workflow.gpu import claim_gpu
+from conffusion.workflow.gpu import claim_gpu, visible_gpus
+from conffusion.workflow.records import Recorder, recorded
 
 if TYPE_CHECKING:
     from conffusion.compute import Compute
@@ -76,31 +77,42 @@ def run_job(snakemake: Any) -> Iterator[Job]:
 
     A `ConffusionError` or lack of memory or disk ends the script with one clear line and exit code 1.
     """
-    _start_log(snakemake.log)
+    log = _start_log(snakemake.log)
     os.environ.update({name: str(snakemake.threads) for name in _THREAD_VARIABLES})
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads that spin cripple jobs on a busy machine
     uses_gpu = bool(snakemake.resources.get("gpu", 0))
-    lock = claim_gpu() if uses_gpu else None
-    values = dict(snakemake.params.get("settings", {}))
-    precision = values.pop("precision", "auto")
-    settings = {name: _typed(name, value) for name, value in values.items()}
     try:
-        yield Job(
-            snakemake.input,
-            snakemake.output,
-            snakemake.wildcards,
-            settings,
-            snakemake.config,
-            precision,
-            "cuda" if uses_gpu else "cpu",
-            snakemake.threads,
-        )
+        with recorded(log, str(snakemake.rule), wants_gpu=uses_gpu) as recorder, _gpu(uses_gpu, recorder):
+            values = dict(snakemake.params.get("settings", {}))
+            precision = values.pop("precision", "auto")
+            settings = {name: _typed(name, value) for name, value in values.items()}
+            yield Job(
+                snakemake.input,
+                snakemake.output,
+                snakemake.wildcards,
+                settings,
+                snakemake.config,
+                precision,
+                "cuda" if uses_gpu else "cpu",
+                snakemake.threads,
+            )
     except (ConffusionError, OSError, MemoryError) as error:
         LOGGER.error("%s: %s", type(error).__name__, error)
         sys.exit(1)
     except Exception:
         LOGGER.exception("a fault of the program, not of its input")
         raise
+
+
+@contextmanager
+def _gpu(wanted: bool, recorder: Recorder) -> Iterator[None]:
+    """Hold a GPU, where one is wanted, and record which."""
+    lock = claim_gpu() if wanted else None
+    if wanted:
+        recorder.note(gpus=tuple(visible_gpus()))
+        recorder.write()
+    try:
+        yield
     finally:
         if lock is not None:
             lock.close()
@@ -110,9 +122,11 @@ def _typed(name: str, value: Any) -> Any:
     return _SECTIONS[name](**value) if name in _SECTIONS and value is not None else value
 
 
-def _start_log(paths: Any) -> None:
+def _start_log(paths: Any) -> str:
+    """Start logging; returns the path of the log file, empty without one."""
     handlers: list[logging.Handler] = [logging.StreamHandler()]
     if paths:
         handlers.append(logging.FileHandler(str(paths[0]), mode="w"))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=handlers)
     logging.captureWarnings(True)
+    return str(paths[0]) if paths else ""

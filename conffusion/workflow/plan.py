@@ -81,7 +81,7 @@ class Plan:
     def tables(self) -> list[str]:
         """Names of the tables, verdicts first."""
         pretraining = ["pretraining"] if "g_conffusion" in self.config.methods else []
-        return ["claims", *self.tasks, "validity", *pretraining, "speed", "speed_rules"]
+        return ["claims", *self.tasks, "validity", *pretraining, "speed"]
 
     @property
     def figures(self) -> list[str]:
@@ -144,6 +144,12 @@ class Plan:
     def trained_priors(self) -> list[str]:
         """Names of the priors that `snakemake priors` trains."""
         return [name for name, prior in self.config.priors.items() if prior.training and not prior.checkpoint]
+
+    @property
+    def prior_images(self) -> dict[str, int]:
+        """Images that the training of a prior sees, by its name: steps times batch size."""
+        trainings = {name: self.config.priors[name].training for name in self.trained_priors}
+        return {name: one.n_steps * one.batch_size for name, one in trainings.items() if one}
 
     def image_size(self, task: str, arm: str = "") -> int:
         """Side of the images that a method sees: its network's own, else that of the task's network, else the run's."""

@@ -6,9 +6,9 @@ import pytest
 
 from conffusion.errors import DataError
 from conffusion.report.readable import duration, integer, percent, readable, significant, with_variants
-from conffusion.report.tables import rule_costs, write_pretraining_table, write_speed_table, write_task_table
+from conffusion.report.tables import write_pretraining_table, write_task_table
 from conffusion.report.writing import latex
-from tests.report.tree import Numbers, steady, write_benchmarks, write_numbers
+from tests.report.tree import Numbers, steady, write_numbers
 
 CONTRACT = [
     "method", "protocol", "risk", "interval_size_mean", "interval_size_median", "stratified_risk_1",
@@ -100,37 +100,12 @@ def test_pretraining_table_without_its_methods(tmp_path: Path) -> None:
     assert pd.read_csv(tmp_path / "pretraining.csv")["size_relative_to_g_conffusion"].isna().all()
 
 
-def test_speed_table(tmp_path: Path) -> None:
-    folders = [
-        arm(tmp_path, method="dm_sb", n_variants=20, passes=200, seconds=0.4),
-        arm(tmp_path, seconds=0.002),
-        arm(tmp_path, seconds=0.004, protocol="paper"),
-    ]
-    write_speed_table(folders, write_benchmarks(tmp_path), tmp_path / "speed.csv")
-    table = pd.read_csv(tmp_path / "speed.csv")
-    assert list(table["forward_passes_per_image"]) == [200, 1]
-    np.testing.assert_allclose(table["seconds_per_image"], [0.4, 0.003])
-    np.testing.assert_allclose(table["images_per_second"], [2.5, 1 / 0.003])
-    rules = pd.read_csv(tmp_path / "speed_rules.csv")
-    assert list(rules["rule"]) == ["sample_variants", "calibrate_method", "split"]
-    first = rules.loc[0]
-    assert (first["jobs"], first["wall_seconds"], first["longest_seconds"]) == (2, 100, 61.5)
-    assert first["max_memory_mb"] == 812.3 and pd.isna(rules.loc[2, "max_memory_mb"])
-
-
-def test_benchmarks_as_files(tmp_path: Path) -> None:
-    folder = write_benchmarks(tmp_path)
-    files = sorted(folder.rglob("*.tsv"))
-    pd.testing.assert_frame_equal(rule_costs(files), rule_costs(folder))
-    assert rule_costs([]).empty
-
-
 def test_numbers_for_people() -> None:
     assert [significant(3)(value) for value in (0.0, 1234.5, 0.012345, -2.0, 3e-7)] == [
         "0", "1234", "0.0123", "−2.00", "3e−07",
     ]  # fmt: skip
     assert integer(614400) == "614\u202f400" and percent(-0.0123) == "−1.2 %"
-    assert [duration(value) for value in (0.0021, 3.25, 600)] == ["2.1 ms", "3.2 s", "10 min"]
+    assert [duration(value) for value in (0, 0.0021, 3.25, 600)] == ["0 s", "2.1 ms", "3.2 s", "10 min"]
 
 
 def test_j_is_added_to_tables_that_lack_it() -> None:

@@ -160,17 +160,11 @@ def write_comparison(path: Path) -> Path:
     return path
 
 
-def write_benchmarks(root: Path) -> Path:
+def write_benchmark(root: Path, name: str, seconds: float, memory: str = "400") -> None:
     header = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
-    jobs = (
-        ("sample_variants/super_resolution/test/0", 61.5, "812.3"), ("sample_variants/inpainting/test/0", 38.5, "790"),
-        ("calibrate_method/inpainting/dm_sb/paper", 0.4, "NA"), ("split", 0.2, "-"),
-    )  # fmt: skip
-    for name, seconds, memory in jobs:
-        file = root / "benchmarks" / f"{name}.tsv"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f"{header}{seconds}\t0:01:01\t{memory}\t1\t1\t1\t0\t0\t99\t{seconds}\n")
-    return root / "benchmarks"
+    file = root / "benchmarks" / f"{name}.tsv"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"{header}{seconds}\t0:01:01\t{memory}\t1\t1\t1\t0\t0\t99\t{2 * seconds}\n")
 
 
 def _corrupt(task: str, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -35,6 +35,7 @@ from conffusion.data.faces.geometry import cover, shade, stretch
 from conffusion.data.faces.populations import ATTRIBUTES, distributions_of, draw_attributes
 from conffusion.data.faces.traits import Traits, make_traits
 from conffusion.errors import ConfigError
+from conffusion.progress import Progress
 from conffusion.randomness import keyed_generator
 
 CANVAS_PIXELS = 64 * 64 * 32  # canvas pixels drawn at once: keeps the working set in the cache
@@ -165,8 +166,10 @@ def render_faces(
     keys = [("faces", int(seed), population, int(index)) for index in indices]
     chunk = max(1, min(64, CANVAS_PIXELS // (size * supersample) ** 2))
     pictures = np.empty((len(keys), 3, size, size), dtype=np.uint8)
+    progress = Progress("drawing portraits", len(keys), unit="images", part=True)
     with torch.inference_mode():
         for start in range(0, len(keys), chunk):
             part = slice(start, start + chunk)
             pictures[part] = _render_chunk(_draw_many(keys[part], size), population, size, supersample)
+            progress.update(len(keys[part]))
     return pictures
