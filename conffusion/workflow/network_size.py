@@ -21,7 +21,8 @@ class NetworkSize:
     n_kept: float
 
 
-# Encoders with decoder and classifier (1,000 classes; the small ones have 9), counted: parameters, and values kept per pixel of the image.
+# Encoders with decoder and classifier (1,000 classes; the small ones have 9), counted: parameters, and values kept per
+# pixel of the image.
 _ENCODERS: Mapping[str, tuple[float, float]] = MappingProxyType(
     {
         "resnext_small": (0.64e6, 490),
