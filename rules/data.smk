@@ -1,4 +1,5 @@
 # The merged configuration, the splits, and the images of every task.
+READERS = 4 if CONFIG.dataset.name == "folder" else 1  # threads that read and decode files; portraits are drawn by one
 
 
 rule save_config:
@@ -30,7 +31,7 @@ rule split_images:
         f"{TIMES}/split_images.tsv"
     conda:
         "../envs/conffusion.yaml"
-    threads: 1
+    threads: READERS
     resources:
         mem_mb=2000,
         runtime=60,
@@ -53,7 +54,7 @@ rule prepare_images:
         f"{TIMES}/prepare_images/{{task}}-{{folder}}-{{split}}.tsv"
     conda:
         "../envs/conffusion.yaml"
-    threads: 1
+    threads: READERS
     resources:
         mem_mb=memory("prepare_images"),
         runtime=60,

@@ -16,7 +16,7 @@ rule import_prior:
         "../envs/conffusion.yaml"
     threads: 1
     resources:
-        mem_mb=8000,
+        mem_mb=lambda wildcards: PLAN.prior_memory_mb("import_prior", wildcards.prior),
         runtime=30,
     params:
         settings=lambda wildcards: PLAN.import_settings(wildcards.prior),
@@ -40,7 +40,7 @@ rule train_prior:
         "../envs/conffusion.yaml"
     threads: CONFIG.threads
     resources:
-        mem_mb=4000,
+        mem_mb=lambda wildcards: PLAN.prior_memory_mb("train_prior", wildcards.prior),
         runtime=24 * 60,
         gpu=GPUS,
     params:

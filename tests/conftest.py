@@ -6,6 +6,7 @@ import os
 # share the cores already.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ["CONFFUSION_CACHE"] = ""  # nothing is kept in the home folder of whoever runs the tests
 
 from hypothesis import settings
 

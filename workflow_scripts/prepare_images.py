@@ -4,4 +4,10 @@ from conffusion.stages.images import prepare_images
 from conffusion.workflow.job import run_job
 
 with run_job(snakemake) as job:  # noqa: F821
-    prepare_images(**job.settings, splits=job.input.splits, split=job.wildcards.split, output=job.output.manifest)
+    prepare_images(
+        **job.settings,
+        splits=job.input.splits,
+        split=job.wildcards.split,
+        output=job.output.manifest,
+        workers=job.threads,
+    )

@@ -10,4 +10,5 @@ from conffusion.workflow.job import run_job
 with run_job(snakemake) as job:  # noqa: F821
     # Not a parameter of the rule: another alpha deals no image anew.
     calibration = CalibrationSettings(**snakemake.config["calibration"])  # noqa: F821
-    split_images(**job.settings, output=job.output.splits, check=partial(check_dealt, settings=calibration))
+    check = partial(check_dealt, settings=calibration)
+    split_images(**job.settings, output=job.output.splits, check=check, workers=job.threads)

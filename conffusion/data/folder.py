@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from conffusion.arrays import FloatArray
+from conffusion.data.known_sizes import Size, Stamp, read_known_sizes, write_known_sizes
 from conffusion.data.parallel import DEFAULT_WORKERS, map_files
 from conffusion.data.reading import SUFFIXES, check_min_side, naming_file, read_image, read_pixels, read_size
 from conffusion.data.resize import PixelArray, Resample, from_uint8, resize_pixels
@@ -97,7 +98,7 @@ class FolderDataset:
         return self.tile_size or self.image_size
 
     def table(self) -> pd.DataFrame:
-        """All images, by path and then by tile; every file's header has been read.
+        """All images, by path and then by tile; every file's header has been read, now or by an earlier command.
 
         Returns:
             Columns image_id (path below the folder, for tiles followed by `#` and the tile's place on the grid), group
@@ -106,10 +107,9 @@ class FolderDataset:
             DataError: If there are no images, a file is damaged or too small, or a file has no group.
         """
         groups = self._groups()
-        sizes = map_files(self._read_size, self.files, workers=self.workers, label=f"checking {self.path}")
         rows = [
             (image_id, groups.get(file, image_id), file)
-            for file, size in zip(self.files, sizes, strict=True)
+            for file, size in zip(self.files, self._sizes(), strict=True)
             for image_id in self._image_ids(file, *size)
         ]
         return pd.DataFrame(rows, columns=["image_id", "group", "source"], dtype=str)
@@ -197,12 +197,22 @@ class FolderDataset:
             )
         return groups
 
-    def _read_size(self, file: str) -> tuple[int, int]:
-        """(height, width) of a photograph as stored, surely large enough."""
-        height, width = read_size(self._source, file)
-        with naming_file(self._source.describe(file)):
-            check_min_side(height, width, self.source_side)
-        return height, width
+    def _sizes(self) -> list[Size]:
+        """(height, width) of every photograph as stored, surely large enough."""
+        source, known = self._source, read_known_sizes(self.path)
+
+        def find(file: str) -> tuple[tuple[str, Stamp], Size]:
+            with naming_file(source.describe(file)):
+                key = (file, source.stamp(file))
+            size = known.get(key) or read_size(source, file)
+            with naming_file(source.describe(file)):
+                check_min_side(*size, self.source_side)
+            return key, size
+
+        found = map_files(find, self.files, workers=self.workers, label=f"checking {self.path}")
+        if any(key not in known for key, _ in found):
+            write_known_sizes(self.path, {**known, **dict(found)})
+        return [size for _, size in found]
 
     def _image_ids(self, file: str, height: int, width: int) -> list[str]:
         if self.fit != "tile":

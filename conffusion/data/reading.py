@@ -1,5 +1,6 @@
 """Read one image file of any supported kind as colour pixels in its own precision."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ FORMATS = ("PNG", "JPEG", "TIFF", "PPM", "BMP")
 ORIENTATION_TAG = 274  # of EXIF and of TIFF
 GREY_MODES = ("1", "L", "LA", "La")
 SIXTEEN_BIT_MODES = ("I;16", "I;16B", "I;16L")
+END_OF_IMAGE = b"\xff\xd9"  # of JPEG
+JPEG_TAIL = 4096  # bytes
 
 # What turns stored rows into upright ones, for each value of the orientation tag but 1.
 UPRIGHT: dict[int, Callable[[npt.NDArray[Any]], npt.NDArray[Any]]] = {
@@ -140,12 +143,25 @@ def _to_colour(samples: npt.NDArray[Any]) -> PixelArray:
 
 
 def _check_jpeg_end(file: BinaryIO) -> None:
-    """Find the end-of-image marker behind the start of the scan; thumbnails inside earlier segments are skipped."""
-    file.seek(0)
-    content = file.read()
+    """Find the end-of-image marker behind the start of the scan; thumbnails inside earlier segments are skipped.
+
+    It is nearly always among the last bytes, so that the image itself is read only where it is not.
+    """
+    scan, length = _start_of_scan(file), file.seek(0, os.SEEK_END)
+    for start in (max(scan, length - JPEG_TAIL), scan):
+        file.seek(start)
+        if END_OF_IMAGE in file.read():
+            return
+    raise DataError("truncated: the file ends before the image does; copy it again or remove it")
+
+
+def _start_of_scan(file: BinaryIO) -> int:
+    """Position behind the segments that precede the compressed image, or where they break off."""
     position = 2
-    while position + 4 <= len(content) and content[position] == 0xFF and content[position + 1] != 0xDA:
-        filler = content[position + 1] == 0xFF
-        position += 1 if filler else 2 + int.from_bytes(content[position + 2 : position + 4], "big")
-    if content.find(b"\xff\xd9", position) < 0:
-        raise DataError("truncated: the file ends before the image does; copy it again or remove it")
+    while True:
+        file.seek(position)
+        head = file.read(4)
+        if len(head) < 4 or head[0] != 0xFF or head[1] == 0xDA:
+            return position
+        filler = head[1] == 0xFF
+        position += 1 if filler else 2 + int.from_bytes(head[2:], "big")

@@ -31,6 +31,9 @@ class Source(Protocol):
     def describe(self, file: str) -> str:
         """The file as messages name it."""
 
+    def stamp(self, file: str) -> tuple[int, int]:
+        """Bytes and time of change (ns) of what holds the file: while they stay, so does its content."""
+
 
 @dataclass(frozen=True)
 class FolderSource:
@@ -49,6 +52,10 @@ class FolderSource:
     def describe(self, file: str) -> str:
         """The path of the file."""
         return str(self.root / file)
+
+    def stamp(self, file: str) -> tuple[int, int]:
+        """Bytes and time of change of the file."""
+        return _stamp(self.root / file)
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,10 @@ class ArchiveSource:
     def describe(self, file: str) -> str:
         """`celeba.zip: img/3.jpg`."""
         return f"{self.path}: {file}"
+
+    def stamp(self, file: str) -> tuple[int, int]:
+        """Bytes and time of change of the archive."""
+        return _stamp(self.path)
 
 
 def open_source(path: str | Path) -> Source:
@@ -136,6 +147,11 @@ def _read_part(path: Path, offset: int, n_bytes: int) -> bytes:
     with path.open("rb") as file:
         file.seek(offset)
         return file.read(n_bytes)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 @contextmanager

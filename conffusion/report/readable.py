@@ -80,7 +80,6 @@ COLUMNS: Mapping[str, Column] = {
     "n_steps": Column("T", integer),
     "n_variants": Column("J", significant(3)),
     "precision": Column("Early stop at", significant(2)),
-    "forward_passes": Column("Passes per image", integer),
     "interval_size": Column("Size at risk α", decimals(4)),
     "size_ratio": Column("Size / reference", decimals(3)),
     "size_ratio_interval": Column("95 % interval", str),

@@ -12,6 +12,7 @@ import pandas as pd
 from conffusion.arrays import FloatArray, iterate_blocks
 from conffusion.config.schema import DatasetSettings
 from conffusion.data.datasets import Dataset, build_dataset
+from conffusion.data.parallel import DEFAULT_WORKERS
 from conffusion.data.splits import assign_splits, has_groups, read_splits, write_splits
 from conffusion.randomness import keyed_generator
 from conffusion.store import ArraySpec, new_store
@@ -21,13 +22,15 @@ LOGGER = logging.getLogger(__name__)
 BLOCK_BYTES = 256 * 10**6  # of target images in memory at a time, in float32
 
 
-def configured_dataset(settings: DatasetSettings, image_size: int, seed: int, resample: str = "bicubic") -> Dataset:
-    """The dataset that the configuration names, at the size of the run's largest images."""
+def configured_dataset(
+    settings: DatasetSettings, image_size: int, seed: int, resample: str = "bicubic", workers: int = DEFAULT_WORKERS
+) -> Dataset:
+    """The dataset that the configuration names, at the size of the run's largest images; `workers` read its files."""
     if settings.name == "faces":
         sizes = settings.splits.model_dump().values()
         extra: dict[str, Any] = {"seed": seed, "n_images": int(sum(sizes)), **settings.faces.model_dump()}
     else:
-        extra = {**settings.folder.model_dump(), "resample": resample}
+        extra = {**settings.folder.model_dump(), "resample": resample, "workers": workers}
     return build_dataset(settings.name, image_size=image_size, **extra)
 
 
@@ -37,6 +40,7 @@ def split_images(
     seed: int,
     output: str | Path,
     check: Callable[[pd.DataFrame], object] = lambda splits: None,
+    workers: int = DEFAULT_WORKERS,
 ) -> None:
     """Deal images, by whole groups, to the splits: `splits.csv`.
 
@@ -44,7 +48,7 @@ def split_images(
         DataError: If an image is unreadable, or there are too few for the splits asked for.
         ConffusionError: Whatever `check` has against the table; nothing is written then.
     """
-    table = configured_dataset(dataset, image_size, seed).table()
+    table = configured_dataset(dataset, image_size, seed, workers=workers).table()
     splits = assign_splits(table, dataset.splits.model_dump(), seed)
     for split, rows in splits.groupby("split", sort=False):
         LOGGER.info("%s: %d images in %d groups", split, len(rows), rows["group"].nunique())
@@ -64,6 +68,7 @@ def prepare_images(
     splits: str | Path,
     split: str,
     output: str | Path,
+    workers: int = DEFAULT_WORKERS,
 ) -> None:
     """Images of one task and split: arrays target, condition, mask (N, C, H, W) and image_id.
 
@@ -80,12 +85,13 @@ def prepare_images(
         splits: splits.csv.
         split: Name of the split.
         output: Store to write.
+        workers: Threads that read and decode files.
     """
     rows = read_splits(splits)
     rows = rows[rows["split"] == split]
     order = keyed_generator("order", seed, split).permutation(len(rows))
     ids = [str(image_id) for image_id in rows["image_id"].sort_values().to_numpy()[order]]
-    images = configured_dataset(dataset, image_size, seed, resample)
+    images = configured_dataset(dataset, image_size, seed, resample, workers)
     sized = cache(images.at_side)  # files are listed once for all blocks
     corrupt = build_task(task, **degradation)
     layout = {

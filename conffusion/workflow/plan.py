@@ -12,6 +12,7 @@ from conffusion.config.schema import RULE_FILLED, Config
 from conffusion.data.splits import SPLITS
 from conffusion.methods.registry import METHODS, Method, get_method
 from conffusion.tasks import TASKS
+from conffusion.workflow.network_size import network_size
 
 POOL = ("calibration", "test")  # what bounds are evaluated on
 PROTOCOL_NAMES = ("paper", "guaranteed")
@@ -24,10 +25,15 @@ _IMAGE_COPIES = {
 }  # fmt: skip
 _STREAMED = ("prepare_images", "extract_bounds", "predict_bounds")  # hold at most so many MB of images at a time:
 _BLOCK_MB = 256
+# Weights, gradients and Adam's two moments, and what was read from the file; see also `_AVERAGE_COPIES`.
 _WEIGHT_COPIES = {
-    "import_prior": 4, "sample_variants": 3, "finetune_method": 8, "predict_bounds": 3, "trace_candidates": 3,
+    "import_prior": 4, "train_prior": 5, "sample_variants": 3, "finetune_method": 5, "predict_bounds": 3,
+    "trace_candidates": 3,
 }  # fmt: skip
 _SAMPLING_EXECUTION = ("batch_size", "compile", "images_per_shard", "shards_per_share")  # of config.sampling
+_AVERAGE_COPIES = 2  # the average, and the weights put aside while it is validated
+_RENDERED_COPIES = 4  # of the images that a prior is trained on, in 8 bits
+_MB_PER_VALUE = 4e-6  # float32
 
 
 @dataclass(frozen=True)
@@ -180,18 +186,35 @@ class Plan:
         }
 
     def memory_mb(self, stage: str, task: str, arm: str = "") -> int:
-        """Memory to reserve for a job: small at the default scale, gigabytes at the paper's."""
+        """Memory to reserve for a job of a task: small at the default scale, gigabytes at the paper's."""
         config, sizes = self.config, self.config.dataset.splits.model_dump()
         n_images = max(sizes.values()) if min(sizes.values()) >= 1 else 2000
-        pixels_mb = 3 * self.image_size(task, arm) ** 2 * 4 / 1e6
+        pixels_mb = 3 * self.image_size(task, arm) ** 2 * _MB_PER_VALUE
         held_mb = min(n_images * pixels_mb, _BLOCK_MB) if stage in _STREAMED else n_images * pixels_mb
-        needed = _LIBRARIES_MB + _IMAGE_COPIES.get(stage, 0) * held_mb
+        needed = _IMAGE_COPIES.get(stage, 0) * held_mb
         if stage == "sample_variants":
-            needed += config.sampling.images_per_shard * config.sampling.n_variants * pixels_mb
-        checkpoint = Path(config.priors[self.prior_name(task, arm)].checkpoint or "")
-        if stage in _WEIGHT_COPIES and checkpoint.is_file():
-            needed += _WEIGHT_COPIES[stage] * checkpoint.stat().st_size / 1e6
-        return math.ceil(needed / 500) * 500
+            shard_mb = config.sampling.images_per_shard * config.sampling.n_variants * pixels_mb
+            needed += min(shard_mb, 3 * _BLOCK_MB)  # a zarr shard that fills, one that is written, images being drawn
+        if stage in _WEIGHT_COPIES:
+            fit = (config.finetuning.batch_size, config.finetuning.ema) if stage == "finetune_method" else (0, 0.0)
+            needed += self._network_mb(stage, self.prior_name(task, arm), self.image_size(task, arm), *fit)
+        return _rounded_mb(needed)
+
+    def prior_memory_mb(self, stage: str, name: str) -> int:
+        """Memory to reserve for a job that converts or trains a prior."""
+        prior, needed = self.config.priors[name], 0.0
+        side, training = prior.image_size or self.config.image_size, prior.training
+        if stage == "train_prior" and training is not None:
+            needed = _RENDERED_COPIES * training.n_images * 3 * side**2 / 1e6
+        fit = (training.batch_size, training.ema) if stage == "train_prior" and training else (0, 0.0)
+        return _rounded_mb(needed + self._network_mb(stage, name, side, *fit))
+
+    def _network_mb(self, stage: str, prior: str, side: int, batch_size: int, ema: float) -> float:
+        """Copies of the weights and, where there is no GPU for them, the values kept for the gradient of a batch."""
+        size = network_size(self.config.priors[prior], side)
+        copies = _WEIGHT_COPIES[stage] + (_AVERAGE_COPIES if ema else 0)
+        n_kept = batch_size * size.n_kept if self.config.device != "cuda" else 0
+        return (copies * size.n_parameters + n_kept) * _MB_PER_VALUE
 
     def settings(self, stage: str, task: str = "", arm: str = "") -> dict[str, Any]:
         """What the numbers of a stage depend on, as plain values; a change reruns the stage.
@@ -284,6 +307,11 @@ class Plan:
             "finetuning": {**finetuning, "tuned": {}, "keep_candidates": True},
             "calibration": config["calibration"],
         }
+
+
+def _rounded_mb(needed: float) -> int:
+    """With the libraries, in steps of 500 MB."""
+    return math.ceil((_LIBRARIES_MB + needed) / 500) * 500
 
 
 def method_of(arm: str) -> Method:

@@ -31,7 +31,8 @@ def _summary(status: RunStatus) -> Iterator[str]:
         return
     basis = f"by the times of {status.n_timed:,} finished jobs and the progress of those that run"
     if status.seconds_left is None:
-        yield f"no job runs at the moment; {format_duration(status.job_seconds_left)} of jobs left, one after the other, {basis}"
+        left = format_duration(status.job_seconds_left)
+        yield f"no job runs at the moment; {left} of jobs left, one after the other, {basis}"
     else:
         n_running = len(status.running)
         yield f"about {format_duration(status.seconds_left)} left with {n_running} job(s) at a time, {basis}"

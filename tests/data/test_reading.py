@@ -242,6 +242,8 @@ def test_jpeg_with_thumbnail_and_trailing_bytes_counts_as_whole(tmp_path: Path) 
     segment = b"\xff\xe1" + (len(thumbnail.read_bytes()) + 2).to_bytes(2, "big") + thumbnail.read_bytes()
     path.write_bytes(whole[:2] + segment + b"\xff" + whole[2:] + b"motion video")
     assert read_size(path) == (24, 31)
+    path.write_bytes(path.read_bytes() + bytes(3 * reading.JPEG_TAIL))
+    assert read_size(path) == (24, 31)
     path.write_bytes(whole[:2] + segment + whole[2:-20])
     with pytest.raises(DataError, match=r"phone\.jpg: truncated"):
         read_size(path)
