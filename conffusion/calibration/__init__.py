@@ -25,6 +25,7 @@ from conffusion.calibration.ucb import (
     hoeffding_ucb,
     official_ucb,
 )
+from conffusion.calibration.units import random_group_order
 from conffusion.calibration.variance import clt_ucb, empirical_bernstein_ucb
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "hoeffding_ucb",
     "learn_then_test",
     "official_ucb",
+    "random_group_order",
     "star_ucb",
     "wsr_ucb",
 ]

@@ -20,7 +20,7 @@ from conffusion.calibration.rules import Level, MeanRule, finite_sample_rule, ge
 from conffusion.calibration.search import Found, Question, smallest_passing
 from conffusion.calibration.shortfall import missing
 from conffusion.calibration.ucb import check_level, round_down
-from conffusion.calibration.units import GroupLabels, UnitName, Units, group_index, make_units
+from conffusion.calibration.units import Counts, GroupLabels, UnitName, Units, group_index, make_units
 from conffusion.errors import CalibrationError, ConfigError, DataError, ShapeError
 
 Split: TypeAlias = Literal["bonferroni", "none"]
@@ -216,6 +216,7 @@ def calibrate_promises(
     *,
     delta: float,
     mask: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     groups: GroupLabels | None = None,
     labels: GroupLabels | None = None,
     scaling: str | Family = "multiplicative",
@@ -241,8 +242,10 @@ def calibrate_promises(
         target: Truth, same shape, in [0, 1].
         promises: One or more of `MeanRisk`, `WidestQuarter`, `EveryGroup` and `ImageQuantile`.
         delta: Probability that any promise fails, in (0, 1).
-        mask: Same shape, or (N, 1, H, W); pixels where it is 1 are evaluated. None evaluates all.
+        mask: Same shape, or (N, 1, H, W), of 0 and 1; pixels where it is 1 are evaluated. None evaluates all.
+        weights: As in `calibrate`; for `MeanRisk` and `EveryGroup` only.
         groups: (N,) group label of each image; images of a group may depend on each other, and a group is one unit.
+            Their order matters as in `calibrate`.
         labels: (N,) label of each image, for `EveryGroup` only. The images of a group may differ in label.
         scaling: "multiplicative", "additive" or "interval", or a `Family` whose shape was fitted on other images.
         ucb: Bound that holds for any number of units (`Rule.promise`): "wsr", "hoeffding_bentkus" and others.
@@ -251,7 +254,7 @@ def calibrate_promises(
         The common scale, and the scale of each part.
     Raises:
         ConfigError: If delta or a name is invalid, no promise is given, `EveryGroup` comes without labels, or the
-            bound does not hold for any number of units.
+            bound does not hold for any number of units, or a promise cannot take weights.
         ShapeError: If shapes do not match.
         DataError: If evaluated values are NaN or infinite, or an image has too few evaluated pixels.
         CalibrationError: If no lambda keeps a part; names the part and the number of units that would be needed.
@@ -265,7 +268,11 @@ def calibrate_promises(
         raise ConfigError(f"split = {split!r}: must be 'bonferroni' or 'none'")
     _check_promises(promises)
     finite_sample_rule(ucb)
-    images = _Images((lower, upper), open_pixels(lower, upper, target, mask, scaling), groups, labels, ucb, split)
+    for promise in promises:
+        if weights is not None and not isinstance(promise, MeanRisk | EveryGroup):
+            raise ConfigError(f"{promise!r} counts pixels and cannot take weights: use the mask, or MeanRisk")
+    pixels = open_pixels(lower, upper, target, mask, scaling, weights)
+    images = _Images((lower, upper), pixels, groups, labels, ucb, split)
     if any(isinstance(promise, EveryGroup) for promise in promises):
         images.rows_by_label()  # so that wrong labels are told before the search
     share = delta / images.divisor(len(promises))
@@ -291,7 +298,7 @@ class _Images:
 
     def units(self, pixels: Pixels) -> Units:
         """The units whose losses these pixels make."""
-        return make_units(None, pixels.count_evaluated(), self.groups)
+        return make_units(None, pixels.totals(), self.groups)
 
     def mean_part(
         self, name: str, pixels: Pixels, alpha: float, delta: float, rows: IntArray | None = None
@@ -353,7 +360,7 @@ class _UnitsOfRows(Units):
     def n_bound(self) -> int:
         return self.within.n_bound
 
-    def losses(self, counts: IntArray) -> FloatArray:
+    def losses(self, counts: Counts) -> FloatArray:
         return self.within.losses(counts[self.rows])
 
 
@@ -430,8 +437,8 @@ def _part(name: str, question: Question, found: Found, ucb: str) -> PromisePart:
 
 def _check_promises(promises: Sequence[AnyPromise]) -> None:
     kinds = (MeanRisk, WidestQuarter, EveryGroup, ImageQuantile)
-    if not len(promises):
-        raise ConfigError("promises is empty: give at least one, such as MeanRisk(alpha=0.1)")
+    if not isinstance(promises, Sequence) or not len(promises):
+        raise ConfigError(f"promises = {promises!r}: must be a list of at least one, such as [MeanRisk(alpha=0.1)]")
     for promise in promises:
         if not isinstance(promise, kinds):
             raise ConfigError(f"promise {promise!r}: must be one of {', '.join(kind.__name__ for kind in kinds)}")

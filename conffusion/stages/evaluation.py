@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from conffusion.calibration import Calibration, Family
+from conffusion.calibration import Calibration, Family, random_group_order
 from conffusion.calibration.rules import Level, get_rule
+from conffusion.calibration.units import group_index, group_means
 from conffusion.calibration.validity import LossCurves, loss_curves
 from conffusion.drift import check_drift, interval_features
 from conffusion.metrics import Stratify, evaluate, image_losses, size_quartile_edges, stratified_counts
@@ -176,6 +177,9 @@ def _curve_points(curves: LossCurves, lambda_hat: float) -> list[int]:
 
 
 def _unit_losses(losses: Any, curves: LossCurves, n_calibration: int) -> Any:
+    """Losses of the units in the order in which `calibrate_method` takes them."""
     if curves.groups is None:
         return losses
-    return pd.Series(losses).groupby(np.asarray(curves.groups[:n_calibration])).mean().to_numpy()
+    groups = np.asarray(curves.groups[:n_calibration])
+    order = random_group_order(groups)
+    return group_means(losses[order], group_index(groups[order], n_calibration))

@@ -20,7 +20,7 @@ PROTOCOL_NAMES = ("paper", "guaranteed")
 _LIBRARIES_MB = 2500
 _IMAGE_COPIES = {
     "prepare_images": 5, "sample_variants": 2, "extract_bounds": 6, "finetune_method": 8, "predict_bounds": 6,
-    "trace_candidates": 12, "calibrate_method": 4, "evaluate_method": 12, "plot": 4,
+    "trace_candidates": 12, "calibrate_method": 6, "evaluate_method": 12, "plot": 4,
 }  # fmt: skip
 _WEIGHT_COPIES = {
     "import_prior": 4, "sample_variants": 3, "finetune_method": 8, "predict_bounds": 3, "trace_candidates": 3,
