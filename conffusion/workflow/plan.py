@@ -85,7 +85,7 @@ class Plan:
         """Names of the figures, in the order of the report."""
         names = [f"methods_{task}" for task in self.tasks]
         names += [f"examples_{task}_{arm}" for task in self.tasks for arm in self.shown_arms]
-        names += ["stratified_risk", "size_risk"]
+        names += ["stratified_risk", "position_risk", "size_risk"]
         names += [f"risk_curve_{task}_{protocol}" for task in self.tasks for protocol in PROTOCOL_NAMES]
         names += ["validity", "bounds", *(f"training_{task}" for task in self.tasks if self.trained_arms)]
         return names
