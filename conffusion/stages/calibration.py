@@ -8,7 +8,6 @@ import numpy as np
 
 from conffusion.calibration import Calibration, Family, attainable_risk, choose_family, random_group_order
 from conffusion.calibration.procedure import LambdaGrid
-from conffusion.calibration.rules import Level, get_rule
 from conffusion.calibration.units import group_index, group_means
 from conffusion.config.schema import CalibrationSettings
 from conffusion.errors import CalibrationError, StoreError
@@ -109,7 +108,7 @@ def _choose(
     losses = image_losses(lower, upper, target, mask)[0]
     if groups is not None:
         losses = group_means(losses, group_index(groups, len(losses)))
-    level = attainable_risk(losses, get_rule(settings.ucb), Level(settings.alpha, settings.delta, n_units))
+    level = attainable_risk(losses, n=n_units, alpha=settings.alpha, delta=settings.delta, ucb=settings.ucb)
     family, sizes = choose_family(
         settings.families, lower, upper, target, mask=mask, groups=groups, level=level, seed=seed
     )
