@@ -8,11 +8,11 @@ from conffusion.calibration.families import Family
 from conffusion.calibration.fitting import attainable_risk, choose_family, fit_family
 from conffusion.calibration.learn_then_test import LearnThenTest, learn_then_test
 from conffusion.calibration.procedure import Calibration, calibrate
+from conffusion.calibration.promise_parts import PromisePart
 from conffusion.calibration.promises import (
     EveryGroup,
     ImageQuantile,
     MeanRisk,
-    PromisePart,
     Promises,
     WidestQuarter,
     calibrate_promises,
