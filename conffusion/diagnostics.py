@@ -14,9 +14,9 @@ import numpy.typing as npt
 from scipy import special
 
 from conffusion.arrays import ArrayLike, FloatArray, IntArray, as_numpy
+from conffusion.calibration.families import Family
 from conffusion.calibration.procedure import UcbName
 from conffusion.calibration.rules import Level, get_rule
-from conffusion.calibration.scaling import ScalingName
 from conffusion.calibration.ucb import check_level
 from conffusion.calibration.units import GroupLabels, group_index, group_means
 from conffusion.calibration.validity import LossCurves, loss_curves
@@ -208,7 +208,7 @@ def risk_curve(
     target: ArrayLike,
     mask: ArrayLike | None = None,
     *,
-    scaling: ScalingName,
+    scaling: str | Family,
     ucb: UcbName,
     alpha: float,
     delta: float,
@@ -226,7 +226,7 @@ def risk_curve(
         upper: Upper bounds, same shape.
         target: Truth, same shape, in [0, 1].
         mask: Same shape, or (N, 1, H, W); pixels where it is 1 are evaluated. None evaluates all.
-        scaling: "multiplicative", "additive" or "interval".
+        scaling: "multiplicative", "additive" or "interval", or a fitted `Family`.
         ucb: Bound, as in `calibrate`.
         alpha: Risk level, in (0, 1).
         delta: Error level of each bound, in (0, 1).

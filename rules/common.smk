@@ -29,7 +29,7 @@ CODE = code_versions(f"{RUN}/code.json", keep=CONFIG.keep_results_of_older_code)
 ARM = f"{RUN}/{{task}}/{{arm}}"  # a method, with its replicate
 
 
-RESULTS = f"{ARM}/{{protocol}}/metrics.json"  # comes with per_image.csv and curve.csv
+RESULTS = f"{ARM}/{{protocol}}/metrics.json"  # comes with per_image.csv, curve.csv and positions.npz
 
 
 wildcard_constraints:

@@ -13,6 +13,7 @@ rule evaluate_method:
         metrics=protocols(RESULTS),
         per_image=protocols(f"{ARM}/{{protocol}}/per_image.csv"),
         curve=protocols(f"{ARM}/{{protocol}}/curve.csv"),
+        positions=protocols(f"{ARM}/{{protocol}}/positions.npz"),
         pools=protocols(f"{ARM}/{{protocol}}/pool.npz"),
     log:
         f"{LOGS}/{{task}}/evaluate_method/{{arm}}.log",

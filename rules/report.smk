@@ -189,6 +189,28 @@ rule plot_size_risk:
         "../workflow_scripts/plot_size_risk.py"
 
 
+rule plot_position_risk:
+    input:
+        results=results(arm=PLAN.shown_arms, protocol="guaranteed"),
+    output:
+        multiext(f"{FIGURES}/position_risk", png=".png", pdf=".pdf"),
+    log:
+        f"{LOGS}/plot_position_risk.log",
+    benchmark:
+        f"{TIMES}/plot_position_risk.tsv"
+    conda:
+        "../envs/conffusion.yaml"
+    threads: 1
+    resources:
+        mem_mb=1500,
+        runtime=15,
+    params:
+        alpha=CONFIG.calibration.alpha,
+        code=CODE["report"],
+    script:
+        "../workflow_scripts/plot_position_risk.py"
+
+
 rule plot_risk_curve:
     input:
         results=lambda wildcards: results(task=wildcards.task, protocol=wildcards.protocol),

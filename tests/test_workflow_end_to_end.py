@@ -38,9 +38,9 @@ PRUNED = {
     "sampling": {"images_per_shard": 32},
 }
 REPORTING = {  # rules that only gather and show results
-    "tabulate_claims", "tabulate_speed", "tabulate_task", "plot_examples", "plot_methods", "plot_risk_curve",
-    "plot_size_risk", "plot_stratified_risk", "plot_training", "plot_validity", "plot_bounds", "gather_validity",
-    "write_report",
+    "tabulate_claims", "tabulate_speed", "tabulate_task", "plot_examples", "plot_methods", "plot_position_risk",
+    "plot_risk_curve", "plot_size_risk", "plot_stratified_risk", "plot_training", "plot_validity", "plot_bounds",
+    "gather_validity", "write_report",
 }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ with run_job(snakemake) as job:  # noqa: F821
             metrics=Path(job.output.metrics[k]),
             per_image=Path(job.output.per_image[k]),
             curve=Path(job.output.curve[k]),
+            positions=Path(job.output.positions[k]),
             pool=Path(job.output.pools[k]),
         )
         evaluate_method(method_of(arm).name, replicate_of(arm), protocol, files)

@@ -8,11 +8,11 @@ from conffusion.calibration.families import Family
 from conffusion.calibration.fitting import attainable_risk, choose_family, fit_family
 from conffusion.calibration.learn_then_test import LearnThenTest, learn_then_test
 from conffusion.calibration.procedure import Calibration, calibrate
+from conffusion.calibration.promise_parts import PromisePart
 from conffusion.calibration.promises import (
     EveryGroup,
     ImageQuantile,
     MeanRisk,
-    PromisePart,
     Promises,
     WidestQuarter,
     calibrate_promises,
@@ -25,6 +25,7 @@ from conffusion.calibration.ucb import (
     hoeffding_ucb,
     official_ucb,
 )
+from conffusion.calibration.units import random_group_order
 from conffusion.calibration.variance import clt_ucb, empirical_bernstein_ucb
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "hoeffding_ucb",
     "learn_then_test",
     "official_ucb",
+    "random_group_order",
     "star_ucb",
     "wsr_ucb",
 ]

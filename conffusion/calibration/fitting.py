@@ -10,8 +10,9 @@ from conffusion.calibration.families import Family, check_family_name, get_famil
 from conffusion.calibration.krcps import fit_pixel_groups
 from conffusion.calibration.learned import fit_learned_scale
 from conffusion.calibration.pixels import open_pixels
-from conffusion.calibration.rules import Level, Rule
-from conffusion.calibration.ucb import check_level
+from conffusion.calibration.procedure import UcbName
+from conffusion.calibration.rules import Level, get_rule
+from conffusion.calibration.ucb import check_level, checked_losses
 from conffusion.calibration.units import GroupLabels, group_index, make_units
 from conffusion.errors import CalibrationError, ConfigError, DataError
 from conffusion.progress import Progress
@@ -118,24 +119,38 @@ def choose_family(
     return best, sizes
 
 
-def attainable_risk(losses: FloatArray, rule: Rule, level: Level) -> float:
-    """Mean loss at which `level.n` units with losses in the proportions of the given ones would just pass the rule.
+def attainable_risk(losses: ArrayLike, *, n: int, alpha: float, delta: float, ucb: UcbName = "wsr") -> float:
+    """Mean loss at which n units with losses in the proportions of the given ones would just pass the bound.
 
-    Losses are multiplied by a common factor, at most alpha / mean, and are 1 where the product exceeds 1.
+    The `level` for `fit_family` and `choose_family`. Losses are multiplied by a common factor, at most alpha / mean,
+    and are 1 where the product exceeds 1. They are bet on in the order given; another order changes the result by about
+    a hundredth, rarely by a twentieth, and the width of intervals fitted at it by less than 0.1 %.
 
     Args:
-        losses: (n_units,) losses in [0, 1] at a scale near the wanted one, of other units than those to calibrate.
-        rule: The bound.
-        level: alpha, delta and the number of calibration units.
+        losses: (n_units,) losses in [0, 1] at a scale near the wanted one, of other units than those to calibrate; for
+            instance `conffusion.metrics.image_losses` of uncalibrated intervals.
+        n: Number of images, or groups, that will calibrate.
+        alpha: Risk level, in (0, 1).
+        delta: Error level, in (0, 1).
+        ucb: Bound, as in `calibrate`.
     Returns:
         A risk in (0, alpha); half of alpha where even no loss would not pass, or all the given losses are 0.
+    Raises:
+        ConfigError: If alpha, delta, n or the name is invalid.
+        ShapeError: If losses is not one-dimensional, or empty.
+        DataError: If a loss is NaN or outside [0, 1].
     """
-    mean = float(losses.mean())
-    low, high = 0.0, level.alpha / mean if mean > 0 else 0.0
+    check_level("alpha", alpha)
+    check_level("delta", delta)
+    if n < 1:
+        raise ConfigError(f"n = {n}: must be at least 1")
+    values, rule, level = checked_losses(losses), get_rule(ucb), Level(alpha, delta, n)
+    mean = float(values.mean())
+    low, high = 0.0, alpha / mean if mean > 0 else 0.0
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        low, high = (middle, high) if rule.would_pass(np.minimum(losses * middle, 1.0), level) else (low, middle)
-    return float(np.minimum(losses * low, 1.0).mean()) or level.alpha / 2
+        low, high = (middle, high) if rule.would_pass(np.minimum(values * middle, 1.0), level) else (low, middle)
+    return float(np.minimum(values * low, 1.0).mean()) or alpha / 2
 
 
 def image_weights(groups: GroupLabels | None, n_images: int) -> FloatArray:

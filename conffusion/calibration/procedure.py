@@ -97,6 +97,7 @@ def calibrate(
     alpha: float,
     delta: float,
     mask: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     groups: GroupLabels | None = None,
     scaling: str | Family = "multiplicative",
     ucb: UcbName = "wsr",
@@ -119,8 +120,15 @@ def calibrate(
         target: Truth, same shape, in [0, 1].
         alpha: Risk level, in (0, 1).
         delta: Error level, in (0, 1).
-        mask: Same shape, or (N, 1, H, W); pixels where it is 1 are evaluated. None evaluates all.
-        groups: (N,) group label of each image; images of a group may depend on each other.
+        mask: Same shape, or (N, 1, H, W), of 0 and 1; pixels where it is 1 are evaluated. None evaluates all.
+        weights: Same shape, or (N, 1, H, W); finite, >= 0, in any unit. The loss of an image is then the weighted mean
+            of its misses, by weights rounded to 2^-53 of their sum over the image; 0 leaves a pixel out as the mask
+            does. They must not depend on the calibration truths. A shape is fitted without weights, which costs width
+            but not the promise. None weighs all alike.
+        groups: (N,) group label of each image; images of a group may depend on each other. Groups stand in the order of
+            their first images, which must depend on nothing, not even on the size of groups: in shuffled images large
+            groups come first, and if their losses are small "wsr" and "star" then break the promise. Sort images by
+            `random_group_order` first.
         scaling: "multiplicative", "additive" or "interval", or a `Family` whose shape was fitted on other images.
         ucb: "wsr", "star", "hoeffding_bentkus", "bentkus", "hoeffding" or "empirical_bernstein", which keep the promise
             for any number of units; or, with less to promise (`Rule.promise`), "clt" (only in the limit of many units),
@@ -135,9 +143,10 @@ def calibrate(
         critical value exceeds lambda_hat by rounding alone, and by truths of exactly 0 or 1 on which clamping throws a
         reshaped interval that lies wholly outside [0, 1] (only at scales well below that of the fit).
     Raises:
-        ConfigError: If alpha, delta, a name or the grid is invalid.
+        ConfigError: If alpha, delta, a name or the grid is invalid, or weights come with unit "pixel".
         ShapeError: If shapes do not match.
-        DataError: If evaluated values are NaN or infinite, or an image has no evaluated pixel.
+        DataError: If evaluated values are NaN or infinite, an image has no evaluated pixel, a weight is negative, NaN
+            or infinite, a group label is missing, or the mask holds other values than 0 and 1.
         CalibrationError: If no lambda (or no grid point) will do; names the number of units that would be needed.
     Source:
         Bates et al. 2021 (arXiv 2101.02703), section 2; the pixel protocol is that of Horwitz and Hoshen 2022,
@@ -152,8 +161,10 @@ def calibrate(
             " or a bound of the mean such as 'hoeffding_bentkus'"
         )
     family = get_family(scaling)
-    pixels = open_pixels(lower, upper, target, mask, family)
-    units = make_units(unit, pixels.count_evaluated(), groups)
+    if unit == "pixel" and weights is not None:
+        raise ConfigError("weights with unit = 'pixel': they weigh the pixels of a unit, so choose 'image' or 'group'")
+    pixels = open_pixels(lower, upper, target, mask, family, weights)
+    units = make_units(unit, pixels.totals(), groups)
     name, n_images = units.name, units.n_images
     if name == "pixel" and ucb == "wsr":
         pixels, units = _pixels_as_images(pixels, units)

@@ -14,7 +14,7 @@ import numpy as np
 from conffusion.arrays import BoolArray, FloatArray, IntArray
 from conffusion.calibration.pixels import Pixels
 from conffusion.calibration.rules import Level, Rule
-from conffusion.calibration.units import Units
+from conffusion.calibration.units import Counts, Units
 
 _LARGEST = float(np.finfo(np.float64).max)  # above every finite critical value
 _MAX_EDGES = 256
@@ -30,11 +30,11 @@ class Question:
     rule: Rule
     level: Level
 
-    def passes(self, counts: IntArray) -> BoolArray:
-        """Answer for each column of (N, n_columns) counts of missed pixels per image."""
+    def passes(self, counts: Counts) -> BoolArray:
+        """Answer for each column of (N, n_columns) counts (or weights) of missed pixels per image."""
         return self.rule.passes(self.units.losses(counts), self.level)
 
-    def certified(self, counts: IntArray) -> BoolArray:
+    def certified(self, counts: Counts) -> BoolArray:
         """Whether all losses between each column of counts and the next pass: (n_columns - 1,)."""
         losses = self.units.losses(counts)
         ends = self.rule.passes(losses[:, :-1], self.level)
@@ -52,11 +52,11 @@ class Found:
 
     Attributes:
         lambda_hat: Smallest passing lambda, None if even lambda = infinity fails.
-        counts: (N,) missed pixels of each image at lambda_hat (at lambda = infinity where there is none).
+        counts: (N,) missed pixels of each image, or their weight, at lambda_hat (at infinity where there is none).
     """
 
     lambda_hat: float | None
-    counts: IntArray
+    counts: Counts
 
 
 @dataclass(frozen=True)
@@ -66,18 +66,19 @@ class Bracket:
     Attributes:
         low: Left end, where the question is answered no.
         high: Right end, from which on the answer is yes.
-        counts_low: (N,) missed pixels per image at `low`.
-        counts_high: (N,) missed pixels per image at `high`.
+        counts_low: (N,) missed pixels per image at `low`, or their weight.
+        counts_high: (N,) missed pixels per image at `high`, or their weight.
     """
 
     low: float
     high: float
-    counts_low: IntArray
-    counts_high: IntArray
+    counts_low: Counts
+    counts_high: Counts
 
-    @property
-    def inside(self) -> int:
+    def n_inside(self, pixels: Pixels) -> int:
         """Number of critical values in (low, high]."""
+        if pixels.weights is not None:
+            return pixels.number_between(self.low, self.high)
         return int(self.counts_low.sum() - self.counts_high.sum())
 
 
@@ -89,10 +90,11 @@ def smallest_passing(pixels: Pixels, question: Question) -> Found:
     table of counts and the bracket.
     """
     sample = np.sort(pixels.sample())
-    n_tail = max(1, int(np.ceil(min(1.0, 1.5 * question.level.alpha) * len(sample))))
+    tail = 1.0 if pixels.weights is not None else min(1.0, 1.5 * question.level.alpha)  # risk knows weights, tail not
+    n_tail = max(1, int(np.ceil(tail * len(sample))))
     bracket = _narrow(pixels, question, _spread(sample[-n_tail:], -np.inf, _LARGEST, question.n_edges))
     for _ in range(3):
-        if isinstance(bracket, Found) or bracket.inside <= _MAX_COLLECTED:
+        if isinstance(bracket, Found) or bracket.n_inside(pixels) <= _MAX_COLLECTED:
             break
         bracket = _narrow(pixels, question, _spread(sample, bracket.low, bracket.high, question.n_edges))
     return bracket if isinstance(bracket, Found) else _Ladder.collect(pixels, bracket).climb(question)
@@ -125,35 +127,41 @@ class _Ladder:
     Attributes:
         bracket: The bracket.
         images: Image of each collected value, in sorted order.
+        weights: Weight of each, where pixels have weights.
         starts: (n_pieces,) left end of each piece.
         ends: (n_pieces,) number of collected values up to and including the piece's left end.
     """
 
     bracket: Bracket
     images: IntArray
+    weights: FloatArray | None
     starts: FloatArray
     ends: IntArray
 
     @classmethod
     def collect(cls, pixels: Pixels, bracket: Bracket) -> "_Ladder":
-        values, images = pixels.between(bracket.low, bracket.high)
+        values, images, weights = pixels.between(bracket.low, bracket.high)
         order = np.argsort(values, kind="stable")
         distinct, n_equal = np.unique(values, return_counts=True)
-        starts = np.concatenate([[bracket.low], distinct])
-        return cls(bracket, images[order], starts, np.concatenate([[0], n_equal.cumsum()]))
+        starts, ends = np.concatenate([[bracket.low], distinct]), np.concatenate([[0], n_equal.cumsum()])
+        return cls(bracket, images[order], None if weights is None else weights[order], starts, ends)
 
     def climb(self, question: Question) -> Found:
         """lambda_hat, the left end of the piece after the highest failing one, and the misses there."""
-        n_pieces, n_images = len(self.starts), question.units.n_images
-        at_last = self.bracket.counts_low - np.bincount(self.images, minlength=n_images)
+        n_pieces = len(self.starts)
+        at_last = self.bracket.counts_low - self._per_image(0)
         failing = self._highest_failing(question, 0, n_pieces - 1, at_last)
         piece = 1 if failing is None else failing + 1  # piece 0 fails by construction
         if piece >= n_pieces:
             return Found(self.bracket.high, self.bracket.counts_high)
-        above = np.bincount(self.images[self.ends[piece] :], minlength=n_images)
-        return Found(float(self.starts[piece]), at_last + above)
+        return Found(float(self.starts[piece]), at_last + self._per_image(int(self.ends[piece])))
 
-    def _highest_failing(self, question: Question, first: int, last: int, counts_last: IntArray) -> int | None:
+    def _per_image(self, first: int) -> Counts:
+        """(N,) collected values from the first-th on, or their weight, per image."""
+        weights = None if self.weights is None else self.weights[first:]
+        return np.bincount(self.images[first:], weights, minlength=len(self.bracket.counts_low))
+
+    def _highest_failing(self, question: Question, first: int, last: int, counts_last: Counts) -> int | None:
         """Highest failing piece of first..last, None if all pass; `counts_last` are the misses at piece `last`."""
         n_points = min(question.n_edges, last - first + 1)
         points = np.unique(np.linspace(first, last, n_points).astype(np.intp))
@@ -173,11 +181,12 @@ class _Ladder:
                 return failing
         return None
 
-    def _counts(self, points: IntArray, counts_last: IntArray) -> IntArray:
+    def _counts(self, points: IntArray, counts_last: Counts) -> Counts:
         """(N, n_points) misses per image at increasing pieces `points`, given those at the last of them."""
         begin, end = int(self.ends[points[0]]), int(self.ends[points[-1]])
         segment = np.repeat(np.arange(len(points) - 1), np.diff(self.ends[points]))
         n_images, width = len(counts_last), len(points)
         cells = self.images[begin:end] * width + segment
-        table = np.bincount(cells, minlength=n_images * width).reshape(n_images, width)
+        weights = None if self.weights is None else self.weights[begin:end]
+        table = np.bincount(cells, weights, minlength=n_images * width).reshape(n_images, width)
         return np.asarray(counts_last[:, None] + table[:, ::-1].cumsum(axis=1)[:, ::-1])

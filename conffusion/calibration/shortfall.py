@@ -22,7 +22,10 @@ def missing(rule: Rule, losses: FloatArray, level: Level, unit: str, where: str)
         f" {level.n} {unit}s, delta = {level.delta:g} and risk {risk:.4g} there"
     )
     if risk >= level.alpha:
-        return f"{found}; a risk of alpha or more is left, so no number of {unit}s would do: mend bounds or targets"
+        return (
+            f"{found}; a risk of alpha or more is left, so no number of {unit}s would do: mend bounds or targets, which"
+            " must lie in [0, 1], lower <= upper"
+        )
     return f"{found}; about {_units_needed(rule, losses, level)} {unit}s would be needed, or a larger alpha or delta"
 
 

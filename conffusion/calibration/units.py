@@ -8,8 +8,10 @@ import numpy as np
 
 from conffusion.arrays import ArrayLike, FloatArray, IntArray, as_numpy
 from conffusion.errors import ConfigError, DataError, ShapeError
+from conffusion.randomness import keyed_generator
 
 UnitName: TypeAlias = Literal["image", "group", "pixel"]
+Counts: TypeAlias = IntArray | FloatArray  # of pixels, or whole-numbered sums of their weights
 GroupLabels: TypeAlias = Sequence[Any] | ArrayLike
 
 
@@ -20,7 +22,7 @@ class Units:
     Attributes:
         name: "image" (loss = share of the image's evaluated pixels missed), "group" (mean of its images' losses), or
             "pixel" (all pixels in one pot: a single column of losses that holds their mean).
-        n_pixels: (N,) evaluated pixels of each image.
+        n_pixels: (N,) evaluated pixels of each image, or sum of their weights.
         group: (N,) index of the image's group, in order of first appearance; only for "group".
     """
 
@@ -50,8 +52,8 @@ class Units:
         """What one unit is, for messages; an image of one pixel is a pixel value."""
         return "pixel value" if self.name == "pixel" or (self.n_pixels == 1).all() else self.name
 
-    def losses(self, counts: IntArray) -> FloatArray:
-        """(n_units, n_columns) losses from (N, n_columns) missed pixels per image."""
+    def losses(self, counts: Counts) -> FloatArray:
+        """(n_units, n_columns) losses from (N, n_columns) missed pixels per image, or their weights."""
         if self.name == "pixel":
             return np.asarray(counts.sum(axis=0, keepdims=True) / self.n_pixels.sum())
         per_image = counts / self.n_pixels[:, None]
@@ -89,12 +91,38 @@ def group_index(groups: GroupLabels, n_images: int) -> IntArray:
 
     Raises:
         ShapeError: If there is not one label per image.
+        DataError: If a label is None or NaN.
     """
     labels = as_numpy(groups)
     if labels.shape != (n_images,):
         raise ShapeError(f"groups has shape {labels.shape}: one label for each of {n_images} images is needed")
+    if labels.dtype.kind in "fO":
+        missing = [label is None or label != label for label in labels.tolist()]
+        if any(missing):
+            raise DataError(f"the group of image {missing.index(True)} is missing: give every image a label")
     _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[inverse]
+
+
+def random_group_order(groups: GroupLabels, seed: int = 0) -> IntArray:
+    """Order of images in which groups stand one after another, at random: what bets on the losses of groups need.
+
+    Betting bounds take the losses of groups in order of appearance, which must not depend on them. In shuffled images
+    large groups appear first, and their losses may well be smaller than those of small groups.
+
+    Args:
+        groups: (N,) group label of each image.
+        seed: Seed of the order; to be fixed before any loss is seen.
+    Returns:
+        (N,) positions: `lower[order]` and so on, and `np.asarray(groups)[order]`, are what to calibrate on. Images of
+        a group keep their order.
+    Raises:
+        ShapeError: If groups is not one-dimensional.
+        DataError: If a label is None or NaN.
+    """
+    index = group_index(groups, len(groups))
+    place = keyed_generator("group order", seed).permutation(int(index.max(initial=-1)) + 1)
+    return np.argsort(place[index], kind="stable")
 
 
 def group_means(values: FloatArray, group: IntArray) -> FloatArray:

@@ -27,6 +27,9 @@ _READING = {
     "methods": "The narrower the intervals at the same risk, the more a method knows.",
     "stratified_risk": "The pixels of all test images are sorted by interval size into four quarters; bars above the"
     " line mean that such pixels are missed more often than α.",
+    "position_risk": "Risk in 16 × 16 cells of the test images, over all images and channels, under the protocol"
+    " guaranteed. The promise is about the mean over the image, not about each place: red places are missed more often"
+    " than α, blue ones less, grey ones are not judged.",
     "risk_curve": "λ̂ is the smallest scale from which on the upper confidence bound of the risk stays at or below α.",
     "size_risk": "Error bars: 1.96 standard errors over test images (groups, where images share one).",
     "training": "After each validation the checkpoint competes under both protocols.",
@@ -75,7 +78,7 @@ def write_report(
         tables: Heading to CSV file, in the order of the page. `claims.csv` gives the verdicts and `validity.csv` the
             check of the promise, whatever their headings.
         figures: Heading to PNG file. How to read a figure is told from the beginning of its file name: examples,
-            methods, stratified_risk, risk_curve, size_risk, training, validity, bounds.
+            methods, stratified_risk, position_risk, risk_curve, size_risk, training, validity, bounds.
         versions: Name to version of what made the run.
     Raises:
         StoreError: If a file is missing.

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from conffusion.calibration import Calibration, Family, attainable_risk, choose_family
+from conffusion.calibration import Calibration, Family, attainable_risk, choose_family, random_group_order
 from conffusion.calibration.procedure import LambdaGrid
-from conffusion.calibration.rules import Level, get_rule
 from conffusion.calibration.units import group_index, group_means
 from conffusion.config.schema import CalibrationSettings
 from conffusion.errors import CalibrationError, StoreError
@@ -59,11 +58,13 @@ def calibrate_method(
         n_units = len(images.image_ids) if groups is None else len(np.unique(groups))
         family, choice = _choose(settings, seed, files.splits, files.selection, n_units)
         write_json(files.output.with_name(FAMILY_FILE), family.to_dict())
+    arrays: list[Any] = [bounds["lower"], bounds["upper"], images["target"], images["mask"]]
+    if groups is not None:  # images stand in random order, so that large groups come first: not an order to bet in
+        order = random_group_order(groups)
+        arrays, groups = [np.asarray(array[:])[order] for array in arrays], groups[order]
     try:
-        result = rules.calibrate(
-            bounds["lower"], bounds["upper"], images["target"], mask=images["mask"], groups=groups, settings=settings,
-            grid=grid, family=family,
-        )  # fmt: skip
+        *values, mask = arrays
+        result = rules.calibrate(*values, mask=mask, groups=groups, settings=settings, grid=grid, family=family)
     except CalibrationError as error:
         raise CalibrationError(f"{files.bounds}, protocol {protocol}: {error}") from error
     write_json(files.output, _record(result, rules, bounds) | choice)
@@ -107,7 +108,7 @@ def _choose(
     losses = image_losses(lower, upper, target, mask)[0]
     if groups is not None:
         losses = group_means(losses, group_index(groups, len(losses)))
-    level = attainable_risk(losses, get_rule(settings.ucb), Level(settings.alpha, settings.delta, n_units))
+    level = attainable_risk(losses, n=n_units, alpha=settings.alpha, delta=settings.delta, ucb=settings.ucb)
     family, sizes = choose_family(
         settings.families, lower, upper, target, mask=mask, groups=groups, level=level, seed=seed
     )

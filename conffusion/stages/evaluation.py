@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from conffusion.calibration import Calibration, Family
+from conffusion.calibration import Calibration, Family, random_group_order
 from conffusion.calibration.rules import Level, get_rule
+from conffusion.calibration.units import group_index, group_means
 from conffusion.calibration.validity import LossCurves, loss_curves
+from conffusion.diagnostics import risk_by_position
 from conffusion.drift import check_drift, interval_features
 from conffusion.metrics import Stratify, evaluate, image_losses, size_quartile_edges, stratified_counts
 from conffusion.stages.calibration import matching_stores, read_calibration
@@ -21,6 +23,7 @@ from conffusion.tasks import build_task
 
 LOGGER = logging.getLogger(__name__)
 CURVE_POINTS = 41
+_POSITIONS = 16  # cells along each side of the map of risks
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class EvaluationFiles:
         metrics: JSON to write.
         per_image: CSV to write, one row per test image.
         curve: CSV to write, risk and size against lambda.
+        positions: NPZ to write, `risk` and `n_pixels` on a grid of 16 x 16 cells of the test images.
         pool: Loss curves of the pooled calibration and test images, to write, for the validity table.
     """
 
@@ -45,6 +49,7 @@ class EvaluationFiles:
     metrics: Path
     per_image: Path
     curve: Path
+    positions: Path
     pool: Path
 
 
@@ -83,8 +88,10 @@ def evaluate_method(method: str, replicate: int, protocol: str, files: Evaluatio
         },
     )
     _write_per_image(files, images, (lower, upper, target, mask))
+    _write_positions((lower, upper, target, mask), files.positions)
     curves = pool_curves([stores["calibration"], stores["test"]], files.splits, calibration.family)
-    curves.save(files.pool)
+    with atomic_path(files.pool) as temporary:
+        curves.save(temporary)
     _write_curve(calibration, curves, len(stores["calibration"][1].image_ids), files.curve)
 
 
@@ -148,6 +155,14 @@ def _write_per_image(files: EvaluationFiles, images: SealedStore, arrays: tuple[
         table.to_csv(temporary, index=False)
 
 
+def _write_positions(arrays: tuple[Any, Any, Any, Any], output: Path) -> None:
+    height, width = arrays[0].shape[2:]
+    cells = {"n_rows": min(_POSITIONS, height), "n_columns": min(_POSITIONS, width)}
+    positions = risk_by_position(*arrays, **cells)
+    with atomic_path(output) as temporary, temporary.open("wb") as file:
+        np.savez(file, risk=positions.risk, n_pixels=positions.n_pixels)
+
+
 def _write_curve(calibration: Calibration, curves: LossCurves, n_calibration: int, output: Path) -> None:
     """Risk, its bound and interval size at scales around lambda_hat, each split by its own images."""
     rows = []
@@ -176,6 +191,9 @@ def _curve_points(curves: LossCurves, lambda_hat: float) -> list[int]:
 
 
 def _unit_losses(losses: Any, curves: LossCurves, n_calibration: int) -> Any:
+    """Losses of the units in the order in which `calibrate_method` takes them."""
     if curves.groups is None:
         return losses
-    return pd.Series(losses).groupby(np.asarray(curves.groups[:n_calibration])).mean().to_numpy()
+    groups = np.asarray(curves.groups[:n_calibration])
+    order = random_group_order(groups)
+    return group_means(losses[order], group_index(groups[order], n_calibration))

@@ -52,7 +52,7 @@ def measure_solvers(
         images: Image store of the split.
         variants: Variant stores of its first images, one for each solver and T.
     Returns:
-        A row for each solver, T and J: task, solver, n_steps, n_variants, precision (NaN), forward_passes (per image),
+        A row for each solver, T and J: task, solver, n_steps, n_variants, precision (NaN), forward_passes_per_image,
         seconds_per_image, interval_size, size_ratio to the reference with its 95 % interval ci_low, ci_high (bootstrap
         over images, bounds rescaled in every sample; size_ratio_interval is its text), crps, crps_ratio. With early
         stops, rows with a precision, whose n_variants is the mean.
@@ -88,9 +88,11 @@ def choose_solver(table: pd.DataFrame, tolerance: float) -> dict[str, Any]:
         solver, n_steps and n_variants, as under `sampling`.
     """
     fixed = table[table["precision"].isna()]
-    worst = fixed.groupby(["solver", "n_steps", "n_variants"])[["size_ratio", "crps_ratio", "forward_passes"]].max()
+    worst = fixed.groupby(["solver", "n_steps", "n_variants"])[
+        ["size_ratio", "crps_ratio", "forward_passes_per_image"]
+    ].max()
     good = worst[(worst["size_ratio"] <= 1 + tolerance) & (worst["crps_ratio"] <= 1 + tolerance)]
-    solver, n_steps, n_variants = good.sort_values(["forward_passes", "size_ratio"]).index[0]
+    solver, n_steps, n_variants = good.sort_values(["forward_passes_per_image", "size_ratio"]).index[0]
     return {"solver": str(solver), "n_steps": int(n_steps), "n_variants": int(n_variants)}
 
 
@@ -118,7 +120,7 @@ def _measure(
         size, resampled = _sizes(_bounds(pool, numbers, alpha), alpha, truth)
         passes = n_calls * float(np.mean(numbers))
         yield {
-            **base, "n_variants": float(np.mean(numbers)), "precision": precision, "forward_passes": passes,
+            **base, "n_variants": float(np.mean(numbers)), "precision": precision, "forward_passes_per_image": passes,
             "seconds_per_image": store.attributes["seconds_per_image"] * float(np.mean(numbers)) / n_drawn,
             "interval_size": size, "crps": _crps(pool, numbers, truth),
         }, resampled  # fmt: skip

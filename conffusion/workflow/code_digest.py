@@ -108,7 +108,14 @@ STAGE_CODE: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "stages/evaluation.py",
         ),
         "calibrate_method": (*_BASE, *_CALIBRATION, "stages/calibration.py"),
-        "evaluate_method": (*_BASE, *_CALIBRATION, "drift.py", "stages/calibration.py", "stages/evaluation.py"),
+        "evaluate_method": (
+            *_BASE,
+            *_CALIBRATION,
+            "diagnostics.py",
+            "drift.py",
+            "stages/calibration.py",
+            "stages/evaluation.py",
+        ),
         "assess_validity": (*_BASE, *_CALIBRATION, "stages/calibration.py", "stages/validity.py"),
         "report": ("report",),
     }

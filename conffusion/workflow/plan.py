@@ -21,7 +21,7 @@ PROTOCOL_NAMES = ("paper", "guaranteed")
 _LIBRARIES_MB = 2500
 _IMAGE_COPIES = {
     "prepare_images": 5, "sample_variants": 2, "extract_bounds": 6, "finetune_method": 8, "predict_bounds": 6,
-    "trace_candidates": 12, "calibrate_method": 4, "evaluate_method": 12, "plot": 4,
+    "trace_candidates": 12, "calibrate_method": 6, "evaluate_method": 12, "plot": 4,
 }  # fmt: skip
 _STREAMED = ("prepare_images", "extract_bounds", "predict_bounds")  # hold at most so many MB of images at a time:
 _BLOCK_MB = 256
@@ -94,7 +94,7 @@ class Plan:
         """Names of the figures, in the order of the report."""
         names = [f"methods_{task}" for task in self.tasks]
         names += [f"examples_{task}_{arm}" for task in self.tasks for arm in self.shown_arms]
-        names += ["stratified_risk", "size_risk"]
+        names += ["stratified_risk", "position_risk", "size_risk"]
         names += [f"risk_curve_{task}_{protocol}" for task in self.tasks for protocol in PROTOCOL_NAMES]
         names += ["validity", "bounds", *(f"training_{task}" for task in self.tasks if self.trained_arms)]
         return names

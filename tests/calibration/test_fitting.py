@@ -178,7 +178,7 @@ def test_attainable_risk_just_passes(ucb, scale):
     """Whatever the scale at which the losses are given."""
     losses = scale * np.random.default_rng(0).beta(9, 91, 200)
     asked, rule = Level(0.1, 0.1, 200), RULES[ucb]
-    risk = attainable_risk(losses, rule, asked)
+    risk = attainable_risk(losses, n=asked.n, alpha=asked.alpha, delta=asked.delta, ucb=ucb)
     assert 0 < risk < 0.1
     factor = risk / losses.mean()
     assert rule.would_pass(losses * factor * (1 - 1e-9), asked)
@@ -187,20 +187,19 @@ def test_attainable_risk_just_passes(ucb, scale):
 
 def test_attainable_risk_comes_closer_to_alpha_with_more_units():
     losses = np.random.default_rng(0).beta(9, 91, 200)
-    risks = [attainable_risk(losses, RULES["star"], Level(0.1, 0.1, n)) for n in (50, 200, 2000)]
+    risks = [attainable_risk(losses, n=n, alpha=0.1, delta=0.1, ucb="star") for n in (50, 200, 2000)]
     assert risks == sorted(set(risks))
 
 
 def test_attainable_risk_never_makes_losses_exceed_one():
     losses = np.r_[np.ones(10), np.zeros(190)] * 0.5
-    risk = attainable_risk(losses, RULES["star"], Level(0.5, 0.1, 200))
+    risk = attainable_risk(losses, n=200, alpha=0.5, delta=0.1, ucb="star")
     assert risk == pytest.approx(0.05, rel=1e-5)
 
 
 def test_attainable_risk_where_nothing_passes_is_half_of_alpha():
-    rule = RULES["star"]
-    assert attainable_risk(np.full(5, 0.1), rule, Level(0.1, 0.1, 5)) == 0.05
-    assert attainable_risk(np.zeros(200), rule, Level(0.1, 0.1, 200)) == 0.05
+    assert attainable_risk(np.full(5, 0.1), n=5, alpha=0.1, delta=0.1) == 0.05
+    assert attainable_risk(np.zeros(200), n=200, alpha=0.1, delta=0.1) == 0.05
 
 
 def test_image_weights():

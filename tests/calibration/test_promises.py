@@ -488,7 +488,7 @@ def test_promises_out_of_range_are_named(make, message):
 @pytest.mark.parametrize(
     ("wrong", "error", "message"),
     [
-        ({"promises": []}, ConfigError, "promises is empty"),
+        ({"promises": []}, ConfigError, "must be a list of at least one"),
         ({"promises": ["mean"]}, ConfigError, "promise 'mean'"),
         ({"delta": 1.0}, ConfigError, "delta = 1.0"),
         ({"split": "holm"}, ConfigError, "split = 'holm'"),

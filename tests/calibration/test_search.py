@@ -22,6 +22,7 @@ from conffusion.calibration import (
     star_ucb,
     wsr_ucb,
 )
+from conffusion.calibration import pixels as pixels_module
 from conffusion.calibration import search as search_module
 from conffusion.calibration.rules import RULES, StarRule, VarianceRule
 from conffusion.errors import CalibrationError, ConfigError, DataError, ShapeError
@@ -38,6 +39,7 @@ CONTRACT |= {
     "Promises",
     "WidestQuarter",
     "calibrate_promises",
+    "random_group_order",
 }
 BOUNDS_OF_LOSSES = {"wsr": wsr_ucb, "star": star_ucb, "empirical_bernstein": empirical_bernstein_ucb, "clt": clt_ucb}
 PAPER = {"alpha": 0.1, "delta": 0.1, "unit": "pixel", "ucb": "official"}
@@ -85,21 +87,22 @@ def test_official_scan_and_exact_search_against_fixtures(case, grid, masked):
     assert exact.risk_ucb <= 0.1
 
 
-def unit_losses(missed, chosen, groups, unit):
+def unit_losses(missed, chosen, groups, unit, weights=None):
     if unit == "pixel":
         return missed[chosen].astype(float)
-    losses = (missed & chosen).reshape(len(missed), -1).sum(1) / chosen.reshape(len(missed), -1).sum(1)
+    given = (chosen if weights is None else chosen * weights).reshape(len(missed), -1)
+    losses = np.where(missed.reshape(len(missed), -1), given, 0).sum(1) / given.sum(1)
     if unit == "group":
         return np.array([losses[np.array(groups) == label].mean() for label in dict.fromkeys(groups)])
     return losses
 
 
-def brute_force(arrays, chosen, groups, promise):
+def brute_force(arrays, chosen, groups, promise, weights=None):
     """(lambda_hat, risk) by trying every critical value from the top down, or None."""
     critical = critical_lambda(*arrays, promise["scaling"])
     best = None
     for scale in np.unique(critical[chosen & (critical < np.inf)])[::-1]:
-        losses = unit_losses(critical > scale, chosen, groups, promise["unit"])
+        losses = unit_losses(critical > scale, chosen, groups, promise["unit"], weights)
         ucb, of_losses, delta = promise["ucb"], BOUNDS_OF_LOSSES.get(promise["ucb"]), promise["delta"]
         bound = of_losses(losses, delta) if of_losses else RULES[ucb].ucb(losses.mean(), len(losses), delta)
         if bound > promise["alpha"] + 1e-12 or (ucb == "official" and losses.mean() >= promise["alpha"]):
@@ -142,6 +145,86 @@ def test_exact_search_equals_brute_force(seed, shades, dtype, scaling, ucb, unit
     assert realised <= found.risk + 1e-12
     if dtype == np.float32:  # in float64 pixels can be covered whose critical value is larger by rounding only
         assert realised == pytest.approx(found.risk, abs=1e-12)
+
+
+@settings(max_examples=200)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    shades=st.sampled_from([None, 4, 20]),
+    kind=st.sampled_from(["whole", "real", "one channel", "wide range"]),
+    scaling=st.sampled_from(SCALINGS),
+    ucb=st.sampled_from(sorted(set(RULES) - {"official"})),
+    unit=st.sampled_from(["image", "group"]),
+    levels=st.tuples(st.sampled_from([0.1, 0.3, 0.6]), st.sampled_from([0.1, 0.4, 0.8])),
+)
+def test_exact_search_with_weights_equals_brute_force(seed, shades, kind, scaling, ucb, unit, levels):
+    generator = np.random.default_rng(seed)
+    shape = (generator.integers(1, 40), generator.integers(1, 3), 2, generator.integers(1, 4))
+    target, below, above = generator.random((3, *shape))
+    arrays = [np.clip(target - 0.3 * below + 0.05, 0, 1), np.clip(target + 0.3 * above - 0.05, 0, 1), target]
+    arrays = [np.rint(array * shades) / shades if shades else array for array in arrays]
+    weights = generator.random(shape if kind != "one channel" else (shape[0], 1, *shape[2:]))
+    weights = {"whole": np.rint(3 * weights), "wide range": 10 ** (20 * weights - 12)}.get(kind, weights)
+    weights[:, 0, 0, 0] = 1.0
+    chosen = np.broadcast_to(weights > 0, shape)
+    for array in arrays:
+        array[~chosen] = np.nan  # a weight of 0 leaves out
+    groups = [f"person {k}" for k in generator.integers(0, max(1, shape[0] // 2), shape[0])]
+    promise = {"scaling": scaling, "ucb": ucb, "unit": unit, "alpha": levels[0], "delta": levels[1]}
+    expected = brute_force(arrays, chosen, groups, promise, weights)
+    if expected is None:
+        with pytest.raises(CalibrationError):
+            calibrate(*arrays, weights=weights, groups=groups, **promise)
+        return
+    found = calibrate(*arrays, weights=weights, groups=groups, **promise)
+    assert found.lambda_hat == expected[0]
+    assert found.risk == pytest.approx(expected[1], abs=1e-12)
+
+
+@pytest.mark.parametrize("ucb", [name for name in RULES if name != "official"])
+@pytest.mark.parametrize("one_channel", [False, True])
+def test_weights_of_0_and_1_give_the_numbers_of_a_mask(faces, ucb, one_channel):
+    generator, n_channels = np.random.default_rng(3), 1 if one_channel else 3
+    mask = generator.random((60, n_channels, 10, 10)) < 0.7
+    shares = np.where(mask, generator.uniform(0.1, 9, (60, 1, 1, 1)), 0)  # the unit of each image's weights is its own
+    options = {"alpha": 0.2, "delta": 0.2, "ucb": ucb, "groups": np.arange(60) // 2}
+    expected = calibrate(*faces, mask=mask, **options)
+    assert calibrate(*faces, weights=mask, **options) == expected
+    assert calibrate(*faces, weights=shares, **options) == expected
+    assert calibrate(*faces, mask=mask, weights=np.ones_like(shares), **options) == expected
+
+
+def test_weights_are_streamed(faces, monkeypatch):
+    weights = np.random.default_rng(3).random((60, 1, 10, 10)).astype(np.float32)
+    expected = calibrate(*faces, weights=weights, alpha=0.15, delta=0.2)
+    assert expected.lambda_hat != calibrate(*faces, alpha=0.15, delta=0.2).lambda_hat
+    arrays = []
+    for array in (*faces, weights):
+        arrays.append(zarr.create_array(store=zarr.storage.MemoryStore(), data=array, chunks=(7, *array.shape[1:])))
+    monkeypatch.setattr(pixels_module, "_READ_PIXELS", 1)
+    monkeypatch.setattr(search_module, "_MAX_COLLECTED", 50)
+    monkeypatch.setattr(search_module, "_MAX_EDGES", 4)
+    assert calibrate(*arrays[:3], weights=arrays[3], alpha=0.15, delta=0.2) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"weights": np.full((60, 3, 10, 10), -1.0)}, DataError, "weights are negative, NaN or infinite"),
+        ({"weights": np.full((60, 3, 10, 10), np.nan)}, DataError, "weights are negative, NaN or infinite"),
+        ({"weights": np.full((60, 1, 10, 10), np.inf)}, DataError, "weights are negative, NaN or infinite"),
+        ({"weights": np.arange(60.0).reshape(60, 1, 1, 1) * np.ones((1, 1, 10, 10))}, DataError, "image 0 are all 0"),
+        ({"weights": np.ones((60, 10, 10))}, ShapeError, "weights has shape"),
+        ({"weights": np.ones((60, 1, 10, 10)), "unit": "pixel", "ucb": "official"}, ConfigError, "weights with unit"),
+        ({"mask": np.full((60, 1, 10, 10), 255)}, DataError, "values other than 0 and 1"),
+        ({"mask": np.linspace(0, 1, 10) * np.ones((60, 1, 10, 1))}, DataError, "values other than 0 and 1"),
+        ({"groups": [None, *range(59)]}, DataError, "group of image 0 is missing"),
+        ({"groups": [*range(59), np.nan]}, DataError, "group of image 59 is missing"),
+    ],
+)
+def test_bad_weights_masks_and_groups_are_named(faces, options, error, message):
+    with pytest.raises(error, match=message):
+        calibrate(*faces, alpha=0.1, delta=0.1, **options)
 
 
 def test_search_in_many_small_steps_gives_the_same(faces, monkeypatch):

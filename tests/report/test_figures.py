@@ -1,4 +1,5 @@
 import re
+import shutil
 from pathlib import Path
 
 import matplotlib
@@ -11,6 +12,7 @@ from conffusion.report.figures import (
     plot_bounds,
     plot_examples,
     plot_methods,
+    plot_position_risk,
     plot_risk_curve,
     plot_size_risk,
     plot_stratified_risk,
@@ -109,6 +111,19 @@ def test_risk_figures(run: tree.Run, tmp_path: Path) -> None:
         check(tmp_path / f"{name}.png")
     with pytest.raises(DataError, match="one task and one protocol"):
         plot_risk_curve(run.folders, tmp_path / "curve.png", alpha=0.1)
+
+
+def test_risk_by_position(run: tree.Run, tmp_path: Path) -> None:
+    shown = [folder for folder in run.folders if folder.parent.name in ("dm_sb", "n_conffusion")]
+    guaranteed = [folder for folder in shown if folder.name == "guaranteed"]
+    plot_position_risk(guaranteed, tmp_path / "position_risk.png", alpha=0.1)
+    check(tmp_path / "position_risk.png")
+    plot_position_risk(guaranteed[:1], tmp_path / "one.png", alpha=0.1)
+    check(tmp_path / "one.png")
+    shutil.copytree(guaranteed[0], tmp_path / "damaged")
+    (tmp_path / "damaged" / "positions.npz").write_bytes(b"")
+    with pytest.raises(StoreError, match="positions.npz: not a file of risks by position"):
+        plot_position_risk([tmp_path / "damaged"], tmp_path / "x.png", alpha=0.1)
 
 
 def test_several_replicates_share_bars_and_columns(tmp_path: Path) -> None:

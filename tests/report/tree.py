@@ -122,9 +122,18 @@ def write_run(root: Path, *, n_images: int = 12, size: int = 16, methods: Sequen
                 lower, upper = _bounds(target, numbers, mask, seed=place)
                 write_store(folder / "bounds" / "test.zarr", {"lower": lower, "upper": upper}, ids, {})
                 _curve(numbers.lambda_hat, float(numbers.size.mean())).to_csv(folder / "curve.csv", index=False)
+                np.savez(folder / "positions.npz", risk=positions_risk(task, place))
             if method != "dm_sb":
                 _training(base, place).to_csv(root / task / method / "training.csv", index=False)
     return Run(root, tuple(folders))
+
+
+def positions_risk(task: str, seed: int) -> np.ndarray:
+    """Risk over 16 x 16 positions; NaN around the hole."""
+    risk = np.random.default_rng(seed).uniform(0.0, 0.25, (16, 16))
+    if task == "inpainting":
+        risk[[0, 1, 2, 3, -4, -3, -2, -1]] = np.nan
+    return risk
 
 
 def write_validity(path: Path, sizes: Sequence[int] = (200,)) -> Path:

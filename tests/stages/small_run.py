@@ -180,5 +180,6 @@ class SmallRun:
             metrics=arm / "metrics.json",
             per_image=arm / "per_image.csv",
             curve=arm / "curve.csv",
+            positions=arm / "positions.npz",
             pool=arm / "pool.npz",
         )

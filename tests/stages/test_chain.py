@@ -275,6 +275,10 @@ def test_metrics_are_those_of_the_calibrated_test_intervals(finished: SmallRun, 
     assert per_image["interval_size"].mean() == pytest.approx(metrics["interval_size_mean"], rel=1e-3)
     pixels = per_image[[f"pixels_{k}" for k in range(1, 5)]].to_numpy()
     assert pixels.sum() <= mask.sum()
+    with np.load(arm / "positions.npz") as positions:
+        risk, n_pixels = positions["risk"], positions["n_pixels"]
+    assert risk.shape == (16, 16) and n_pixels.sum() == mask.sum() * 3 // mask.shape[1]
+    assert np.nansum(risk * n_pixels) / n_pixels.sum() == pytest.approx(metrics["risk"], abs=1e-9)
     curve = pd.read_csv(arm / "curve.csv")
     assert curve["lambda"].is_monotonic_increasing
     assert curve["calibration_risk"].is_monotonic_decreasing

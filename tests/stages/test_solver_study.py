@@ -92,7 +92,7 @@ def test_every_amount_is_measured_with_its_cost(study: tuple[Path, pd.DataFrame]
     amounts = fixed.groupby(["solver", "n_steps"])["n_variants"].apply(list).to_dict()
     assert amounts == {("ancestral", 50): [6, 12], ("dpmpp_2m_sde", 3): [6, 12], ("dpmpp_2m_sde", 4): [6, 12, 24]}
     one = row(table, "dpmpp_2m_sde", 4, 6)
-    assert (one["forward_passes"], one["seconds_per_image"]) == (24, 0.5)
+    assert (one["forward_passes_per_image"], one["seconds_per_image"]) == (24, 0.5)
     assert (table["ci_low"] <= table["ci_high"]).all()
     inside = (fixed["ci_low"] <= fixed["size_ratio"]) & (fixed["size_ratio"] <= fixed["ci_high"])
     assert inside.all()
@@ -104,11 +104,20 @@ def test_early_stops_need_fewer_variants_for_less_precision(study: tuple[Path, p
     assert list(early.index) == [0.001, 0.04, 1.0]
     assert early["n_variants"].tolist() == sorted(early["n_variants"], reverse=True)
     assert (early["n_variants"].loc[0.001], early["n_variants"].loc[1.0]) == (24, 4)
-    np.testing.assert_allclose(early["forward_passes"], 4 * early["n_variants"])
+    np.testing.assert_allclose(early["forward_passes_per_image"], 4 * early["n_variants"])
 
 
 def test_the_cheapest_setting_that_is_good_enough_on_every_task_is_chosen() -> None:
-    columns = ["task", "solver", "n_steps", "n_variants", "precision", "forward_passes", "size_ratio", "crps_ratio"]
+    columns = [
+        "task",
+        "solver",
+        "n_steps",
+        "n_variants",
+        "precision",
+        "forward_passes_per_image",
+        "size_ratio",
+        "crps_ratio",
+    ]
     rows = [
         ("a", "s", 4, 12, np.nan, 48, 1.005, 1.0), ("b", "s", 4, 12, np.nan, 48, 1.02, 1.0),  # too wide on one
         ("a", "s", 8, 12, np.nan, 96, 1.005, 1.0), ("b", "s", 8, 12, np.nan, 96, 1.0, 1.009),

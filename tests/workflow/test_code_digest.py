@@ -109,7 +109,17 @@ NEUTRAL = (
 # The fit of set families: checkpoints compete under a plain one.
 FAMILIES = tuple(
     f"calibration/{name}.py"
-    for name in ("families", "features", "fitting", "krcps", "learned", "shortfall", "promises", "learn_then_test")
+    for name in (
+        "families",
+        "features",
+        "fitting",
+        "krcps",
+        "learned",
+        "shortfall",
+        "promises",
+        "promise_parts",
+        "learn_then_test",
+    )
 )
 # Mentioned but not run: types, and methods of classes of which only data are read.
 NOT_RUN = {

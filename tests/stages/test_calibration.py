@@ -1,0 +1,45 @@
+"""Calibration from stores of made-up bounds."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from conffusion.calibration import calibrate, random_group_order
+from conffusion.config.schema import CalibrationSettings
+from conffusion.data.splits import write_splits
+from conffusion.stages.calibration import CalibrationFiles, calibrate_method, read_calibration
+from conffusion.store import write_store
+from tests.synthetic_families import images
+
+SETTINGS = CalibrationSettings(alpha=0.2, delta=0.2, ucb="star", families=["multiplicative"])
+N_IMAGES = 60
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> CalibrationFiles:
+    """Images of groups of 1 to 20, in random order."""
+    ids = [f"image-{k}" for k in range(N_IMAGES)]
+    lower, upper, target = images(N_IMAGES)
+    mask = np.ones((N_IMAGES, 1, *target.shape[2:]), dtype=np.uint8)
+    write_store(tmp_path / "bounds.zarr", {"lower": lower, "upper": upper}, ids, {})
+    write_store(tmp_path / "images.zarr", {"target": target, "condition": target, "mask": mask}, ids, {})
+    groups = np.repeat([f"person {k}" for k in range(30)], [1] * 28 + [12, 20])
+    groups = np.random.default_rng(0).permutation(groups)
+    table = pd.DataFrame({"image_id": ids, "group": groups, "source": "made up", "split": "calibration"})
+    write_splits(table, tmp_path / "splits.csv")
+    stores = (tmp_path / f"{name}.json" for name in ("bounds", "images"))
+    return CalibrationFiles(*stores, tmp_path / "splits.csv", tmp_path / "calibration.json")
+
+
+def test_groups_are_bet_on_in_random_order(files: CalibrationFiles) -> None:
+    calibrate_method(SETTINGS, "guaranteed", 1, files)
+    found = read_calibration(files.output)
+    groups = pd.read_csv(files.splits)["group"].to_numpy()
+    order = random_group_order(groups)
+    arrays = [array[order] for array in images(N_IMAGES)]
+    expected = calibrate(*arrays, alpha=0.2, delta=0.2, ucb="star", groups=groups[order])
+    assert (found.lambda_hat, found.risk, found.n) == (expected.lambda_hat, expected.risk, 30)
+    as_stored = calibrate(*images(N_IMAGES), alpha=0.2, delta=0.2, ucb="star", groups=groups)
+    assert found.lambda_hat != as_stored.lambda_hat
