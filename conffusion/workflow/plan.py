@@ -26,6 +26,9 @@ _WEIGHT_COPIES = {
     "import_prior": 4, "sample_variants": 3, "finetune_method": 8, "predict_bounds": 3, "trace_candidates": 3,
 }  # fmt: skip
 
+# Settings of fine-tuning that do not change what comes out; as parameters of a rule they have one value.
+_WITHOUT_EFFECT = {"keep_candidates": True, "processes": 1, "save_minutes": 10.0}
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -247,7 +250,7 @@ class Plan:
             "replicate": replicate_of(arm),
             "prior": self._network(self.prior_name(task, arm)),
             "tuned": tuned,
-            "finetuning": {**finetuning, "tuned": {}, "keep_candidates": True},
+            "finetuning": {**finetuning, "tuned": {}, **_WITHOUT_EFFECT},
             "calibration": config["calibration"],
         }
 
