@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import pickle
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -107,7 +108,10 @@ class StateFolder:
             raise StoreError(f"{self.companions / wrong[0]}: is missing or truncated; the state {path} is ignored")
         if not path.is_file() or _sha256(path) != record["sha256"]:
             raise StoreError(f"{path}: is missing, truncated or altered; it is ignored")
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError) as error:
+            raise StoreError(f"{path}: cannot be read weights-only ({error}); it is ignored") from error
         return content
 
 
