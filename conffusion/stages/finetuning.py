@@ -12,7 +12,7 @@ from conffusion.methods.competition import Score
 from conffusion.methods.models import save_predictor
 from conffusion.methods.protocols import PROTOCOLS
 from conffusion.stages.fitting import Competition, FinetuningInputs, FinetuningJob, Fit
-from conffusion.store import atomic_path, link_or_copy
+from conffusion.store import atomic_path, link_or_copy, remove_leftovers
 from conffusion.training.parallel import ALONE, Processes
 from conffusion.training.state import StateFolder
 
@@ -73,6 +73,8 @@ def finetune_method(
 
 def _write_outputs(competition: Competition, candidates: Path, outputs: FinetuningOutputs) -> None:
     """Second names for the candidates, which stay with the states until all outputs stand."""
+    for path in (outputs.candidates, *outputs.models.values(), outputs.curve):
+        remove_leftovers(path)
     with atomic_path(outputs.candidates) as folder:
         folder.mkdir()
         for step in competition.scores:

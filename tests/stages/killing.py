@@ -26,36 +26,33 @@ from tests.methods.small_specs import SIDE
 from tests.stages.small_run import CPU, DEGRADATION, FINETUNING, SEED, TUNED, SmallRun, prior_settings
 
 TASK = "super_resolution"
-# In turn; an attempt that ends before its moment comes is the last one. None: let through.
-KILLS: list[tuple[str, float] | None] = [
-    ("seconds", 0.3),  # before there is a state
-    ("write", 40),  # in the middle of the first state
-    ("replace", 2),  # a state that is complete but for its name
-    ("replace", 3),  # a state without its manifest
-    ("seconds", 0.6),
-    ("write", 700),  # in a later state, while earlier ones stand
-    ("fsync", 5),
-    ("replace", 4),
-    ("seconds", 0.9),
-    ("fsync", 2),
-    ("write", 900),
-    ("link", 2),  # the outputs
-    ("replace", 3),
-    ("unlink", 4),  # an end that is almost good
-    None,
-]
+# In turn, then the job is let through; some jobs may end before their moment comes.
+KILLS: dict[str, list[tuple[str, float]]] = {
+    "finetune": [
+        ("seconds", 0.3),  # before there is a state
+        ("write", 40),  # in the middle of the first state
+        ("replace", 3),  # a state without its manifest
+        ("write", 700),  # in a later state, while earlier ones stand
+        ("seconds", 0.9),
+        ("fsync", 5),
+        ("replace", 4),
+        ("write", 900),
+        ("link", 2),  # the outputs
+        ("replace", 3),
+        ("unlink", 4),  # an end that is almost good
+    ],
+    "pretrain": [("write", 40), ("replace", 2), ("seconds", 0.8), ("write", 600), ("replace", 4), ("fsync", 5)],
+}
 
 
 def main(folder: Path, job: str) -> None:
     """Prints a line for every attempt."""
     torch.set_num_threads(1)
     work = JOBS[job]
-    for kill in KILLS:
+    for kill in (*KILLS[job], None):
         killed = attempt(lambda: work(SmallRun(folder, TASK)), kill)
         left = sorted(path.name for path in folder.glob("state/**/step-*"))
         sys.stdout.write(f"{'killed' if killed else 'finished'} {kill} {left}\n")
-        if not killed and kill is None:
-            return
 
 
 def attempt(work: Callable[[], None], kill: tuple[str, float] | None) -> bool:
@@ -116,10 +113,10 @@ def finetune(run: SmallRun) -> None:
 
 
 def pretrain(run: SmallRun) -> None:
-    """A prior with random holes, noise levels and dropout in 320 steps."""
+    """A prior with random holes, noise levels and dropout in 220 steps."""
     task = "inpainting"
     prior = prior_settings(task)
-    training = prior.training.model_copy(update={"n_steps": 320, "batch_size": 2})
+    training = prior.training.model_copy(update={"n_steps": 220, "batch_size": 2})
     options = {**dict(prior.options), "dropout": 0.2}
     write_prior(
         "own", prior.model_copy(update={"training": training, "options": options}), DEGRADATION[task], image_size=SIDE,

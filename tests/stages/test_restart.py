@@ -54,7 +54,7 @@ def test_fine_tuning_that_is_killed_again_and_again_ends_the_same(copied: SmallR
 
 def test_pretraining_that_is_killed_again_and_again_ends_the_same(tmp_path: Path) -> None:
     attempts = killed_and_restarted(tmp_path, "pretrain")
-    assert sum(line.startswith("killed") for line in attempts) >= 5
+    assert sum(line.startswith("killed") for line in attempts) >= 4
     outcomes = [load_checkpoint(tmp_path / "prior.safetensors")]
     killing.pretrain(SmallRun(tmp_path, "super_resolution"))
     outcomes.append(load_checkpoint(tmp_path / "prior.safetensors"))
