@@ -21,13 +21,14 @@ rule finetune_method:
         f"{TIMES}/finetune_method/{{task}}-{{arm}}.tsv"
     conda:
         "../envs/conffusion.yaml"
-    threads: CONFIG.threads
+    threads: CONFIG.threads * CONFIG.finetuning.processes
     resources:
         mem_mb=memory("finetune_method"),
         runtime=24 * 60,
-        gpu=GPUS,
+        gpu=GPUS * CONFIG.finetuning.processes,
     params:
         settings=settings("finetune_method"),
+        state=f"{RUN}/state/{{task}}/{{arm}}",
         code=CODE["finetune_method"],
     script:
         "../workflow_scripts/finetune_method.py"
@@ -59,6 +60,7 @@ rule try_settings:
         gpu=GPUS,
     params:
         settings=settings("try_settings"),
+        state=f"{RUN}/state/tuning/{{task}}/{{arm}}/trial-{{trial}}",
         code=CODE["finetune_method"],
     script:
         "../workflow_scripts/try_settings.py"

@@ -45,6 +45,7 @@ rule train_prior:
         gpu=GPUS,
     params:
         settings=lambda wildcards: PLAN.prior_settings(wildcards.prior),
+        state=f"{RUN}/state/priors/{{prior}}",
         code=CODE["train_prior"],
     script:
         "../workflow_scripts/train_prior.py"

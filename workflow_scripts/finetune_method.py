@@ -1,16 +1,14 @@
-"""Rule finetune_method: fit one method to one task."""
-
-from pathlib import Path
+"""Rule finetune_method: fit one method to one task, in one process or in several."""
 
 from conffusion.workflow.job import run_job
 
 with run_job(snakemake) as job:  # noqa: F821
-    from conffusion.stages.finetuning import FinetuningOutputs, finetune_method
-    from conffusion.workflow.finetuning import finetuning_inputs, finetuning_job
+    from conffusion.training.parallel import ALONE
+    from conffusion.workflow.finetuning import FinetuningCall, finetune, finetune_with
 
-    outputs = FinetuningOutputs(
-        models={protocol: Path(job.output[protocol]) for protocol in ("paper", "guaranteed")},
-        candidates=Path(job.output.candidates),
-        curve=Path(job.output.curve),
-    )
-    finetune_method(finetuning_job(job.settings), finetuning_inputs(job.input), outputs, job.compute())
+    n_processes = job.config.finetuning.processes
+    call = FinetuningCall.of(job, n_processes)
+    if n_processes == 1:
+        finetune(call, job.compute(), ALONE)
+    else:
+        finetune_with(n_processes, call)

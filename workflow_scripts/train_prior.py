@@ -4,6 +4,13 @@ from conffusion.workflow.job import run_job
 
 with run_job(snakemake) as job:  # noqa: F821
     from conffusion.training.priors import write_prior
+    from conffusion.workflow.states import states_of
 
-    own_images = next(iter(job.input.get("images", [])), None)
-    write_prior(**job.settings, images=own_images, compute=job.compute(), output=job.output.checkpoint)
+    compute, own_images = job.compute(), next(iter(job.input.get("images", [])), None)
+    write_prior(
+        **job.settings,
+        images=own_images,
+        compute=compute,
+        output=job.output.checkpoint,
+        states=states_of(job, compute),
+    )

@@ -5,7 +5,9 @@ from conffusion.workflow.job import run_job
 with run_job(snakemake) as job:  # noqa: F821
     from conffusion.stages.tuning import try_settings, with_trial
     from conffusion.workflow.finetuning import finetuning_inputs, finetuning_job
+    from conffusion.workflow.states import states_of
 
     settings = dict(job.settings)
     trial = with_trial(finetuning_job(settings), settings["tuning"], int(job.wildcards.trial))
-    try_settings(trial, finetuning_inputs(job.input), job.output.result, job.compute())
+    compute = job.compute()
+    try_settings(trial, finetuning_inputs(job.input), job.output.result, states_of(job, compute), compute)

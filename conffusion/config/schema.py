@@ -180,12 +180,16 @@ class FinetuningSettings(Section):
     """What all fine-tuning runs share, and the tuned rest."""
 
     batch_size: Count
+    micro_batch_size: Count | None
     learning_rate_schedule: Literal["cosine", "constant"]
     ema: Share
     shuffle: bool
     mirror: bool
     validate_every: Count
     validate_first_step: bool
+    patience: Count | None
+    processes: Count
+    save_minutes: Annotated[float, Field(ge=0)]
     keep_candidates: bool
     maps_timestep: bool
     sharpening: SharpeningSettings

@@ -11,8 +11,10 @@ from conffusion.compute import Compute
 from conffusion.methods.competition import Score
 from conffusion.methods.models import save_predictor
 from conffusion.methods.protocols import PROTOCOLS
-from conffusion.stages.fitting import FinetuningInputs, FinetuningJob, Fit
-from conffusion.store import atomic_path, link_or_copy
+from conffusion.stages.fitting import Competition, FinetuningInputs, FinetuningJob, Fit
+from conffusion.store import atomic_path, link_or_copy, remove_leftovers
+from conffusion.training.parallel import ALONE, Processes
+from conffusion.training.state import StateFolder
 
 LOGGER = logging.getLogger(__name__)
 
@@ -32,37 +34,61 @@ class FinetuningOutputs:
     curve: Path
 
 
-def finetune_method(job: FinetuningJob, inputs: FinetuningInputs, outputs: FinetuningOutputs, compute: Compute) -> None:
+def finetune_method(
+    job: FinetuningJob,
+    inputs: FinetuningInputs,
+    outputs: FinetuningOutputs,
+    states: StateFolder,
+    compute: Compute,
+    processes: Processes = ALONE,
+) -> None:
     """Fit one method; keep the best checkpoint of each protocol, every candidate, and the curve.
+
+    A run that was cut short goes on from its latest state; its outputs are those of an undisturbed one. Of several
+    processes the first writes.
 
     Raises:
         CheckpointError: If the prior does not fit the configured architecture.
+        ConfigError: If there are too many processes for a batch.
         StoreError: If an image store is incomplete.
     """
-    fit = Fit(job, inputs, compute)
-    best: dict[str, tuple[Score, int]] = {}
-    scores: list[dict[str, object]] = []
+    fit = Fit(job, inputs, compute, processes)
+
+    def validate(step: int) -> dict[str, Score]:
+        scores = {name: fit.score(name, step) for name in PROTOCOLS}
+        for name, score in scores.items():
+            LOGGER.info("step %d, %s: interval size %.4f", step, name, score.interval_size)
+        record = {
+            "method": job.method.name, "task": fit.task, "replicate": job.replicate, "step": step,
+            "seed": job.seed, **job.tuned.model_dump(),
+        }  # fmt: skip
+        save_predictor(states.companions / candidate_name(step), fit.predictor, fit.spec, record)
+        return scores
+
+    competition = fit.run(validate, states)
+    if processes.is_first:
+        _write_outputs(competition, states.companions, outputs)
+        states.clear()
+
+
+def _write_outputs(competition: Competition, candidates: Path, outputs: FinetuningOutputs) -> None:
+    """Second names for the candidates, which stay with the states until all outputs stand."""
+    for path in (outputs.candidates, *outputs.models.values(), outputs.curve):
+        remove_leftovers(path)
     with atomic_path(outputs.candidates) as folder:
-
-        def validate(step: int) -> None:
-            for name in PROTOCOLS:
-                score = fit.score(name, step)
-                LOGGER.info("step %d, %s: interval size %.4f", step, name, score.interval_size)
-                scores.append({"step": step, "protocol": name, **asdict(score)})
-                if score.beats(best[name][0] if name in best else None):
-                    best[name] = (score, step)
-            record = {
-                "method": job.method.name, "task": fit.task, "replicate": job.replicate, "step": step,
-                "seed": job.seed, **job.tuned.model_dump(),
-            }  # fmt: skip
-            save_predictor(folder / candidate_name(step), fit.predictor, fit.spec, record)
-
-        losses = fit.run(validate)
-    for name, (_, step) in best.items():
+        folder.mkdir()
+        for step in competition.scores:
+            link_or_copy(candidates / candidate_name(step), folder / candidate_name(step))
+    for name in PROTOCOLS:
         with atomic_path(outputs.models[name]) as temporary:
-            link_or_copy(outputs.candidates / candidate_name(step), temporary)
+            link_or_copy(outputs.candidates / candidate_name(competition.best(name)[1]), temporary)
+    scores = [
+        {"step": step, "protocol": name, **asdict(score)}
+        for step, scores in competition.scores.items()
+        for name, score in scores.items()
+    ]
     with atomic_path(outputs.curve) as temporary:
-        pd.concat([pd.DataFrame(losses), pd.DataFrame(scores)]).to_csv(temporary, index=False)
+        pd.concat([pd.DataFrame(competition.losses), pd.DataFrame(scores)]).to_csv(temporary, index=False)
 
 
 def candidate_name(step: int) -> str:

@@ -1,15 +1,16 @@
 """One fine-tuning run in memory: the predictor, its data, and how a checkpoint of it scores under a protocol."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from conffusion.arrays import to_pm1
 from conffusion.compute import Compute
 from conffusion.config.schema import CalibrationSettings, FinetuningSettings, MethodTuning, PriorSettings
-from conffusion.errors import StoreError
+from conffusion.errors import ConfigError, StoreError
 from conffusion.methods.competition import Score, ValidationImages, score_checkpoint
 from conffusion.methods.models import PredictorSpec
 from conffusion.methods.predictor import BoundPredictor
@@ -22,10 +23,14 @@ from conffusion.stages.images import groups_of
 from conffusion.stages.prediction import predict_store
 from conffusion.store import SealedStore, open_store, read_array
 from conffusion.tasks import build_task
-from conffusion.training.finetune import TrainingSet, finetune, validation_steps
-from conffusion.training.loop import Optimisation
+from conffusion.training.finetune import TrainingSet, finetune, smallest_batch, validation_steps
+from conffusion.training.loop import Optimisation, Resumption, seed_everything
 from conffusion.training.objectives import OBJECTIVES, Objective, Sharpening
+from conffusion.training.parallel import ALONE, Processes
 from conffusion.training.priors import architecture_of
+from conffusion.training.state import StateFolder
+
+PATIENT_PROTOCOL = "guaranteed"  # early stopping waits for better checkpoints of this one
 
 
 @dataclass(frozen=True)
@@ -79,25 +84,64 @@ class FinetuningInputs:
     sampled_bounds: Path | None
 
 
+@dataclass
+class Competition:
+    """The course of a fine-tuning run so far.
+
+    Attributes:
+        losses: Records {step, loss}; those of the sharpening also say so under "phase".
+        scores: By step and protocol, how each checkpoint did, in the order of the steps.
+    """
+
+    losses: list[dict[str, Any]] = field(default_factory=list)
+    scores: dict[int, dict[str, Score]] = field(default_factory=dict)
+
+    def best(self, protocol: str) -> tuple[Score, int]:
+        """The first of the narrowest checkpoints of a protocol, and its step."""
+        best: tuple[Score, int] | None = None
+        for step, scores in self.scores.items():
+            if scores[protocol].beats(best[0] if best else None):
+                best = scores[protocol], step
+        if best is None:
+            raise ValueError("no checkpoint has competed")
+        return best
+
+    def state(self) -> dict[str, Any]:
+        """In plain values."""
+        scores = [[step, {name: asdict(score) for name, score in of.items()}] for step, of in self.scores.items()]
+        return {"losses": self.losses, "scores": scores}
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Any]) -> "Competition":
+        """What `state` gave."""
+        scores = {step: {name: Score(**score) for name, score in of.items()} for step, of in state["scores"]}
+        return cls([dict(record) for record in state["losses"]], scores)
+
+
 @dataclass(frozen=True)
 class _Phase:
     """A part of a fine-tuning run; its steps count from 1.
 
     Attributes:
+        name: "fitting" or "sharpening".
         data: Images, and what bounds are fitted to.
         objective: What is minimised.
         settings: Optimiser settings; a phase starts with fresh moments and a fresh average.
         stops: Steps after which a checkpoint competes.
         seed: Data order, noise and mirroring follow from it.
-        after_step: Called after every step.
     """
 
+    name: str
     data: TrainingSet
     objective: Objective
     settings: Optimisation
     stops: list[int]
     seed: int
-    after_step: Callable[[], None] = lambda: None
+
+    @property
+    def after_step(self) -> Callable[[], None]:
+        """Called after every step."""
+        return self.objective.settle if isinstance(self.objective, Sharpening) else lambda: None
 
 
 def candidate_steps(tuned: MethodTuning, shared: FinetuningSettings) -> list[int]:
@@ -117,12 +161,15 @@ class Fit:
 
     Raises:
         CheckpointError: If the prior does not fit the configured architecture.
+        ConfigError: If there are too many processes for a batch.
         StoreError: If a store is incomplete.
     """
 
-    def __init__(self, job: FinetuningJob, inputs: FinetuningInputs, compute: Compute) -> None:
-        torch.manual_seed(job.run_seed)
-        self._job, self._compute = job, compute
+    def __init__(
+        self, job: FinetuningJob, inputs: FinetuningInputs, compute: Compute, processes: Processes = ALONE
+    ) -> None:
+        seed_everything(job.run_seed)
+        self._job, self._compute, self._processes = job, compute, processes
         self._stores = {split: open_store(path) for split, path in inputs.images.items()}
         self._images = {split: _validation_images(store, inputs.splits) for split, store in self._stores.items()}
         self.task = str(self._stores["finetune"].attributes["task"])
@@ -133,22 +180,79 @@ class Fit:
         self.predictor = self.spec.build(load_prior(inputs.prior, architecture) if job.method.pretrained else None)
         compute.place(self.predictor)
         self._data = _training_set(job, self._stores["finetune"], inputs.sampled_bounds, self.predictor, compute)
+        _check_parts(job.finetuning.batch_size, processes.n, smallest_batch(self.predictor))
+        if not processes.is_first:  # the networks are the same by now; dropout need not be
+            torch.manual_seed(job.run_seed + processes.rank)
 
-    def run(self, on_validation: Callable[[int], None]) -> list[dict[str, float]]:
-        """Fine-tune; `on_validation(step)` may call `score` and save the predictor. Returns the loss records."""
-        records = self._run(self._fitting(), 0, on_validation)
-        if self._job.finetuning.sharpening.n_steps:
-            records += self._run(self._sharpening(), self._job.tuned.n_steps, on_validation)
-        return records
+    def run(self, validate: Callable[[int], Mapping[str, Score]], states: StateFolder | None = None) -> Competition:
+        """Fine-tune, going on from the latest state if there is one.
 
-    def _run(self, phase: _Phase, before: int, on_validation: Callable[[int], None]) -> list[dict[str, float]]:
-        """One phase, after so many steps of others, from which its own go on counting."""
+        Args:
+            validate: Called with the step, in the first process alone; may call `score` and save the predictor. Returns
+                the scores of the checkpoint by protocol, that of "guaranteed" among them.
+            states: Where full states of the run are kept; None: nowhere.
+        """
+        start = self._latest(states)
+        competition = Competition.restored(start["competition"]) if start else Competition()
+        before = start["before"] if start else 0
+        makers = [self._fitting, self._sharpening] if self._job.finetuning.sharpening.n_steps else [self._fitting]
+        for number, make in enumerate(makers):
+            if start is not None and number < start["phase"]:
+                continue
+            resumed = start if start is not None and number == start["phase"] else None
+            records = self._run(make(), number, before, competition, validate, states, resumed)
+            competition.losses += records
+            before = int(records[-1]["step"])
+        return competition
+
+    def _latest(self, states: StateFolder | None) -> dict[str, Any] | None:
+        """The state to go on from; the first process tidies up before the others look."""
+        if states is None:
+            return None
+        start = states.latest() if self._processes.is_first else None
+        self._processes.first_decides(True)
+        return start if self._processes.is_first else states.latest(tidy=False)
+
+    def _run(
+        self,
+        phase: _Phase,
+        number: int,
+        before: int,
+        competition: Competition,
+        validate: Callable[[int], Mapping[str, Score]],
+        states: StateFolder | None,
+        start: Mapping[str, Any] | None,
+    ) -> list[dict[str, Any]]:
+        """One phase, after so many steps of others, from which its own go on counting; its records of the loss."""
+        n_waited = start["n_waited"] if start else 0
+        if start and isinstance(phase.objective, Sharpening):
+            phase.objective.restore(start["objective"])
+
+        def on_validation(step: int) -> bool:
+            nonlocal n_waited
+            best = competition.best(PATIENT_PROTOCOL)[0] if competition.scores else None
+            competition.scores[before + step] = dict(validate(before + step))
+            n_waited = 0 if competition.scores[before + step][PATIENT_PROTOCOL].beats(best) else n_waited + 1
+            return n_waited == self._job.finetuning.patience
+
+        def save(loop: Mapping[str, Any]) -> None:
+            if states is None or not self._processes.is_first:
+                return
+            objective = phase.objective.state() if isinstance(phase.objective, Sharpening) else {}
+            content = {
+                "phase": number, "before": before, "n_waited": n_waited, "loop": loop, "objective": objective,
+                "competition": competition.state(),
+            }  # fmt: skip
+            states.save(before + loop["trainer"]["step"], content)
+
+        is_due = states.is_due if states else lambda: False
         records = finetune(
             self.predictor, phase.data, phase.objective, self._job.calibration.alpha / 2, phase.settings, self._compute,
-            seed=phase.seed, stops=phase.stops, on_validation=lambda step: on_validation(before + step),
-            after_step=phase.after_step,
+            seed=phase.seed, stops=phase.stops, on_validation=on_validation, after_step=phase.after_step,
+            resumption=Resumption(start["loop"] if start else None, is_due, save), processes=self._processes,
         )  # fmt: skip
-        return [{**record, "step": before + record["step"]} for record in records]
+        named = {} if number == 0 else {"phase": phase.name}
+        return [{**record, "step": before + int(record["step"]), **named} for record in records]
 
     def _fitting(self) -> _Phase:
         """What the method is: its own loss on its own targets."""
@@ -156,22 +260,24 @@ class Fit:
         settings = Optimisation(
             tuned.n_steps, shared.batch_size, tuned.learning_rate, shared.ema,
             constant_rate=shared.learning_rate_schedule == "constant", shuffled=shared.shuffle,
+            micro_batch=shared.micro_batch_size,
         )  # fmt: skip
         stops = validation_steps(tuned.n_steps, shared.validate_every, first=shared.validate_first_step)
-        return _Phase(self._data, OBJECTIVES[str(self._job.method.loss)], settings, stops, self._job.run_seed)
+        objective = OBJECTIVES[str(self._job.method.loss)]
+        return _Phase("fitting", self._data, objective, settings, stops, self._job.run_seed)
 
     def _sharpening(self) -> _Phase:
         """Width at the risk level, on the truth, whatever the method was fitted to."""
         shared, own = self._job.finetuning, self._job.finetuning.sharpening
         truth = self._compute.tensor(to_pm1(read_array(self._stores["finetune"]["target"])))
-        sharpening = Sharpening(self._job.calibration.alpha)
+        sharpening = Sharpening(self._job.calibration.alpha, self._processes)
         settings = Optimisation(
             own.n_steps, shared.batch_size, own.learning_rate_factor * self._job.tuned.learning_rate, shared.ema,
-            shuffled=shared.shuffle, final_share=0.0,
+            shuffled=shared.shuffle, final_share=0.0, micro_batch=shared.micro_batch_size,
         )  # fmt: skip
         return _Phase(
-            replace(self._data, lower=truth, upper=truth), sharpening, settings,
-            validation_steps(own.n_steps, shared.validate_every), self._job.seed_of("sharpen"), sharpening.settle,
+            "sharpening", replace(self._data, lower=truth, upper=truth), sharpening, settings,
+            validation_steps(own.n_steps, shared.validate_every), self._job.seed_of("sharpen"),
         )  # fmt: skip
 
     def score(self, protocol: str, step: int) -> Score:
@@ -182,6 +288,14 @@ class Fit:
         lower, upper, _ = predict_store(self.predictor, store, self._job.seed, self._compute, accident)
         grid = official_grid(self.task, self._job.method)
         return score_checkpoint(rules, lower, upper, images, self._job.calibration, grid)
+
+
+def _check_parts(batch_size: int, n_processes: int, smallest: int) -> None:
+    if batch_size // n_processes < smallest:
+        raise ConfigError(
+            f"finetuning.processes = {n_processes}: each process needs at least {smallest} image(s) of a batch, and "
+            f"finetuning.batch_size is {batch_size}; choose fewer processes"
+        )
 
 
 def _validation_images(store: SealedStore, splits: Path) -> ValidationImages:

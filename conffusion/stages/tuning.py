@@ -12,13 +12,13 @@ import yaml
 from conffusion.compute import Compute
 from conffusion.config.schema import MethodTuning, TuningSettings
 from conffusion.errors import ConfigError
-from conffusion.methods.competition import Score
 from conffusion.randomness import keyed_generator
-from conffusion.stages.fitting import FinetuningInputs, FinetuningJob, Fit
+from conffusion.stages.fitting import PATIENT_PROTOCOL, FinetuningInputs, FinetuningJob, Fit
 from conffusion.store import atomic_path, read_json, write_json, write_text
 from conffusion.training.priors import architecture_of
+from conffusion.training.state import StateFolder
 
-CRITERION = "guaranteed"  # the protocol that selects on the selection split
+CRITERION = PATIENT_PROTOCOL  # it selects on the selection split
 
 
 def trial_settings(tuning: TuningSettings, kind: str, seed: int, trial: int) -> MethodTuning:
@@ -48,22 +48,18 @@ def trial_settings(tuning: TuningSettings, kind: str, seed: int, trial: int) -> 
     return MethodTuning(**chosen)
 
 
-def try_settings(job: FinetuningJob, inputs: FinetuningInputs, output: str | Path, compute: Compute) -> None:
+def try_settings(
+    job: FinetuningJob, inputs: FinetuningInputs, output: str | Path, states: StateFolder, compute: Compute
+) -> None:
     """Fine-tune with the job's settings and record the narrowest calibrated intervals on the selection split."""
     fit = Fit(job, inputs, compute)
-    best: list[Score] = []
-
-    def validate(step: int) -> None:
-        score = fit.score(CRITERION, step)
-        if score.beats(best[-1] if best else None):
-            best.append(score)
-
-    fit.run(validate)
-    size = best[-1].interval_size
+    best, _ = fit.run(lambda step: {CRITERION: fit.score(CRITERION, step)}, states).best(CRITERION)
+    size = best.interval_size
     write_json(output, {
         "task": fit.task, "method": job.method.name, **job.tuned.model_dump(),
         "interval_size": size if size < float("inf") else None,
     })  # fmt: skip
+    states.clear()
 
 
 def choose_settings(trials: Sequence[str | Path], table: str | Path, chosen: str | Path) -> None:

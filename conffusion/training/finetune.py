@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from conffusion.compute import BatchLimit, Compute
 from conffusion.methods.predictor import BoundPredictor, Bounds
 from conffusion.progress import Progress
-from conffusion.training.loop import Again, Optimisation, Trainer, batch_indices
+from conffusion.training.loop import FROM_THE_START, Again, Optimisation, Resumption, TrainingRun
 from conffusion.training.objectives import Objective
+from conffusion.training.parallel import ALONE, Processes
 
 LOGGER = logging.getLogger(__name__)
 RECORD_EVERY = 20
@@ -76,13 +77,16 @@ def finetune(
     *,
     seed: int,
     stops: Collection[int],
-    on_validation: Callable[[int], None],
+    on_validation: Callable[[int], bool | None],
     after_step: Callable[[], None] = lambda: None,
+    resumption: Resumption = FROM_THE_START,
+    processes: Processes = ALONE,
 ) -> list[dict[str, float]]:
     """Fit the predictor; at every stop `on_validation(step)` sees it with averaged weights, in evaluation mode.
 
-    Where memory does not suffice for a batch, its gradient is summed over parts. The result is the same up to rounding,
-    except that batch norm then sees the parts, and dropout draws other masks.
+    A batch is divided among the processes, and in each of them into parts where `settings.micro_batch` says so or
+    memory does not suffice; its gradient is the sum over all parts. The result is the same up to rounding, except that
+    batch norm then sees the parts, and dropout draws other masks.
 
     Args:
         predictor: Changed in place; ends with the weights of the last step, not averaged.
@@ -93,28 +97,47 @@ def finetune(
         compute: Device and precision.
         seed: Data order, noise and mirroring follow from it.
         stops: Steps after which a checkpoint competes; see `validation_steps`.
-        on_validation: Called with the step.
+        on_validation: Called with the step, in the first process alone; True ends the run.
         after_step: Called after every step of the optimiser; `Sharpening.settle`.
+        resumption: Where to go on, and how the state is kept; asked after every record.
+        processes: Who takes part; all call this with the same arguments.
     Returns:
         Records {step, loss}, the mean of every `RECORD_EVERY` steps.
     """
-    generator = torch.Generator().manual_seed(seed)
-    trainer = Trainer(predictor.network, settings)
-    limit = BatchLimit(settings.batch_size, smallest=2 if _has_batch_norm(predictor) else 1)
-    progress, records, recent = Progress("fine-tuning", settings.n_steps, unit="steps"), [], []
+    run = TrainingRun(predictor.network, settings, len(data.condition), seed, processes)
+    size = min(settings.batch_size, settings.micro_batch or settings.batch_size)
+    limit = BatchLimit(size, smallest=smallest_batch(predictor))
+    if resumption.start is not None:
+        run.restore(resumption.start)
+        limit.size = resumption.start["limits"][processes.rank]
+    first = run.trainer.step
+    progress = Progress(_label(first), settings.n_steps - first, unit="steps")
     predictor.train()
-    for rows in batch_indices(len(data.condition), settings, generator):
-        batch = _draw(data, rows, compute, generator)
-        recent.append(trainer.apply(partial(_backward, predictor, batch, objective, quantile, compute, limit)))
+    for rows in run.batches:
+        batch = _draw(data, rows, compute, run.generator)
+        run.apply(partial(_backward, predictor, batch, objective, quantile, compute, limit, processes))
         after_step()
-        if len(recent) == RECORD_EVERY or trainer.step in stops:
-            records.append({"step": trainer.step, "loss": float(torch.stack(recent).mean())})
-            recent = []
-        if trainer.step in stops:
-            with trainer.averaged():
-                on_validation(trainer.step)
+        if run.record(RECORD_EVERY, stops):
+            if run.trainer.step in stops and _validate(run, on_validation, processes):
+                break
+            if processes.first_decides(resumption.is_due()):
+                limits = [int(size) for size in processes.gather(torch.tensor(limit.size))]
+                resumption.save({**run.state(), "limits": limits})
         progress.update()
-    return records
+    return run.records
+
+
+def _validate(run: TrainingRun, on_validation: Callable[[int], bool | None], processes: Processes) -> bool:
+    """Whether the run is to end."""
+    ends = False
+    if processes.is_first:
+        with run.trainer.averaged():
+            ends = bool(on_validation(run.trainer.step))
+    return processes.first_decides(ends)
+
+
+def _label(first_step: int) -> str:
+    return f"fine-tuning from step {first_step}" if first_step else "fine-tuning"
 
 
 def _draw(data: TrainingSet, rows: Tensor, compute: Compute, generator: torch.Generator) -> _Batch:
@@ -140,16 +163,19 @@ def _backward(
     quantile: float,
     compute: Compute,
     limit: BatchLimit,
+    processes: Processes,
 ) -> Tensor:
-    """Add the gradient of the batch's loss, part by part, and return the loss.
+    """Add the gradient of this process's part of the batch's loss, piece by piece, and return that part of the loss.
 
     Raises:
         Again: If a part did not fit into memory; `limit` is lower then.
     """
     n_images, total = len(batch.condition), torch.zeros((), device=compute.device)
-    n_parts = max(1, min(math.ceil(n_images / limit.size), n_images // limit.smallest))
+    own = batch.part(processes.part(n_images))
+    n_own = len(own.condition)
+    n_parts = max(1, min(math.ceil(n_own / limit.size), n_own // limit.smallest))
     for k in range(n_parts):  # nearly equal parts, none smaller than it may be
-        part = batch.part(slice(k * n_images // n_parts, (k + 1) * n_images // n_parts))
+        part = own.part(slice(k * n_own // n_parts, (k + 1) * n_own // n_parts))
         try:
             loss = _loss(predictor, part, objective, quantile, compute) * (len(part.condition) / n_images)
             loss.backward()
@@ -160,8 +186,9 @@ def _backward(
     return total
 
 
-def _has_batch_norm(module: nn.Module) -> bool:
-    return any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules())
+def smallest_batch(module: nn.Module) -> int:
+    """Images that a part of a batch must hold: batch norm needs two."""
+    return 2 if any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules()) else 1
 
 
 def _loss(predictor: BoundPredictor, batch: _Batch, objective: Objective, quantile: float, compute: Compute) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from conffusion.arrays import to_01
 from conffusion.losses import pinball_loss, sharpness_loss
 from conffusion.methods.predictor import Bounds
+from conffusion.training.parallel import ALONE, Processes
 
 _PRICE_GAIN = 0.09  # how fast the price of a miss follows the risk
 _MAX_EXCESS = 1.0  # of the risk over the level, in units of the level, that moves the price; it moves down by 1 at most
@@ -52,10 +53,11 @@ class Sharpening:
 
     Args:
         level: Wanted share of missed values, in (0, 1).
+        processes: Who shows it parts of the same batches; the price is the same in all of them.
     """
 
-    def __init__(self, level: float) -> None:
-        self._level = level
+    def __init__(self, level: float, processes: Processes = ALONE) -> None:
+        self._level, self._processes = level, processes
         self._shown: list[tuple[int, Tensor]] = []
         self._first_price, self._log_change = math.nan, 0.0
 
@@ -68,7 +70,7 @@ class Sharpening:
         """`sharpness_loss` on [0, 1]; `lower` and `upper` are both the truth, and `quantile` is not used."""
         low, high, truth = to_01(bounds.lower), to_01(bounds.upper), to_01(lower)
         if math.isnan(self._first_price):
-            width = float((high - low).detach().abs().mean())
+            width = self._mean_width((high - low).detach().abs())
             self._first_price = _FIRST_PRICE * max(width, 1 / 255) / self._level
         missed = (truth > torch.maximum(low, high)) | (truth < torch.minimum(low, high))
         self._shown.append((missed.numel(), missed.float().mean()))
@@ -76,8 +78,25 @@ class Sharpening:
 
     def settle(self) -> None:
         """End a step: raise the price if more than the level was missed since the last one, and lower it if less."""
-        n_values = sum(n for n, _ in self._shown)
-        risk = sum(n * float(share) for n, share in self._shown) / n_values
+        n_missed = sum(n * float(share) for n, share in self._shown)
+        n_missed, n_values = self._processes.total(n_missed, sum(n for n, _ in self._shown))
+        risk = n_missed / n_values
         self._shown.clear()
         change = self._log_change + _PRICE_GAIN * min((risk - self._level) / self._level, _MAX_EXCESS)
         self._log_change = min(max(change, -math.log(_MAX_CHANGE)), math.log(_MAX_CHANGE))
+
+    def _mean_width(self, widths: Tensor) -> float:
+        """Over the parts of all processes, or of the first part of a batch that one process takes in parts."""
+        mean = float(widths.mean())
+        if self._processes.n == 1:
+            return mean
+        total, n_values = self._processes.total(mean * widths.numel(), widths.numel())
+        return total / n_values
+
+    def state(self) -> dict[str, float]:
+        """What a resumed run needs between two steps."""
+        return {"first_price": self._first_price, "log_change": self._log_change}
+
+    def restore(self, state: Mapping[str, float]) -> None:
+        """Go on from what `state` gave."""
+        self._first_price, self._log_change = state["first_price"], state["log_change"]

@@ -15,7 +15,7 @@ from conffusion.compute import Compute
 from conffusion.models.denoiser import LEVEL_INPUTS
 from conffusion.models.schedules import NoiseSchedule
 from conffusion.progress import Progress
-from conffusion.training.loop import Optimisation, Trainer, batch_indices
+from conffusion.training.loop import FROM_THE_START, Optimisation, Resumption, TrainingRun
 
 LOGGER = logging.getLogger(__name__)
 RECORD_EVERY = 100
@@ -38,33 +38,56 @@ class PretrainingImages:
     has_holes: bool
 
 
-Objective = Callable[[Tensor], Tensor]  # row numbers -> scalar loss
+@dataclass(frozen=True)
+class Objective:
+    """A loss of images, given by their row numbers.
+
+    Attributes:
+        loss: Row numbers to a scalar.
+        generator: What the loss draws random numbers from, if it does.
+    """
+
+    loss: Callable[[Tensor], Tensor]
+    generator: torch.Generator | None = None
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """The loss of these rows."""
+        return self.loss(rows)
 
 
 def pretrain(
-    network: nn.Module, objective: Objective, n_images: int, settings: Optimisation, seed: int
+    network: nn.Module,
+    objective: Objective,
+    n_images: int,
+    settings: Optimisation,
+    seed: int,
+    resumption: Resumption = FROM_THE_START,
 ) -> list[dict[str, float]]:
     """Minimise an objective over shuffled epochs; the network ends up with the averaged weights, in evaluation mode.
 
     Returns:
         Records {step, loss}: the mean loss of every `RECORD_EVERY` steps.
     """
-    generator = torch.Generator().manual_seed(seed)
-    trainer, progress = Trainer(network, settings), Progress("pretraining", settings.n_steps, unit="steps")
-    records, recent = [], []
+    run = TrainingRun(network, settings, n_images, seed)
+    if resumption.start is not None:
+        run.restore(resumption.start)
+        if objective.generator is not None:
+            objective.generator.set_state(resumption.start["objective"])
+    progress = Progress("pretraining", settings.n_steps - run.trainer.step, unit="steps")
     network.train()
-    for rows in batch_indices(n_images, settings, generator):
-        recent.append(trainer.apply(partial(_backward, objective, rows)))
-        if len(recent) == RECORD_EVERY or trainer.step == settings.n_steps:
-            records.append({"step": trainer.step, "loss": float(torch.stack(recent).mean())})
-            LOGGER.info("step %d: loss %.5f", trainer.step, records[-1]["loss"])
-            recent = []
+    for rows in run.batches:
+        run.apply(partial(_backward, objective, rows))
+        if run.record(RECORD_EVERY, {settings.n_steps}):
+            LOGGER.info("step %d: loss %.5f", run.trainer.step, run.records[-1]["loss"])
+            if resumption.is_due():
+                drawn = None if objective.generator is None else objective.generator.get_state()
+                resumption.save({**run.state(), "objective": drawn})
         progress.update()
-    with trainer.averaged():
+    with run.trainer.averaged():
         averaged = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     network.load_state_dict(averaged)
     network.eval()
-    return records
+    return run.records
 
 
 def _backward(objective: Objective, rows: Tensor) -> Tensor:
@@ -84,7 +107,7 @@ def diffusion_objective(
     generator = torch.Generator().manual_seed(seed + 1)
     abars = torch.as_tensor(np.append(1.0, schedule.alphas_cumprod), dtype=torch.float32)
 
-    def objective(rows: Tensor) -> Tensor:
+    def loss(rows: Tensor) -> Tensor:
         x0 = _pm1(images.target, rows, compute)
         noise = torch.randn(x0.shape, generator=generator).to(x0.device)
         steps = torch.randint(schedule.n_timesteps, (len(rows),), generator=generator)
@@ -102,7 +125,7 @@ def diffusion_objective(
         batch = NoisedBatch(x0, condition, hole, noise, abar, timesteps, labels)
         return (noise_residual(network, kind, batch, compute) ** 2).sum() / hole.sum()
 
-    return objective
+    return Objective(loss, generator)
 
 
 @dataclass(frozen=True)
@@ -141,12 +164,12 @@ def noise_residual(network: nn.Module, kind: str, batch: NoisedBatch, compute: C
 def classification_objective(network: nn.Module, images: PretrainingImages, compute: Compute) -> Objective:
     """Cross-entropy of the class of each image, which is the photograph it was cut from."""
 
-    def objective(rows: Tensor) -> Tensor:
+    def loss(rows: Tensor) -> Tensor:
         with compute.autocast():
             logits = network(_pm1(images.target, rows, compute))
         return F.cross_entropy(logits.float(), torch.as_tensor(images.labels)[rows].to(compute.device))
 
-    return objective
+    return Objective(loss)
 
 
 def _pm1(images: Any, rows: Tensor, compute: Compute) -> Tensor:

@@ -21,8 +21,9 @@ from conffusion.progress import Progress
 from conffusion.randomness import keyed_generator
 from conffusion.store import SealedStore, open_store, read_array
 from conffusion.tasks import build_task
-from conffusion.training.loop import Optimisation
+from conffusion.training.loop import FROM_THE_START, Optimisation, Resumption, seed_everything
 from conffusion.training.pretrain import PretrainingImages, classification_objective, diffusion_objective, pretrain
+from conffusion.training.state import StateFolder
 
 CHUNK = 2000
 
@@ -43,16 +44,20 @@ def write_prior(
     compute: Compute,
     output: str | Path,
     images: str | Path | None = None,
+    states: StateFolder | None = None,
 ) -> None:
     """Train a prior and write its checkpoint in half precision; no two priors share random numbers.
 
     `images` is the store of the split finetune, for priors that are trained on it (`training.images: dataset`).
+    Training goes on from the latest of `states`, if there is one.
     """
     if prior.training is None:
         raise ConfigError(f"priors.{name}.training: is missing, so this prior cannot be trained; set its checkpoint")
     own_seed = int(keyed_generator("prior", seed, name).integers(2**31))
-    weights, record = train_prior(prior, degradation, image_size, own_seed, compute, images)
+    weights, record = train_prior(prior, degradation, image_size, own_seed, compute, images, states)
     save_checkpoint(output, weights, record, dtype=torch.float16)
+    if states is not None:
+        states.clear()
 
 
 def train_prior(
@@ -62,6 +67,7 @@ def train_prior(
     seed: int,
     compute: Compute,
     own_images: str | Path | None = None,
+    states: StateFolder | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Train one prior from scratch.
 
@@ -72,10 +78,11 @@ def train_prior(
         seed: Everything random follows from it.
         compute: Device and precision.
         own_images: Store of the split finetune; see `write_prior`.
+        states: Where full states of the training are kept; None: nowhere.
     Returns:
         Averaged weights, and the record that goes into the checkpoint: architecture, settings, loss curve, seconds.
     """
-    torch.manual_seed(seed)
+    seed_everything(seed)
     architecture = architecture_of(prior)
     schedule = architecture.build_schedule()
     settings = _training_of(prior)
@@ -89,16 +96,39 @@ def train_prior(
     else:
         objective = diffusion_objective(network, architecture.kind, images, schedule, compute, seed)
     optimisation = Optimisation(settings.n_steps, settings.batch_size, settings.learning_rate, settings.ema)
-    start = time.monotonic()
-    losses = pretrain(network, objective, len(images.target), optimisation, seed)
+    clock = _Clock()
+    losses = pretrain(network, objective, len(images.target), optimisation, seed, clock.resumption(states))
     training = {
         **settings.model_dump(),
         "task": prior.task,
         "seed": seed,
-        "seconds": round(time.monotonic() - start),
+        "seconds": round(clock.seconds()),
         "losses": losses,
     }
     return network.state_dict(), {"architecture": architecture.record(), "training": training}
+
+
+class _Clock:
+    """Seconds of a training, those before an interruption included."""
+
+    def __init__(self) -> None:
+        self._before, self._start = 0.0, time.monotonic()
+
+    def seconds(self) -> float:
+        """So far."""
+        return self._before + time.monotonic() - self._start
+
+    def resumption(self, states: StateFolder | None) -> Resumption:
+        """Keep states with the seconds so far; go on from the latest."""
+        if states is None:
+            return FROM_THE_START
+        start = states.latest()
+        self._before = start["seconds"] if start else 0.0
+
+        def save(loop: Mapping[str, Any]) -> None:
+            states.save(loop["trainer"]["step"], {"loop": loop, "seconds": self.seconds()})
+
+        return Resumption(start["loop"] if start else None, states.is_due, save)
 
 
 def _prepare_images(

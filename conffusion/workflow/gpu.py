@@ -1,4 +1,4 @@
-"""One GPU index per local job, by an advisory lock that the kernel releases when the job dies."""
+"""GPU indices of local jobs, by advisory locks that the kernel releases when the job dies."""
 
 import fcntl
 import os
@@ -7,6 +7,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import IO
+
+from conffusion.errors import ConfigError
 
 _POLL_SECONDS = 0.5
 
@@ -30,25 +32,34 @@ def gpus_per_job(device: str) -> int:
     return int(device == "cuda")
 
 
-def claim_gpu(lock_folder: str | Path | None = None) -> IO[str] | None:
-    """Reserve a GPU index for this process and make it the only visible one; call before torch is imported.
+def claim_gpus(n_gpus: int = 1, lock_folder: str | Path | None = None) -> list[IO[str]]:
+    """Reserve GPU indices for this process and make them the only visible ones; call before torch is imported.
 
-    Waits while all indices are taken. Under a scheduler that hands out GPUs itself (Slurm) its choice is kept.
+    Waits while fewer are free, and holds none meanwhile. Under a scheduler that hands out GPUs itself (Slurm) its
+    choice is kept.
 
     Returns:
-        The open lock file, to be kept open as long as the GPU is used; None where no lock was needed.
+        The open lock files, to be kept open as long as the GPUs are used; none where no lock was needed.
+    Raises:
+        ConfigError: If more GPUs are wanted than there are.
     """
     gpus = visible_gpus()
     if not gpus or "SLURM_JOB_ID" in os.environ:
-        return None
+        return []
+    if n_gpus > len(gpus):
+        raise ConfigError(f"{n_gpus} GPUs are wanted and {len(gpus)} visible; lower finetuning.processes")
     folder = Path(lock_folder or Path(tempfile.gettempdir()) / f"conffusion-gpus-{os.getuid()}")
     folder.mkdir(exist_ok=True)
     while True:
-        for index in gpus:
-            lock = _try_lock(folder / f"gpu-{index}.lock")
-            if lock is not None:
-                os.environ["CUDA_VISIBLE_DEVICES"] = index
-                return lock
+        with (folder / "choosing.lock").open("w") as turn:
+            fcntl.flock(turn, fcntl.LOCK_EX)  # one job at a time looks around, so that two never hold half each
+            free = {index: lock for index in gpus if (lock := _try_lock(folder / f"gpu-{index}.lock")) is not None}
+            chosen = list(free)[:n_gpus] if len(free) >= n_gpus else []
+            for index in free.keys() - chosen:
+                free[index].close()
+        if chosen:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(chosen)
+            return [free[index] for index in chosen]
         time.sleep(_POLL_SECONDS)
 
 

@@ -35,6 +35,9 @@ _AVERAGE_COPIES = 2  # the average, and the weights put aside while it is valida
 _RENDERED_COPIES = 4  # of the images that a prior is trained on, in 8 bits
 _MB_PER_VALUE = 4e-6  # float32
 
+# Settings of fine-tuning that do not change what comes out; as parameters of a rule they have one value.
+_WITHOUT_EFFECT = {"keep_candidates": True, "processes": 1, "save_minutes": 10.0}
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -304,7 +307,7 @@ class Plan:
             "replicate": replicate_of(arm),
             "prior": self._network(self.prior_name(task, arm)),
             "tuned": tuned,
-            "finetuning": {**finetuning, "tuned": {}, "keep_candidates": True},
+            "finetuning": {**finetuning, "tuned": {}, **_WITHOUT_EFFECT},
             "calibration": config["calibration"],
         }
 

@@ -3,7 +3,9 @@ import shutil
 from pathlib import Path
 
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -22,6 +24,7 @@ from conffusion.report.figures import (
 from conffusion.report.figures.grid import Grid
 from conffusion.report.figures.images import load_bounds, load_examples, shorten, spread
 from conffusion.report.figures.style import METHOD_COLOURS, METHOD_MARKERS, facets, saved_figure
+from conffusion.report.figures.training import _draw_method
 from conffusion.store import open_store, write_store
 from tests.report import tree
 
@@ -138,6 +141,23 @@ def test_several_replicates_share_bars_and_columns(tmp_path: Path) -> None:
     plot_training([folder.parent / "training.csv" for folder in folders], tmp_path / "training.png")
     for name in ("strata", "training"):
         check(tmp_path / f"{name}.png")
+
+
+def test_loss_of_the_sharpening_is_drawn_and_named_as_its_own(run: tree.Run, tmp_path: Path) -> None:
+    table = pd.DataFrame(
+        {"step": [1, 2, 3, 4], "loss": [0.4, 0.3, 0.9, 0.8], "phase": [None, None, "sharpening", "sharpening"]}
+    )
+    file = tmp_path / "inpainting" / "n_conffusion" / "training.csv"
+    file.parent.mkdir(parents=True)
+    pd.concat([table, pd.read_csv(run.trainings("inpainting")[0]).dropna(subset="protocol")]).to_csv(file, index=False)
+    plot_training([file], tmp_path / "training.png")
+    check(tmp_path / "training.png")
+    _, axes = plt.subplots(2)
+    _draw_method("n_conffusion", [file], *axes)
+    fitted, sharpened = axes[0].get_lines()
+    assert (fitted.get_linestyle(), list(fitted.get_ydata())) == ("-", [0.4, 0.3])
+    assert (sharpened.get_linestyle(), list(sharpened.get_ydata())) == (":", [0.9, 0.8])
+    plt.close("all")
 
 
 def test_training(run: tree.Run, tmp_path: Path) -> None:

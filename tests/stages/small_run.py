@@ -24,6 +24,7 @@ from conffusion.stages.images import prepare_images, split_images
 from conffusion.stages.prediction import predict_method_bounds, trace_candidates
 from conffusion.stages.sampling import sample_variants
 from conffusion.training.priors import write_prior
+from conffusion.training.state import StateFolder
 from tests.methods.small_specs import SIDE, SPECS
 
 CPU = Compute(torch.device("cpu"), bfloat16=False)
@@ -39,8 +40,9 @@ SAMPLING = SamplingSettings(
     shards_per_share=2, storage="uint8", settling={"precision": None, "round": 2}, compile=False,
 )  # fmt: skip
 FINETUNING = FinetuningSettings(
-    batch_size=8, learning_rate_schedule="cosine", ema=0.9, shuffle=True, mirror=True, validate_every=2,
-    validate_first_step=False, keep_candidates=True, maps_timestep=True,
+    batch_size=8, micro_batch_size=None, learning_rate_schedule="cosine", ema=0.9, shuffle=True, mirror=True,
+    validate_every=2, validate_first_step=False, patience=None, processes=1, save_minutes=10, keep_candidates=True,
+    maps_timestep=True,
     sharpening={"n_steps": 0, "learning_rate_factor": 0.3}, tuned={},
 )  # fmt: skip
 TUNED = MethodTuning(learning_rate=1e-3, prediction_time=0.3, n_steps=4)
@@ -141,8 +143,12 @@ class SmallRun:
         models = {protocol: self.model(protocol) for protocol in PROTOCOLS}
         return FinetuningOutputs(models, self.candidates, self.candidates.parent / "training.csv")
 
+    def states(self, minutes: float = 10) -> StateFolder:
+        return StateFolder(self.root / "state" / self.task, "digest", minutes)
+
     def finetune(self, job: FinetuningJob | None = None, sampled_bounds: Path | None = None) -> None:
-        finetune_method(job or self.finetuning_job(), self.finetuning_inputs(sampled_bounds), self.outputs(), CPU)
+        inputs = self.finetuning_inputs(sampled_bounds)
+        finetune_method(job or self.finetuning_job(), inputs, self.outputs(), self.states(), CPU)
 
     def predict(self, protocol: str) -> None:
         splits = ("selection", "calibration", "test")

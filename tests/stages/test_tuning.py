@@ -55,7 +55,7 @@ def test_trial_is_recorded_with_its_settings_and_repeats(copied: SmallRun, tmp_p
     assert job.tuned == trial_settings(TUNING, "sr3", job.seed, 4)
     sizes = []
     for name in ("a.json", "b.json"):
-        try_settings(job, copied.finetuning_inputs(), tmp_path / name, CPU)
+        try_settings(job, copied.finetuning_inputs(), tmp_path / name, copied.states(), CPU)
         record = json.loads((tmp_path / name).read_text())
         assert (record["task"], record["method"]) == (copied.task, "n_conffusion")
         assert {key: record[key] for key in job.tuned.model_dump()} == job.tuned.model_dump()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from conffusion.errors import StoreError
-from conffusion.store import atomic_path, read_json, write_json, write_text
+from conffusion.store import atomic_path, read_json, remove_leftovers, write_json, write_text
 
 
 def visible(folder: Path) -> list[str]:
@@ -124,3 +124,15 @@ def test_missing_or_damaged_json_is_named_with_the_remedy(content: str | None, t
         path.write_text(content)
     with pytest.raises(StoreError, match=r"calibration.json: cannot be read as JSON.*delete it and rerun"):
         read_json(path)
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "curves"
+    (tmp_path / ".curves.12.tmp").mkdir()
+    (tmp_path / ".curves.12.tmp" / "part").touch()
+    (tmp_path / ".curves.7.tmp").touch()
+    kept = [path, tmp_path / ".other.7.tmp", tmp_path / "curves.7.tmp"]
+    for file in kept:
+        file.touch()
+    remove_leftovers(path)
+    assert sorted(tmp_path.iterdir()) == sorted(kept)

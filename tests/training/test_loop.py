@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from conffusion.training.loop import Again, Optimisation, Trainer, batch_indices
+from conffusion.training.loop import Again, BatchIndices, Optimisation, Trainer
 
 
 def apply(trainer: Trainer, loss: Callable[[], Tensor]) -> None:
@@ -108,21 +108,21 @@ def test_frozen_parameters_stay() -> None:
 @given(st.integers(1, 30), st.integers(1, 40), st.integers(1, 30), st.integers(0, 5))
 def test_batches_run_through_shuffled_epochs(n_images: int, batch_size: int, n_steps: int, seed: int) -> None:
     settings = Optimisation(n_steps, batch_size, learning_rate=1.0, ema=0)
-    batches = list(batch_indices(n_images, settings, torch.Generator().manual_seed(seed)))
+    batches = list(BatchIndices(n_images, settings, torch.Generator().manual_seed(seed)))
     assert [len(batch) for batch in batches] == [batch_size] * n_steps
     order = torch.cat(batches).tolist()
     for start in range(0, len(order) - n_images + 1, n_images):
         assert sorted(order[start : start + n_images]) == list(range(n_images))
-    again = batch_indices(n_images, settings, torch.Generator().manual_seed(seed))
+    again = BatchIndices(n_images, settings, torch.Generator().manual_seed(seed))
     assert torch.cat(list(again)).tolist() == order
 
 
 def test_epochs_are_shuffled_anew_or_not_at_all() -> None:
     settings = Optimisation(2, 50, learning_rate=1.0, ema=0)
-    first, second = batch_indices(50, settings, torch.Generator().manual_seed(0))
+    first, second = BatchIndices(50, settings, torch.Generator().manual_seed(0))
     assert first.tolist() != second.tolist()
     assert first.tolist() != list(range(50))
-    for batch in batch_indices(50, replace(settings, shuffled=False), torch.Generator().manual_seed(0)):
+    for batch in BatchIndices(50, replace(settings, shuffled=False), torch.Generator().manual_seed(0)):
         assert batch.tolist() == list(range(50))
 
 

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from conffusion.workflow.gpu import claim_gpu, gpus_per_job, visible_gpus
+from conffusion.errors import ConfigError
+from conffusion.workflow.gpu import claim_gpus, gpus_per_job, visible_gpus
 
 CLAIM = """
 import os, sys, time
-from conffusion.workflow.gpu import claim_gpu
-lock = claim_gpu(sys.argv[1])
-print(os.environ["CUDA_VISIBLE_DEVICES"], "locked" if lock else "free", flush=True)
+from conffusion.workflow.gpu import claim_gpus
+locks = claim_gpus(int(os.environ.get("WANTED", 1)), sys.argv[1])
+print(os.environ["CUDA_VISIBLE_DEVICES"], "locked" if locks else "free", flush=True)
 time.sleep(120)
 """
 
@@ -73,6 +74,38 @@ def test_third_job_waits_for_a_dead_one_and_takes_its_place(jobs: Jobs) -> None:
     assert first.poll() is None
 
 
+def test_jobs_that_want_all_gpus_take_turns(jobs: Jobs) -> None:
+    """None holds half of them while it waits, whoever comes first."""
+    waiting = [jobs.start(CUDA_VISIBLE_DEVICES="0,1", WANTED="2") for _ in range(3)]
+    while waiting:
+        ready, _, _ = select.select([job.stdout for job in waiting], [], [], 30)
+        (first,) = (job for job in waiting if job.stdout in ready)
+        assert Jobs.answer(first) == "0,1 locked"
+        waiting.remove(first)
+        assert all(Jobs.answer(job, seconds=0.7) is None for job in waiting)
+        Jobs.kill(first)
+
+
+def test_job_of_two_waits_without_holding_the_one_that_is_free(jobs: Jobs) -> None:
+    single = jobs.start(CUDA_VISIBLE_DEVICES="0,1")
+    assert jobs.answer(single) == "0 locked"
+    double = jobs.start(CUDA_VISIBLE_DEVICES="0,1", WANTED="2")
+    assert jobs.answer(double, seconds=1.5) is None
+    other = jobs.start(CUDA_VISIBLE_DEVICES="0,1")
+    assert jobs.answer(other) == "1 locked"
+    jobs.kill(single)
+    assert jobs.answer(double, seconds=1.5) is None
+    jobs.kill(other)
+    assert jobs.answer(double) == "0,1 locked"
+
+
+def test_more_gpus_than_there_are_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    with pytest.raises(ConfigError, match="3 GPUs are wanted and 2 visible; lower finetuning.processes"):
+        claim_gpus(3, tmp_path)
+
+
 def test_only_visible_gpus_are_taken(jobs: Jobs) -> None:
     answers = [jobs.answer(jobs.start(CUDA_VISIBLE_DEVICES=listed)) for listed in ("5", " 7 , 5", "GPU-ab12")]
     assert answers == ["5 locked", "7 locked", "GPU-ab12 locked"]
@@ -87,7 +120,7 @@ def test_choice_of_slurm_is_kept(jobs: Jobs) -> None:
 def test_without_gpus_nothing_is_locked(listed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
     assert visible_gpus() == []
-    assert claim_gpu(tmp_path) is None
+    assert claim_gpus(1, tmp_path) == []
     assert os.environ["CUDA_VISIBLE_DEVICES"] == listed
     assert list(tmp_path.iterdir()) == []
 

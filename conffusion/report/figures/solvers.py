@@ -11,6 +11,7 @@ from matplotlib.ticker import FuncFormatter
 from conffusion.report.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, facets, saved_figure
 from conffusion.report.results import task_label
 
+_COST = "forward_passes_per_image"
 _SOLVERS: Mapping[str, tuple[str, str, str]] = {
     "dpmpp_2m_sde": ("SDE-DPM-Solver++(2M)", BLUE, "o"),
     "dpmpp_2m": ("DPM-Solver++(2M)", ORANGE, "s"),
@@ -54,10 +55,10 @@ def _draw(axes: Axes, rows: pd.DataFrame, choice: Mapping[str, Any], reference: 
     fixed, early = rows[rows["precision"].isna()], rows[rows["precision"].notna()]
     for solver, (label, colour, marker) in _SOLVERS.items():
         line = fixed[(fixed["solver"] == solver) & (fixed["n_variants"] == reference["n_variants"])]
-        line = line.sort_values("forward_passes_per_image")
+        line = line.sort_values(_COST)
         error = [line["size_ratio"] - line["ci_low"], line["ci_high"] - line["size_ratio"]]
         axes.errorbar(
-            line["forward_passes_per_image"], line["size_ratio"], error, color=colour, marker=marker, markersize=4, linewidth=1.3,
+            line[_COST], line["size_ratio"], error, color=colour, marker=marker, markersize=4, linewidth=1.3,
             elinewidth=0.8, label=f"{label}, J = {reference['n_variants']}",
         )  # fmt: skip
     if len(early):
@@ -66,17 +67,17 @@ def _draw(axes: Axes, rows: pd.DataFrame, choice: Mapping[str, Any], reference: 
             "n_variants"
         )
         axes.plot(
-            many["forward_passes_per_image"], many["size_ratio"], color=SKY, marker=".", linewidth=1.2,
+            many[_COST], many["size_ratio"], color=SKY, marker=".", linewidth=1.2,
             label=f"T = {own['n_steps']}, J from {many['n_variants'].min():.0f} to {many['n_variants'].max():.0f}",
         )  # fmt: skip
         axes.plot(
-            early["forward_passes_per_image"], early["size_ratio"], color=GREY, marker="x", linestyle=":", linewidth=1.0,
+            early[_COST], early["size_ratio"], color=GREY, marker="x", linestyle=":", linewidth=1.0,
             label=f"T = {own['n_steps']}, early stops",
         )  # fmt: skip
     chosen = fixed
     for name in ("solver", "n_steps", "n_variants"):
         chosen = chosen[chosen[name] == choice[name]]
     axes.plot(
-        chosen["forward_passes_per_image"], chosen["size_ratio"], marker="o", markersize=13, markerfacecolor="none",
+        chosen[_COST], chosen["size_ratio"], marker="o", markersize=13, markerfacecolor="none",
         color=VERMILION, linestyle="none", label="chosen",
     )  # fmt: skip

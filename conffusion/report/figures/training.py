@@ -33,8 +33,9 @@ _RINGS = {"guaranteed": 11, "paper": 15}  # one around the other where both prot
 def plot_training(curves: Sequence[Path | str], output: Path | str) -> None:
     """Draw the fine-tuning loss of every arm, and below it the interval size of its checkpoints.
 
-    Losses have a scale of their own in each column, since methods minimise different ones. Checkpoints are compared on
-    the split of each protocol; the chosen one is ringed. Replicates share a column.
+    Losses have a scale of their own in each column, since methods minimise different ones; what the sharpening at the
+    end minimises, the same for all, is dotted. Checkpoints are compared on the split of each protocol; the chosen one
+    is ringed. Replicates share a column.
 
     Args:
         curves: results/<run>/<task>/<arm>/training.csv of one task.
@@ -55,7 +56,8 @@ def plot_training(curves: Sequence[Path | str], output: Path | str) -> None:
         _share_limits(below)
         above[0].set_ylabel("loss")
         below[0].set_ylabel(f"interval size on validation\n({SIZE_UNIT})")
-        figure.legend(handles=_handles(), loc="outside lower center", ncols=3)
+        handles = _handles(has_sharpening=any(_is_sharpening(read_csv(file)).any() for file in files))
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
 
 
 def _by_method(files: Sequence[Path]) -> dict[str, list[Path]]:
@@ -73,7 +75,11 @@ def _draw_method(method: str, runs: Sequence[Path], losses: Axes, sizes: Axes) -
     for run, file in enumerate(runs):
         table, opacity = read_csv(file), 1.0 if run == 0 else 0.35
         steps = table.dropna(subset="loss")
-        losses.plot(steps["step"], steps["loss"], color=method_colour(method), alpha=opacity)
+        sharpened = _is_sharpening(steps)
+        style: dict[str, Any] = {"color": method_colour(method), "alpha": opacity}
+        losses.plot(steps["step"][~sharpened], steps["loss"][~sharpened], **style)
+        if sharpened.any():
+            losses.plot(steps["step"][sharpened], steps["loss"][sharpened], linestyle=":", **style)
         for protocol, rows in table.dropna(subset="protocol").groupby("protocol"):
             _draw_validations(sizes, str(protocol), rows, opacity)
     kind = _LOSSES.get(str(METHODS[method].loss), "") if method in METHODS else ""
@@ -84,6 +90,11 @@ def _draw_method(method: str, runs: Sequence[Path], losses: Axes, sizes: Axes) -
     losses.yaxis.set_minor_formatter(NullFormatter())
     sizes.set_xlabel("step")
     sizes.locator_params(axis="x", nbins=4)
+
+
+def _is_sharpening(table: pd.DataFrame) -> pd.Series:
+    """Rows of the phase that minimises the width at the risk level; tables of runs without it do not name phases."""
+    return table["phase"] == "sharpening" if "phase" in table else pd.Series(False, index=table.index)
 
 
 def _draw_validations(axes: Axes, protocol: str, rows: pd.DataFrame, opacity: float) -> None:
@@ -106,11 +117,12 @@ def _share_limits(panels: Sequence[Axes]) -> None:
         panel.tick_params(axis="y", labelleft=False)
 
 
-def _handles() -> list[Line2D]:
+def _handles(*, has_sharpening: bool) -> list[Line2D]:
     protocols = [
         Line2D([], [], color=PROTOCOL_COLOURS[name], marker=PROTOCOL_MARKERS[name], label=f"protocol {name}")
         for name in PROTOCOL_COLOURS
     ]
     ring = Line2D([], [], linestyle="none", marker="o", markersize=11, markerfacecolor="none", markeredgecolor=GREY,
                   markeredgewidth=1.5, label="chosen checkpoint")  # fmt: skip
-    return [*protocols, ring]
+    dotted = Line2D([], [], color=GREY, linestyle=":", label="sharpening (width + price x misses)")
+    return [*protocols, ring, *([dotted] if has_sharpening else [])]
