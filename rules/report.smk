@@ -18,8 +18,8 @@ rule tabulate_task:
         "../envs/conffusion.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=15,
+        mem_mb=growing(1500),
+        runtime=growing(15),
     params:
         code=CODE["report"],
     script:
@@ -39,8 +39,8 @@ rule tabulate_pretraining:
         "../envs/conffusion.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=15,
+        mem_mb=growing(1500),
+        runtime=growing(15),
     params:
         code=CODE["report"],
     script:
@@ -62,8 +62,8 @@ rule tabulate_speed:
         "../envs/conffusion.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=15,
+        mem_mb=growing(1500),
+        runtime=growing(15),
     params:
         benchmarks=TIMES,
         code=CODE["report"],
@@ -84,8 +84,8 @@ rule tabulate_claims:
         "../envs/conffusion.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=15,
+        mem_mb=growing(1500),
+        runtime=growing(15),
     params:
         alpha=CONFIG.calibration.alpha,
         n_bootstrap=CONFIG.report.n_bootstrap,
@@ -112,7 +112,7 @@ rule plot_examples:
     threads: 1
     resources:
         mem_mb=memory("plot"),
-        runtime=15,
+        runtime=growing(15),
     params:
         examples={"n_examples": CONFIG.report.n_examples, "shown": CONFIG.report.shown},
         code=CODE["report"],
@@ -136,7 +136,7 @@ rule plot_methods:
     threads: 1
     resources:
         mem_mb=memory("plot"),
-        runtime=15,
+        runtime=growing(15),
     params:
         shown=CONFIG.report.shown,
         code=CODE["report"],
@@ -157,8 +157,8 @@ rule plot_stratified_risk:
         "../envs/conffusion.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=15,
+        mem_mb=growing(1500),
+        runtime=growing(15),
     params:
         alpha=CONFIG.calibration.alpha,
         code=CODE["report"],
@@ -179,8 +179,8 @@ rule plot_size_risk:
         "../envs/conffusion.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=15,
+        mem_mb=growing(1500),
+        runtime=growing(15),
     params:
         alpha=CONFIG.calibration.alpha,
         code=CODE["report"],
@@ -201,8 +201,8 @@ rule plot_risk_curve:
         "../envs/conffusion.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=15,
+        mem_mb=growing(1500),
+        runtime=growing(15),
     params:
         alpha=CONFIG.calibration.alpha,
         code=CODE["report"],
@@ -223,8 +223,8 @@ rule plot_training:
         "../envs/conffusion.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=15,
+        mem_mb=growing(1500),
+        runtime=growing(15),
     params:
         code=CODE["report"],
     script:
@@ -244,8 +244,8 @@ rule plot_validity:
         "../envs/conffusion.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=15,
+        mem_mb=growing(1500),
+        runtime=growing(15),
     params:
         delta=CONFIG.calibration.delta,
         n_variants=CONFIG.sampling.n_variants,
@@ -267,8 +267,8 @@ rule plot_bounds:
         "../envs/conffusion.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=15,
+        mem_mb=growing(1500),
+        runtime=growing(15),
     params:
         delta=CONFIG.calibration.delta,
         n_variants=CONFIG.sampling.n_variants,
@@ -302,8 +302,8 @@ rule write_report:
         "../envs/conffusion.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=15,
+        mem_mb=growing(1500),
+        runtime=growing(15),
     params:
         code=CODE["report"],
     script:
