@@ -1,7 +1,7 @@
 """Runs one command; when its standard input closes, it kills all that came of the command, daemons and orphans too.
 
-As a process of its own: `python keeper.py COMMAND...`. So a test cluster ends with the test that started it, however that
-ends, and a node can be killed as by a power cut: everything at once, and nothing outside it.
+As a process of its own: `python keeper.py COMMAND...`. So a test cluster ends with the test that started it, however
+that ends, and a node can be killed as by a power cut: everything at once, and nothing outside it.
 """
 
 import ctypes

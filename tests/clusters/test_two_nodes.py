@@ -1,4 +1,4 @@
-"""The workflow on a real Slurm of two nodes: to its end, through both profiles, and with a node that dies in mid-job."""
+"""The workflow on a real Slurm of two nodes: to its end, by both profiles, and with a node that dies in mid-job."""
 
 import csv
 import subprocess
@@ -123,9 +123,7 @@ def test_generic_profile_gives_the_same_tables(cluster: TwoNodes, undisturbed: W
     assert {"split_images", "prepare_images", "sample_variants", "calibrate_method"} <= {job["JobName"] for job in jobs}
 
 
-def test_death_of_a_node_in_mid_job_changes_no_table(
-    cluster: TwoNodes, undisturbed: Workflow, folder: Path
-) -> None:
+def test_death_of_a_node_in_mid_job_changes_no_table(cluster: TwoNodes, undisturbed: Workflow, folder: Path) -> None:
     workflow = set_up(folder, [TASK], METHODS, SMALL)
     snakemake = start(cluster, workflow, "slurm", "tables", "--config", "device=cpu")
     victim = node_that_runs(cluster, "finetune_method.py", snakemake)

@@ -103,7 +103,7 @@ class TwoNodes:
         ).stdout
 
     def jobs(self) -> list[dict[str, str]]:
-        """What Slurm knows of every job so far, also of those that ended: JobState, NodeList, Partition, Comment, ..."""
+        """What Slurm knows of every job so far, ended ones too: JobState, NodeList, Partition, Comment, ..."""
         lines = self.command("scontrol", "--oneliner", "show", "jobs").splitlines()
         return [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in lines if line.startswith("JobId=")]
 

@@ -6,7 +6,9 @@ from conffusion.errors import ConfigError
 from conffusion.workflow.cluster import check_array_jobs
 
 
-@pytest.mark.parametrize("limits", [{}, {"--jobs": None}, {"--jobs": 40}, {"--jobs": 41, "--scheduler-subsample": None}])
+@pytest.mark.parametrize(
+    "limits", [{}, {"--jobs": None}, {"--jobs": 40}, {"--jobs": 41, "--scheduler-subsample": None}]
+)
 def test_limits_that_do_not_bind_are_fine(limits: dict[str, int | None]) -> None:
     check_array_jobs(40, limits)
 
