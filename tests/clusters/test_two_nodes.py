@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -46,20 +47,28 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Workflow:
     return workflow
 
 
-def start(cluster: TwoNodes, workflow: Workflow, profile: str, *arguments: str) -> "subprocess.Popen[str]":
-    """Snakemake, which sends its jobs to the cluster; what it prints goes to printed.txt."""
+@contextmanager
+def running(cluster: TwoNodes, workflow: Workflow, profile: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """Snakemake, which sends its jobs to the cluster; what it prints goes to printed.txt. It ends with the block."""
     with (workflow.root / "printed.txt").open("w") as printed:
-        return subprocess.Popen(
+        snakemake = subprocess.Popen(
             [sys.executable, "-m", "snakemake", *arguments, "--nocolor", "--workflow-profile", f"profiles/{profile}",
              "--configfile", f"config/{workflow.overlay}.yaml", "pruned.yaml"],
             cwd=workflow.root, env={**cluster.environment, "OMP_NUM_THREADS": "1"}, stdout=printed,
             stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
+    try:
+        yield snakemake
+    finally:
+        if snakemake.poll() is None:
+            snakemake.kill()
+            snakemake.wait()
 
 
 def run(cluster: TwoNodes, workflow: Workflow, profile: str, *arguments: str) -> tuple[int, str]:
     """The same, to its end: exit code and what was printed."""
-    code = start(cluster, workflow, profile, *arguments).wait()
+    with running(cluster, workflow, profile, *arguments) as snakemake:
+        code = snakemake.wait()
     return code, (workflow.root / "printed.txt").read_text()
 
 
@@ -100,6 +109,9 @@ def test_jobs_with_networks_ask_for_a_gpu_and_retried_ones_for_more_memory_and_t
     """The GPUs are make-believe, so the first job on one says that torch sees none."""
     workflow = set_up(folder, [TASK], ["dm_sb"], SMALL)
     shard = f"results/smoke/{TASK}/variants/test/shard-00000-of-00002.json"
+    code, text = run(cluster, workflow, "slurm", shard, "--jobs", "2")
+    assert code != 0 and cluster.jobs() == []
+    assert "--jobs = 2: the Slurm executor cannot hold back jobs of an array" in text
     code, text = run(cluster, workflow, "slurm", shard, "--retries", "1", "--config", "device=cuda")
     assert code != 0
     assert "torch sees no CUDA device" in text
@@ -125,10 +137,10 @@ def test_generic_profile_gives_the_same_tables(cluster: TwoNodes, undisturbed: W
 
 def test_death_of_a_node_in_mid_job_changes_no_table(cluster: TwoNodes, undisturbed: Workflow, folder: Path) -> None:
     workflow = set_up(folder, [TASK], METHODS, SMALL)
-    snakemake = start(cluster, workflow, "slurm", "tables", "--config", "device=cpu")
-    victim = node_that_runs(cluster, "finetune_method.py", snakemake)
-    cluster.kill_node(victim)
-    code = snakemake.wait()
+    with running(cluster, workflow, "slurm", "tables", "--config", "device=cpu") as snakemake:
+        victim = node_that_runs(cluster, "finetune_method.py", snakemake)
+        cluster.kill_node(victim)
+        code = snakemake.wait()
     text = (workflow.root / "printed.txt").read_text()
     assert code == 0, text
     (job,) = jobs_of(cluster, "finetune_method")

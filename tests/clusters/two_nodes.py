@@ -172,7 +172,7 @@ class TwoNodes:
         with (self._folder / f"{name}.out.log").open("ab") as log:
             self._keepers[name] = subprocess.Popen(
                 [sys.executable, _KEEPER, str(found), *arguments],
-                stdin=subprocess.PIPE, stdout=log, stderr=log, env=self.environment,
+                stdin=subprocess.PIPE, stdout=log, stderr=log, env=self.environment, start_new_session=True,
             )  # fmt: skip
 
     def _end(self, name: str) -> None:
