@@ -18,6 +18,13 @@ include: "rules/evaluate.smk"
 include: "rules/report.smk"
 
 
+# On a cluster these run where Snakemake runs: they write or gather small files.
+localrules:
+    save_config,
+    gather_validity,
+    choose_settings,
+
+
 # Everything: tables, figures and the report.
 rule all:
     default_target: True

@@ -16,7 +16,7 @@ rule extract_bounds:
     threads: 1
     resources:
         mem_mb=memory("extract_bounds"),
-        runtime=240,
+        runtime=growing(240),
     params:
         settings=settings("extract_bounds"),
         code=CODE["extract_bounds"],
@@ -45,7 +45,7 @@ rule predict_bounds:
     threads: CONFIG.threads
     resources:
         mem_mb=memory("predict_bounds"),
-        runtime=60,
+        runtime=growing(60),
         gpu=GPUS,
     params:
         settings=settings("predict_bounds"),

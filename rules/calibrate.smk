@@ -20,7 +20,7 @@ rule calibrate_method:
     threads: 1
     resources:
         mem_mb=memory("calibrate_method"),
-        runtime=60,
+        runtime=growing(60),
     params:
         settings=settings("calibrate_method"),
         code=CODE["calibrate_method"],

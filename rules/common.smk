@@ -3,6 +3,7 @@
 from conffusion.config import parse_config
 from conffusion.errors import ConffusionError
 from conffusion.workflow.checks import checked_plan
+from conffusion.workflow.cluster import check_array_jobs
 from conffusion.workflow.code_digest import code_versions, write_code_versions
 from conffusion.workflow.gpu import gpus_per_job
 from conffusion.workflow.plan import (
@@ -29,6 +30,11 @@ CODE = code_versions(f"{RUN}/code.json", keep=CONFIG.keep_results_of_older_code)
 ARM = f"{RUN}/{{task}}/{{arm}}"  # a method, with its replicate
 
 
+# A limit such as --resources gpu=2 counts the GPUs of this machine: jobs that are sent to a cluster do not wait for them.
+resource_scopes:
+    gpu="local",
+
+
 RESULTS = f"{ARM}/{{protocol}}/metrics.json"  # comes with per_image.csv, curve.csv and positions.npz
 
 
@@ -44,6 +50,22 @@ wildcard_constraints:
 
 
 onstart:
+    if CONFIG.device == "auto" and not workflow.local_exec:
+        logger.warning(
+            f"device: auto looked for a GPU on this machine: jobs ask for {GPUS}. Say cuda or cpu for a cluster"
+        )
+    if getattr(workflow.executor_settings, "array_jobs", None) not in (None, "none"):
+        try:
+            check_array_jobs(
+                sum(1 for _ in workflow.dag.needrun_jobs()),
+                {
+                    "--jobs": workflow.resource_settings.nodes,
+                    "--max-jobs-per-timespan": workflow.scheduling_settings.max_jobs_per_timespan.max_jobs,
+                    "--scheduler-subsample": workflow.scheduling_settings.subsample,
+                },
+            )
+        except ConffusionError as error:
+            raise WorkflowError(str(error))
     write_code_versions(f"{RUN}/code.json", CODE)
 
 
@@ -52,9 +74,19 @@ def settings(stage):
     return lambda wildcards: PLAN.settings(stage, wildcards.get("task", ""), wildcards.get("arm", ""))
 
 
+def growing(amount):
+    """Resource function: an amount, or a function of the wildcards, times the attempt: a job that is retried gets more."""
+    return lambda wildcards, attempt: attempt * (amount(wildcards) if callable(amount) else amount)
+
+
 def memory(stage):
-    """Resource function: memory of the stage's jobs in MB."""
-    return lambda wildcards: PLAN.memory_mb(stage, wildcards.task, wildcards.get("arm", "dm_sb"))
+    """Resource function: memory of the stage's jobs in MB, growing."""
+    return growing(lambda wildcards: PLAN.memory_mb(stage, wildcards.task, wildcards.get("arm", "dm_sb")))
+
+
+def largest_memory(stage):
+    """The same for the jobs of an array, which make one request: that of the task that needs most."""
+    return growing(max(PLAN.memory_mb(stage, task, "dm_sb") for task in PLAN.tasks))
 
 
 def images(split):

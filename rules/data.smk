@@ -14,8 +14,8 @@ rule save_config:
         "../envs/conffusion.yaml"
     threads: 1
     resources:
-        mem_mb=500,
-        runtime=5,
+        mem_mb=growing(500),
+        runtime=growing(5),
     params:
         text=config_text(CONFIG),
     script:
@@ -33,8 +33,8 @@ rule split_images:
         "../envs/conffusion.yaml"
     threads: READERS
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=growing(2000),
+        runtime=growing(60),
     params:
         settings=settings("split_images"),
         code=CODE["split_images"],
@@ -57,7 +57,7 @@ rule prepare_images:
     threads: READERS
     resources:
         mem_mb=memory("prepare_images"),
-        runtime=60,
+        runtime=growing(60),
     params:
         settings=lambda wildcards: PLAN.image_settings(wildcards.task, wildcards.folder),
         code=CODE["prepare_images"],

@@ -24,7 +24,7 @@ rule evaluate_method:
     threads: 1
     resources:
         mem_mb=memory("evaluate_method"),
-        runtime=60,
+        runtime=growing(60),
     params:
         code=CODE["evaluate_method"],
     script:
@@ -48,7 +48,7 @@ rule trace_candidates:
     threads: CONFIG.threads
     resources:
         mem_mb=memory("trace_candidates"),
-        runtime=120,
+        runtime=growing(120),
         gpu=GPUS,
     params:
         settings=settings("trace_candidates"),
@@ -81,8 +81,8 @@ rule assess_validity:
         "../envs/conffusion.yaml"
     threads: 1
     resources:
-        mem_mb=3000,
-        runtime=60,
+        mem_mb=growing(3000),
+        runtime=growing(60),
     params:
         settings=settings("assess_validity"),
         code=CODE["assess_validity"],
@@ -103,7 +103,7 @@ rule gather_validity:
         "../envs/conffusion.yaml"
     threads: 1
     resources:
-        mem_mb=500,
-        runtime=5,
+        mem_mb=growing(500),
+        runtime=growing(5),
     script:
         "../workflow_scripts/gather_validity.py"

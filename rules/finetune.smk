@@ -24,7 +24,7 @@ rule finetune_method:
     threads: CONFIG.threads * CONFIG.finetuning.processes
     resources:
         mem_mb=memory("finetune_method"),
-        runtime=24 * 60,
+        runtime=growing(24 * 60),
         gpu=GPUS * CONFIG.finetuning.processes,
     params:
         settings=settings("finetune_method"),
@@ -56,7 +56,7 @@ rule try_settings:
     threads: CONFIG.threads
     resources:
         mem_mb=memory("finetune_method"),
-        runtime=24 * 60,
+        runtime=growing(24 * 60),
         gpu=GPUS,
     params:
         settings=settings("try_settings"),
@@ -85,8 +85,8 @@ rule choose_settings:
         "../envs/conffusion.yaml"
     threads: 1
     resources:
-        mem_mb=500,
-        runtime=5,
+        mem_mb=growing(500),
+        runtime=growing(5),
     script:
         "../workflow_scripts/choose_settings.py"
 

@@ -16,8 +16,8 @@ rule import_prior:
         "../envs/conffusion.yaml"
     threads: 1
     resources:
-        mem_mb=lambda wildcards: PLAN.prior_memory_mb("import_prior", wildcards.prior),
-        runtime=30,
+        mem_mb=growing(lambda wildcards: PLAN.prior_memory_mb("import_prior", wildcards.prior)),
+        runtime=growing(30),
     params:
         settings=lambda wildcards: PLAN.import_settings(wildcards.prior),
         code=CODE["import_prior"],
@@ -40,8 +40,8 @@ rule train_prior:
         "../envs/conffusion.yaml"
     threads: CONFIG.threads
     resources:
-        mem_mb=lambda wildcards: PLAN.prior_memory_mb("train_prior", wildcards.prior),
-        runtime=24 * 60,
+        mem_mb=growing(lambda wildcards: PLAN.prior_memory_mb("train_prior", wildcards.prior)),
+        runtime=growing(24 * 60),
         gpu=GPUS,
     params:
         settings=lambda wildcards: PLAN.prior_settings(wildcards.prior),
@@ -74,8 +74,8 @@ rule sample_priors:
         "../envs/conffusion.yaml"
     threads: CONFIG.threads
     resources:
-        mem_mb=3000,
-        runtime=60,
+        mem_mb=growing(3000),
+        runtime=growing(60),
         gpu=GPUS,
     params:
         names=DIFFUSION_PRIORS,
@@ -99,8 +99,8 @@ rule plot_priors:
         "../envs/conffusion.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=15,
+        mem_mb=growing(1500),
+        runtime=growing(15),
     params:
         code=CODE["report"],
     script:

@@ -18,8 +18,8 @@ rule tabulate_task:
         "../envs/conffusion.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=15,
+        mem_mb=growing(1500),
+        runtime=growing(15),
     params:
         code=CODE["report"],
     script:
@@ -39,8 +39,8 @@ rule tabulate_pretraining:
         "../envs/conffusion.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=15,
+        mem_mb=growing(1500),
+        runtime=growing(15),
     params:
         code=CODE["report"],
     script:
@@ -61,8 +61,8 @@ rule tabulate_speed:
         "../envs/conffusion.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=15,
+        mem_mb=growing(1500),
+        runtime=growing(15),
     params:
         run=RUN,
         batch_size=CONFIG.finetuning.batch_size,
@@ -85,8 +85,8 @@ rule tabulate_claims:
         "../envs/conffusion.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=15,
+        mem_mb=growing(1500),
+        runtime=growing(15),
     params:
         alpha=CONFIG.calibration.alpha,
         n_bootstrap=CONFIG.report.n_bootstrap,
@@ -113,7 +113,7 @@ rule plot_examples:
     threads: 1
     resources:
         mem_mb=memory("plot"),
-        runtime=15,
+        runtime=growing(15),
     params:
         examples={"n_examples": CONFIG.report.n_examples, "shown": CONFIG.report.shown},
         code=CODE["report"],
@@ -137,7 +137,7 @@ rule plot_methods:
     threads: 1
     resources:
         mem_mb=memory("plot"),
-        runtime=15,
+        runtime=growing(15),
     params:
         shown=CONFIG.report.shown,
         code=CODE["report"],
@@ -158,8 +158,8 @@ rule plot_stratified_risk:
         "../envs/conffusion.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=15,
+        mem_mb=growing(1500),
+        runtime=growing(15),
     params:
         alpha=CONFIG.calibration.alpha,
         code=CODE["report"],
@@ -180,8 +180,8 @@ rule plot_size_risk:
         "../envs/conffusion.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=15,
+        mem_mb=growing(1500),
+        runtime=growing(15),
     params:
         alpha=CONFIG.calibration.alpha,
         code=CODE["report"],
@@ -202,8 +202,8 @@ rule plot_position_risk:
         "../envs/conffusion.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=15,
+        mem_mb=growing(1500),
+        runtime=growing(15),
     params:
         alpha=CONFIG.calibration.alpha,
         code=CODE["report"],
@@ -224,8 +224,8 @@ rule plot_risk_curve:
         "../envs/conffusion.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=15,
+        mem_mb=growing(1500),
+        runtime=growing(15),
     params:
         alpha=CONFIG.calibration.alpha,
         code=CODE["report"],
@@ -246,8 +246,8 @@ rule plot_training:
         "../envs/conffusion.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=15,
+        mem_mb=growing(1500),
+        runtime=growing(15),
     params:
         code=CODE["report"],
     script:
@@ -267,8 +267,8 @@ rule plot_validity:
         "../envs/conffusion.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=15,
+        mem_mb=growing(1500),
+        runtime=growing(15),
     params:
         delta=CONFIG.calibration.delta,
         n_variants=CONFIG.sampling.n_variants,
@@ -290,8 +290,8 @@ rule plot_bounds:
         "../envs/conffusion.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=15,
+        mem_mb=growing(1500),
+        runtime=growing(15),
     params:
         delta=CONFIG.calibration.delta,
         n_variants=CONFIG.sampling.n_variants,
@@ -325,8 +325,8 @@ rule write_report:
         "../envs/conffusion.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=15,
+        mem_mb=growing(1500),
+        runtime=growing(15),
     params:
         code=CODE["report"],
     script:

@@ -16,8 +16,8 @@ rule sample_variants:
         "../envs/conffusion.yaml"
     threads: CONFIG.threads
     resources:
-        mem_mb=memory("sample_variants"),
-        runtime=120,
+        mem_mb=largest_memory("sample_variants"),
+        runtime=growing(120),
         gpu=GPUS,
     params:
         settings=settings("sample_variants"),

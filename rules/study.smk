@@ -20,7 +20,7 @@ rule study_solver:
     threads: CONFIG.threads
     resources:
         mem_mb=memory("sample_variants"),
-        runtime=240,
+        runtime=growing(240),
         gpu=GPUS,
     params:
         n_variants=lambda wildcards: PLAN.studied_variants(wildcards.solver, int(wildcards.n_steps)),
@@ -47,7 +47,7 @@ rule measure_solvers:
     threads: 1
     resources:
         mem_mb=memory("evaluate_method"),
-        runtime=60,
+        runtime=growing(60),
     params:
         settings={"solver_study": CONFIG.solver_study.model_dump()},
         alpha=CONFIG.calibration.alpha,
@@ -72,8 +72,8 @@ rule choose_solver:
         "../envs/conffusion.yaml"
     threads: 1
     resources:
-        mem_mb=1500,
-        runtime=15,
+        mem_mb=growing(1500),
+        runtime=growing(15),
     params:
         tolerance=CONFIG.solver_study.tolerance,
         reference=CONFIG.solver_study.reference.model_dump(),

@@ -60,7 +60,8 @@ def test_lock_satisfies_pyproject(lock: str) -> None:
     wanted = list(PROJECT["dependencies"])
     if lock == "requirements-dev.lock":
         extras = PROJECT["optional-dependencies"]
-        wanted += extras["priors"] + [line for line in extras["dev"] if not line.startswith("conffusion[")]
+        wanted += extras["priors"] + extras["cluster"]
+        wanted += [line for line in extras["dev"] if not line.startswith("conffusion[")]
     locked = _locked(lock)
     for name, requirement in _requirements(wanted).items():
         if name != "torch":

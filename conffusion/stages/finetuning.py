@@ -74,7 +74,7 @@ def finetune_method(
 def _write_outputs(competition: Competition, candidates: Path, outputs: FinetuningOutputs) -> None:
     """Second names for the candidates, which stay with the states until all outputs stand."""
     for path in (outputs.candidates, *outputs.models.values(), outputs.curve):
-        remove_leftovers(path)
+        remove_leftovers(path, sole_writer=True)
     with atomic_path(outputs.candidates) as folder:
         folder.mkdir()
         for step in competition.scores:

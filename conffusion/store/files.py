@@ -51,12 +51,6 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise
 
 
-def remove_leftovers(path: str | Path) -> None:
-    """Remove what killed writers of `path` left under temporary names; nobody may be writing it now."""
-    for leftover in Path(path).parent.glob(f".{Path(path).name}.*.tmp"):
-        _remove(leftover)
-
-
 def write_json(path: str | Path, content: Any) -> None:
     """Write `content` as indented JSON, atomically."""
     write_text(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")

@@ -11,11 +11,15 @@ from typing import IO
 from conffusion.errors import ConfigError
 
 _POLL_SECONDS = 0.5
+_JOB_NUMBERS = ("PBS_JOBID", "LSB_JOBID", "JOB_ID")  # of PBS, LSF, Grid Engine
 
 
 def visible_gpus() -> list[str]:
-    """Indices of the GPUs that jobs may use, without importing torch: CUDA_VISIBLE_DEVICES, else all of the machine."""
-    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    """Indices of the GPUs that jobs may use, without importing torch: CUDA_VISIBLE_DEVICES, else all of the machine.
+
+    A Slurm job without that variable was given none, whatever the driver shows.
+    """
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES", "" if "SLURM_JOB_ID" in os.environ else None)
     if listed is not None:
         return [index.strip() for index in listed.split(",") if index.strip() not in ("", "-1")]
     try:
@@ -48,7 +52,7 @@ def claim_gpus(n_gpus: int = 1, lock_folder: str | Path | None = None) -> list[I
         return []
     if n_gpus > len(gpus):
         raise ConfigError(f"{n_gpus} GPUs are wanted and {len(gpus)} visible; lower finetuning.processes")
-    folder = Path(lock_folder or Path(tempfile.gettempdir()) / f"conffusion-gpus-{os.getuid()}")
+    folder = Path(lock_folder or Path(tempfile.gettempdir()) / _lock_name())
     folder.mkdir(exist_ok=True)
     while True:
         with (folder / "choosing.lock").open("w") as turn:
@@ -61,6 +65,13 @@ def claim_gpus(n_gpus: int = 1, lock_folder: str | Path | None = None) -> list[I
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(chosen)
             return [free[index] for index in chosen]
         time.sleep(_POLL_SECONDS)
+
+
+def _lock_name() -> str:
+    """Locks are those of the machine; of the scheduler's job where it was given GPUs, whose numbers may be its own."""
+    name = f"conffusion-gpus-{os.getuid()}"
+    jobs = [os.environ[variable] for variable in _JOB_NUMBERS if variable in os.environ]
+    return f"{name}-{jobs[0]}" if jobs and "CUDA_VISIBLE_DEVICES" in os.environ else name
 
 
 def _try_lock(path: Path) -> IO[str] | None:

@@ -16,7 +16,7 @@ from conffusion.workflow.gpu import claim_gpus, gpus_per_job, visible_gpus
 CLAIM = """
 import os, sys, time
 from conffusion.workflow.gpu import claim_gpus
-locks = claim_gpus(int(os.environ.get("WANTED", 1)), sys.argv[1])
+locks = claim_gpus(int(os.environ.get("WANTED", 1)), sys.argv[1] or None)
 print(os.environ["CUDA_VISIBLE_DEVICES"], "locked" if locks else "free", flush=True)
 time.sleep(120)
 """
@@ -28,10 +28,10 @@ class Jobs:
     def __init__(self, folder: Path) -> None:
         self._folder, self.running = folder, list[subprocess.Popen[str]]()
 
-    def start(self, **environment: str) -> "subprocess.Popen[str]":
+    def start(self, folder: str | None = None, **environment: str) -> "subprocess.Popen[str]":
         clean = {key: value for key, value in os.environ.items() if key != "SLURM_JOB_ID"}
         job = subprocess.Popen(
-            [sys.executable, "-c", CLAIM, str(self._folder)],
+            [sys.executable, "-c", CLAIM, str(self._folder) if folder is None else folder],
             stdout=subprocess.PIPE,
             text=True,
             env={**clean, **environment},
@@ -116,6 +116,14 @@ def test_choice_of_slurm_is_kept(jobs: Jobs) -> None:
     assert [jobs.answer(job) for job in both] == ["3 free", "3 free"]
 
 
+def test_jobs_of_another_scheduler_do_not_wait_for_each_others_numbers(jobs: Jobs, tmp_path: Path) -> None:
+    """Where a scheduler shows each job its own GPUs as 0, 1, ..., one number means different GPUs."""
+    given = {"CUDA_VISIBLE_DEVICES": "0", "TMPDIR": str(tmp_path)}
+    both = [Jobs.answer(jobs.start("", **given, PBS_JOBID=job)) for job in ("7.server", "8.server")]
+    assert both == ["0 locked", "0 locked"]
+    assert Jobs.answer(jobs.start("", **given, PBS_JOBID="8.server"), seconds=1.5) is None
+
+
 @pytest.mark.parametrize("listed", ["", "-1", " "])
 def test_without_gpus_nothing_is_locked(listed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
@@ -131,8 +139,12 @@ def test_gpus_of_the_machine_are_listed_by_the_driver(tmp_path: Path, monkeypatc
     tool.write_text("#!/bin/sh\necho 'GPU 0: A (UUID: GPU-1)'\necho '  MIG 1g.5gb'\necho 'GPU 1: B (UUID: GPU-2)'\n")
     tool.chmod(0o755)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     assert visible_gpus() == ["0", "1"]
+    monkeypatch.setenv("SLURM_JOB_ID", "42")  # a job without CUDA_VISIBLE_DEVICES was given none of them
+    assert visible_gpus() == []
+    monkeypatch.delenv("SLURM_JOB_ID")
     tool.write_text("#!/bin/sh\nexit 9\n")
     assert visible_gpus() == []
 

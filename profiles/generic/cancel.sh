@@ -1,0 +1,3 @@
+#!/bin/sh
+# cancel.sh JOB...: take jobs out of the queue, running or not.
+exec scancel "$@"
