@@ -25,7 +25,6 @@ from conffusion.calibration.ucb import (
     hoeffding_ucb,
     official_ucb,
 )
-from conffusion.calibration.units import random_group_order
 from conffusion.calibration.variance import clt_ucb, empirical_bernstein_ucb
 
 __all__ = [
@@ -52,7 +51,6 @@ __all__ = [
     "hoeffding_ucb",
     "learn_then_test",
     "official_ucb",
-    "random_group_order",
     "star_ucb",
     "wsr_ucb",
 ]

@@ -125,10 +125,8 @@ def calibrate(
             of its misses, by weights rounded to 2^-53 of their sum over the image; 0 leaves a pixel out as the mask
             does. They must not depend on the calibration truths. A shape is fitted without weights, which costs width
             but not the promise. None weighs all alike.
-        groups: (N,) group label of each image; images of a group may depend on each other. Groups stand in the order of
-            their first images, which must depend on nothing, not even on the size of groups: in shuffled images large
-            groups come first, and if their losses are small "wsr" and "star" then break the promise. Sort images by
-            `random_group_order` first.
+        groups: (N,) group label of each image; images of a group may depend on each other. Their order, which "wsr" and
+            "star" depend on, is that of their first images, or random where groups differ in size.
         scaling: "multiplicative", "additive" or "interval", or a `Family` whose shape was fitted on other images.
         ucb: "wsr", "star", "hoeffding_bentkus", "bentkus", "hoeffding" or "empirical_bernstein", which keep the promise
             for any number of units; or, with less to promise (`Rule.promise`), "clt" (only in the limit of many units),

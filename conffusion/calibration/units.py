@@ -23,7 +23,7 @@ class Units:
         name: "image" (loss = share of the image's evaluated pixels missed), "group" (mean of its images' losses), or
             "pixel" (all pixels in one pot: a single column of losses that holds their mean).
         n_pixels: (N,) evaluated pixels of each image, or sum of their weights.
-        group: (N,) index of the image's group, in order of first appearance; only for "group".
+        group: (N,) index of the image's group, as `group_index` gives it; only for "group".
     """
 
     name: UnitName
@@ -87,7 +87,11 @@ def make_units(name: UnitName | None, n_pixels: IntArray, groups: GroupLabels | 
 
 
 def group_index(groups: GroupLabels, n_images: int) -> IntArray:
-    """(N,) index of each image's group, numbered in order of first appearance.
+    """(N,) index of each image's group, numbered in order of first appearance where all groups are of one size.
+
+    Betting bounds take the losses of groups one after another, in an order that must not depend on them. Where sizes
+    differ, large groups appear first in shuffled images, and their losses may well be smaller than those of small
+    groups; the order is then random, the same for the same labels.
 
     Raises:
         ShapeError: If there is not one label per image.
@@ -100,29 +104,10 @@ def group_index(groups: GroupLabels, n_images: int) -> IntArray:
         missing = [label is None or label != label for label in labels.tolist()]
         if any(missing):
             raise DataError(f"the group of image {missing.index(True)} is missing: give every image a label")
-    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    _, first, inverse, sizes = np.unique(labels, return_index=True, return_inverse=True, return_counts=True)
+    if len(np.unique(sizes)) > 1:
+        return keyed_generator("group order").permutation(len(sizes))[inverse]
     return np.argsort(np.argsort(first))[inverse]
-
-
-def random_group_order(groups: GroupLabels, seed: int = 0) -> IntArray:
-    """Order of images in which groups stand one after another, at random: what bets on the losses of groups need.
-
-    Betting bounds take the losses of groups in order of appearance, which must not depend on them. In shuffled images
-    large groups appear first, and their losses may well be smaller than those of small groups.
-
-    Args:
-        groups: (N,) group label of each image.
-        seed: Seed of the order; to be fixed before any loss is seen.
-    Returns:
-        (N,) positions: `lower[order]` and so on, and `np.asarray(groups)[order]`, are what to calibrate on. Images of
-        a group keep their order.
-    Raises:
-        ShapeError: If groups is not one-dimensional.
-        DataError: If a label is None or NaN.
-    """
-    index = group_index(groups, len(groups))
-    place = keyed_generator("group order", seed).permutation(int(index.max(initial=-1)) + 1)
-    return np.argsort(place[index], kind="stable")
 
 
 def group_means(values: FloatArray, group: IntArray) -> FloatArray:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from conffusion.calibration import Calibration, Family, attainable_risk, choose_family, random_group_order
+from conffusion.calibration import Calibration, Family, attainable_risk, choose_family
 from conffusion.calibration.procedure import LambdaGrid
 from conffusion.calibration.units import group_index, group_means
 from conffusion.config.schema import CalibrationSettings
@@ -58,12 +58,8 @@ def calibrate_method(
         n_units = len(images.image_ids) if groups is None else len(np.unique(groups))
         family, choice = _choose(settings, seed, files.splits, files.selection, n_units)
         write_json(files.output.with_name(FAMILY_FILE), family.to_dict())
-    arrays: list[Any] = [bounds["lower"], bounds["upper"], images["target"], images["mask"]]
-    if groups is not None:  # images stand in random order, so that large groups come first: not an order to bet in
-        order = random_group_order(groups)
-        arrays, groups = [np.asarray(array[:])[order] for array in arrays], groups[order]
     try:
-        *values, mask = arrays
+        values, mask = (bounds["lower"], bounds["upper"], images["target"]), images["mask"]
         result = rules.calibrate(*values, mask=mask, groups=groups, settings=settings, grid=grid, family=family)
     except CalibrationError as error:
         raise CalibrationError(f"{files.bounds}, protocol {protocol}: {error}") from error

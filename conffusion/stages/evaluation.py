@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from conffusion.calibration import Calibration, Family, random_group_order
+from conffusion.calibration import Calibration, Family
 from conffusion.calibration.rules import Level, get_rule
 from conffusion.calibration.units import group_index, group_means
 from conffusion.calibration.validity import LossCurves, loss_curves
@@ -194,6 +194,4 @@ def _unit_losses(losses: Any, curves: LossCurves, n_calibration: int) -> Any:
     """Losses of the units in the order in which `calibrate_method` takes them."""
     if curves.groups is None:
         return losses
-    groups = np.asarray(curves.groups[:n_calibration])
-    order = random_group_order(groups)
-    return group_means(losses[order], group_index(groups[order], n_calibration))
+    return group_means(losses, group_index(curves.groups[:n_calibration], n_calibration))

@@ -39,7 +39,6 @@ CONTRACT |= {
     "Promises",
     "WidestQuarter",
     "calibrate_promises",
-    "random_group_order",
 }
 BOUNDS_OF_LOSSES = {"wsr": wsr_ucb, "star": star_ucb, "empirical_bernstein": empirical_bernstein_ucb, "clt": clt_ucb}
 PAPER = {"alpha": 0.1, "delta": 0.1, "unit": "pixel", "ucb": "official"}
