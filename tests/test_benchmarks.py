@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import calibration, calibration_memory, common, forward, gpu, peers_calibration
+from benchmarks import calibration, calibration_memory, common, forward, gpu, peers_calibration, sampling
 from conffusion.calibration.validity import loss_curves
 from conffusion.store import write_json, write_store
 
@@ -99,6 +99,12 @@ def test_gpu_benchmark_runs_on_the_cpu_at_small_size(tmp_path: Path) -> None:
         check_positive(row, "items_per_s", "ms_per_item")
         assert row["side"].startswith("ours")
         assert row["ratios"] is None
+
+
+def test_sampling_benchmark_compares_quantiles_and_fits_slopes(tmp_path: Path) -> None:
+    rows = run(sampling.main, tmp_path / "sampling.json", "--small", "--device", "cpu", "--rounds", "1")["rows"]
+    assert [row["slope"] is None for row in rows] == [True] * 4 + [False] * 2
+    assert all(row["times_faster"] > 0 for row in rows[:4])
 
 
 def test_a_folder_without_official_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
