@@ -46,7 +46,7 @@ def restorations(
     condition = read_array(store["condition"], rows)
     mask = read_array(store["mask"], rows)
     inputs = SamplingInput(task, seed, store.image_ids[rows], condition, mask, build_task(task).known_outside)
-    options = sampling.model_dump(exclude={"images_per_shard", "shards_per_share"})
+    options = sampling.model_dump(exclude={"images_per_shard", "shards_per_share", "variants_url"})
     settings = Sampling(**{**options, "storage": "float32"})
     variants = draw_variants(compute.place(network), schedule, inputs, settings, compute)
     target = read_array(store["target"], rows)

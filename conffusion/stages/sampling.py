@@ -56,7 +56,7 @@ def sample_variants(
         read_array(store["mask"], rows),
         build_task(task).known_outside,
     )
-    settings = Sampling(**sampling.model_dump(exclude={"images_per_shard", "shards_per_share"}))
+    settings = Sampling(**sampling.model_dump(exclude={"images_per_shard", "shards_per_share", "variants_url"}))
     start = time.perf_counter()
     variants = draw_variants(compute.place(network), schedule, inputs, settings, compute)
     n_calls = schedule.n_timesteps if settings.solver == "ancestral" else settings.n_steps
@@ -68,7 +68,7 @@ def sample_variants(
         "forward_passes_per_image": n_calls * settings.n_variants,
         "seconds_per_image": (time.perf_counter() - start) / len(ids),
     }
-    write_store(output, {"variants": variants}, list(ids), attributes)
+    write_store(output, {"variants": variants}, list(ids), attributes, url=sampling.variants_url)
 
 
 def shard_rows(n_images: int, k: int, n_shards: int) -> slice:

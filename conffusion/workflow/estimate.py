@@ -197,7 +197,9 @@ class Estimate:
         side, sampling = self._plan.image_size(task), self._config.sampling
         network = self.compute.place(architecture.build_prior())
         schedule = noise_schedule(**{**(architecture.schedule or {}), "n_timesteps": _TRIAL_STEPS})
-        options = sampling.model_dump(exclude={"images_per_shard", "shards_per_share", "n_steps", "n_variants"})
+        options = sampling.model_dump(
+            exclude={"images_per_shard", "shards_per_share", "variants_url", "n_steps", "n_variants"}
+        )
 
         def draw(n_variants: int) -> None:
             settings = Sampling(**options, n_steps=_TRIAL_STEPS, n_variants=n_variants)

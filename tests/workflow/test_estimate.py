@@ -94,7 +94,7 @@ def test_shard_of_variants_takes_as_long_as_estimated() -> None:
     images = np.random.default_rng(0).random((50, 3, 32, 32), dtype=np.float32)
     ids = tuple(f"image-{k}" for k in range(50))
     inputs = SamplingInput(TASK, 1, ids, images, np.ones(images.shape, np.uint8), has_holes=False)
-    settings = Sampling(**whole.sampling.model_dump(exclude={"images_per_shard", "shards_per_share"}))
+    settings = Sampling(**whole.sampling.model_dump(exclude={"images_per_shard", "shards_per_share", "variants_url"}))
     start = time.perf_counter()
     draw_variants(network, schedule, inputs, settings, estimate.compute)
     assert time.perf_counter() - start == pytest.approx(expected, rel=0.25)
