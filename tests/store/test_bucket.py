@@ -20,8 +20,10 @@ import pytest
 from conffusion.errors import StoreError
 from conffusion.stages.bounds import extract_bounds
 from conffusion.store import ArraySpec, new_store, open_store, read_array, read_json, verify_manifest, write_store
+from tests.stages.small_run import SAMPLING, SmallRun
 
 obstore = pytest.importorskip("obstore", reason="the extra s3 is not installed")
+pytestmark = pytest.mark.system  # about a minute with the server's start
 ROOT = Path(__file__).parents[2]
 URL = "s3://bucket/runs"
 N_ROWS = 130  # three shards
@@ -107,6 +109,24 @@ def test_bounds_are_those_of_a_local_store() -> None:
     for protocol in ("paper", "guaranteed"):
         local, remote = (read_json(f"{folder}/{protocol}.json") for folder in ("local", "remote"))
         assert local == remote
+
+
+def test_sampled_bounds_are_those_of_local_variants(tmp_path: Path) -> None:
+    """The stages themselves: images, prior, two shards of variants, bounds."""
+    run = SmallRun(tmp_path / "run", "super_resolution")
+    run.prepare()
+    run.train_prior()
+    found = []
+    for url in (None, URL):
+        for k in range(2):
+            run.sample("test", k, 2, SAMPLING.model_copy(update={"variants_url": url}))
+        run.extract("test", 2)
+        store = open_store(run.bounds("dm_sb", "guaranteed", "test"))
+        found.append((store.image_ids, read_array(store["lower"]), read_array(store["upper"])))
+    assert read_json(run.shard("test", 1))["store"].startswith(URL)
+    assert found[0][0] == found[1][0]
+    np.testing.assert_array_equal(found[0][1], found[1][1])
+    np.testing.assert_array_equal(found[0][2], found[1][2])
 
 
 def damaged(name: str, kind: str) -> None:
