@@ -21,6 +21,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
+MOTO := "moto[s3]==5.2.5" flask==3.1.3 flask-cors==6.0.5
 UV := uv==0.13.8
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--no-emit-index-url $(UPGRADE) pyproject.toml requirements.in
@@ -39,7 +40,7 @@ test: setup-dev
 	$(BIN)/lint-imports --no-logo
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_FLAGS)
 
-test-system: setup-dev
+test-system: setup-dev .venv-moto/.set-up
 	OMP_NUM_THREADS=$$($(BIN)/python -c "import os; print(os.cpu_count())") $(BIN)/python -m pytest -m system $(PYTEST_FLAGS)
 
 lint: setup-dev
@@ -53,6 +54,12 @@ lint: setup-dev
 setup: $(VENV)/.set-up
 
 setup-dev: $(VENV)/.set-up-dev
+
+# The S3 server of the system tests has a place of its own: what it needs does not go together with requirements.lock.
+.venv-moto/.set-up: Makefile
+	$(PYTHON) -m venv .venv-moto
+	.venv-moto/bin/python -m pip install --quiet $(MOTO)
+	@touch $@
 
 # The stamps keep a finished set-up from being repeated; an edited lock or pyproject.toml makes them stale.
 $(BIN)/python:

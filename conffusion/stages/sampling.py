@@ -138,7 +138,7 @@ def sample_variants(
         "schedule": prior.schedule.model_dump() if prior.schedule else {},
     }
     start, n_drawn = time.perf_counter(), 0
-    with new_store(output, layout, inputs.image_ids, attributes) as writer:
+    with new_store(output, layout, inputs.image_ids, attributes, url=sampling.variants_url) as writer:
         for drawn in source.draw(inputs, batch_size):
             n_drawn += len(drawn.variants)
             padded = _padded(drawn.variants, n_variants)

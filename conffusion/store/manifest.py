@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from conffusion.errors import StoreError
+from conffusion.store.bucket import SCHEME, Bucket
 from conffusion.store.files import read_json, write_json
 from conffusion.store.places import Folder, Place
 
@@ -33,7 +34,9 @@ def manifest_path(store: str | Path) -> Path:
 
 
 def place_for(store: str | Path, label: str | None = None) -> Place:
-    """The place that a manifest calls `label`: the folder beside it."""
+    """The place that a manifest calls `label`: a bucket's URL, or else the folder beside it."""
+    if label is not None and label.startswith(SCHEME):
+        return Bucket(label)
     return Folder(Path(store).with_suffix(".zarr"))
 
 

@@ -16,6 +16,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from conffusion.arrays import iterate_blocks
 from conffusion.errors import StoreError
+from conffusion.store.bucket import new_bucket
 from conffusion.store.files import refusals, remove_leftovers
 from conffusion.store.manifest import manifest_path, place_for, write_manifest
 from conffusion.store.places import Place
@@ -167,7 +168,12 @@ class StoreWriter:
 
 @contextmanager
 def new_store(
-    path: str | Path, layout: Mapping[str, ArraySpec], image_ids: Sequence[str], attributes: Mapping[str, Any]
+    path: str | Path,
+    layout: Mapping[str, ArraySpec],
+    image_ids: Sequence[str],
+    attributes: Mapping[str, Any],
+    *,
+    url: str | None = None,
 ) -> Iterator[StoreWriter]:
     """Write a store block by block; it is sealed when the `with` block ends, and nothing is left if that fails.
 
@@ -178,12 +184,14 @@ def new_store(
         layout: Arrays of the store; axis 0, which runs over images, comes on top.
         image_ids: Unique id of every row.
         attributes: JSON-serialisable record of how the arrays were made; more may be added to `writer.attributes`.
+        url: `s3://bucket/prefix` below which the arrays go instead of beside the manifest, which then says where.
     Raises:
         StoreError: If rows are missing when the block ends, or the disk refuses (full, quota, read-only).
     """
     if not image_ids or not layout:
         raise StoreError(f"{path}: a store needs at least one image and one array")
-    place, manifest = place_for(path), manifest_path(path)
+    manifest = manifest_path(path)
+    place = new_bucket(url, manifest) if url else place_for(path)
     writer = None
     try:
         with refusals(manifest):
@@ -207,7 +215,12 @@ def new_store(
 
 
 def write_store(
-    path: str | Path, arrays: Mapping[str, Any], image_ids: Sequence[str], attributes: Mapping[str, Any]
+    path: str | Path,
+    arrays: Mapping[str, Any],
+    image_ids: Sequence[str],
+    attributes: Mapping[str, Any],
+    *,
+    url: str | None = None,
 ) -> None:
     """Write and seal a store whose arrays are at hand; nothing is left unless all of it could be written.
 
@@ -216,6 +229,7 @@ def write_store(
         arrays: Arrays whose axis 0 runs over images, as many as `image_ids`; NumPy or zarr.
         image_ids: Unique id of every row.
         attributes: JSON-serialisable record of how the arrays were made.
+        url: As for `new_store`.
     Raises:
         StoreError: If the number of rows and ids differ, or the disk refuses.
     """
@@ -223,7 +237,7 @@ def write_store(
         if array.shape[0] != len(image_ids):
             raise StoreError(f"{path}: array {name!r} has {array.shape[0]} rows for {len(image_ids)} image ids")
     layout = {name: ArraySpec(tuple(array.shape[1:]), array.dtype) for name, array in arrays.items()}
-    with new_store(path, layout, image_ids, attributes) as writer:
+    with new_store(path, layout, image_ids, attributes, url=url) as writer:
         for rows in iterate_blocks(len(image_ids), rows_per_shard(layout)):
             writer.append({name: array[rows] for name, array in arrays.items()})
 

@@ -12,6 +12,7 @@ import zarr
 
 from conffusion.arrays import iterate_blocks
 from conffusion.errors import StoreError
+from conffusion.store.bucket import bucket_errors
 from conffusion.store.manifest import verify_manifest
 from conffusion.store.recording import SealedFiles
 
@@ -68,7 +69,9 @@ def read_array(array: "zarr.Array[Any]", rows: slice = slice(None)) -> npt.NDArr
     """
     try:
         return np.asarray(array[rows])
-    except (ValueError, RuntimeError, OSError) as error:
+    except Exception as error:
+        if not isinstance(error, (ValueError, RuntimeError, OSError, *bucket_errors())):
+            raise
         raise StoreError(f"{array.store_path}: corrupt chunk ({error}); delete the store and rerun the rule") from error
 
 

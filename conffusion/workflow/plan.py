@@ -30,7 +30,8 @@ _WEIGHT_COPIES = {
     "import_prior": 4, "train_prior": 5, "sample_variants": 3, "finetune_method": 5, "predict_bounds": 3,
     "trace_candidates": 3,
 }  # fmt: skip
-_SAMPLING_EXECUTION = ("batch_size", "compile", "images_per_shard", "shards_per_share")  # of config.sampling
+# Of config.sampling: how variants are made and kept, not what they are.
+_SAMPLING_EXECUTION = ("batch_size", "compile", "images_per_shard", "shards_per_share", "variants_url")
 _AVERAGE_COPIES = 2  # the average, and the weights put aside while it is validated
 _RENDERED_COPIES = 4  # of the images that a prior is trained on, in 8 bits
 _MB_PER_VALUE = 4e-6  # float32

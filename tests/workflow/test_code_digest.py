@@ -98,6 +98,7 @@ NEUTRAL = (
     "errors.py",
     "progress.py",
     "store/files.py",
+    "store/bucket.py",
     "store/manifest.py",
     "store/places.py",
     "store/recording.py",
