@@ -27,6 +27,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         if final.is_dir():
             _remove(final)
         os.replace(temporary, final)
+        _remove(temporary)  # still there if both are names of one file
     except BaseException:
         _remove(temporary)
         raise
