@@ -128,6 +128,7 @@ def move_into_place(temporary: Path, final: Path) -> None:
     if final.is_dir():
         remove(final)
     os.replace(temporary, final)
+    remove(temporary)  # still there if both are names of one file
     fsync(final.parent)
 
 

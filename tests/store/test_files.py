@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from conffusion.errors import StoreError
-from conffusion.store import atomic_path, read_json, remove_leftovers, write_json, write_text
+from conffusion.store import atomic_path, link_or_copy, read_json, remove_leftovers, write_json, write_text
 
 
 def visible(folder: Path) -> list[str]:
@@ -136,3 +136,13 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) ->
         file.touch()
     remove_leftovers(path)
     assert sorted(tmp_path.iterdir()) == sorted(kept)
+
+
+def test_second_name_of_the_file_that_stands_there_leaves_nothing_behind(tmp_path: Path) -> None:
+    source, target = tmp_path / "step-4", tmp_path / "model"
+    source.write_text("weights")
+    for _ in range(2):
+        with atomic_path(target) as temporary:
+            link_or_copy(source, temporary)
+    assert sorted(tmp_path.iterdir()) == [target, source]
+    assert target.samefile(source)

@@ -93,6 +93,22 @@ def test_error_that_a_user_can_mend_is_one_clear_line(raised: str, line: str, tm
         assert "Traceback" not in text
 
 
+def test_lost_gpu_is_one_clear_line(tmp_path: Path) -> None:
+    text = "CUDA error: unspecified launch failure\\nCUDA kernel errors might be reported later"
+    body = f"import torch\nwith run_job(snakemake_of(SEED)):\n    raise torch.AcceleratorError('{text}')"
+    done = run_script(tmp_path, body)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "the GPU failed (CUDA error: unspecified launch failure)" in done.stderr
+    assert "run the same command again" in done.stderr and "CUDA_VISIBLE_DEVICES" in done.stderr
+
+
+def test_failed_assertion_on_the_gpu_is_a_fault_of_the_program(tmp_path: Path) -> None:
+    raised = "RuntimeError('CUDA error: device-side assert triggered')"
+    done = run_script(tmp_path, f"with run_job(snakemake_of(SEED)):\n    raise {raised}")
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
 def test_error_of_the_program_shows_where_it_happened(tmp_path: Path) -> None:
     done = run_script(tmp_path, "with run_job(snakemake_of(SEED)):\n    1 / 0")
     assert done.returncode == 1

@@ -299,3 +299,20 @@ def test_memory_of_training_a_prior_grows_with_images_batches_and_averages() -> 
 def test_overlays_are_valid(overlay: Path) -> None:
     config = load_config(ROOT / "config.yaml", overlay) if overlay.stem != "photographs" else None
     assert config is None or Plan(config).arms
+
+
+@pytest.mark.parametrize(
+    ("change", "reruns"),
+    [
+        ({"processes": 2}, False),
+        ({"save_minutes": 1}, False),
+        ({"keep_candidates": False}, False),
+        ({"patience": 3}, True),
+        ({"micro_batch_size": 8}, True),
+    ],
+)
+def test_fine_tuning_reruns_for_what_changes_its_results(change: dict[str, Any], reruns: bool) -> None:
+    before, after = (
+        some.settings("finetune_method", TASK, "n_conffusion") for some in (plan(), plan(finetuning=change))
+    )
+    assert (before != after) == reruns
