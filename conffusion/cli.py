@@ -1,6 +1,7 @@
 """The command line: `conffusion --help`."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -116,6 +117,7 @@ def _doctor(config: Config) -> str:
 
 
 def _estimate(config: Config) -> str:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: as in the jobs that are timed here
     from conffusion.workflow.estimate import estimate_text
 
     return estimate_text(config, _split_sizes(config))
