@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -143,6 +144,7 @@ def _doctor(config: Config) -> str:
 
 
 def _estimate(config: Config) -> str:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: as in the jobs that are timed here
     from conffusion.workflow.estimate import estimate_text
 
     return estimate_text(config, _split_sizes(config))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import calibration, calibration_memory, common, forward, gpu, peers_calibration, sampling
+from benchmarks import calibration, calibration_memory, common, data, forward, gpu, peers_calibration, sampling
 from conffusion.calibration.validity import loss_curves
 from conffusion.store import write_json, write_store
 
@@ -268,3 +268,11 @@ def test_full_size_networks_equal_the_official_ones(tmp_path: Path) -> None:
 def test_gpu_benchmark_runs_at_full_size(tmp_path: Path) -> None:
     for row in run(gpu.main, tmp_path / "gpu.json", "--timesteps", "10")["rows"]:
         check_positive(row, "items_per_s", "ms_per_item", "peak_mib")
+
+
+def test_data_benchmark_reads_once_and_prepares_both_tasks(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert data.main(["--images", "24", "--side", "256", "--distinct", "2", "--folder", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()[2:]
+    steps = ["index, first time", "index, again", "prepare, super_resolution", "prepare, inpainting"]
+    assert [line.startswith(step) for step, line in zip(steps, lines, strict=True)] == [True] * 4
+    assert not list(tmp_path.iterdir())
