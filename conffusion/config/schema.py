@@ -148,7 +148,6 @@ class SolverStudySettings(Section):
     n_variants: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)]
     reference: SolverReference
     tolerance: PositiveFloat
-    most_variants: Annotated[int, Field(ge=2)]
     precisions: list[PositiveFloat]
     round: Annotated[int, Field(ge=2)]
 

@@ -131,11 +131,10 @@ def _amounts(
 ) -> Iterator[tuple[list[int], float]]:
     """How many of the drawn variants each image uses, and the precision that decided it (NaN: the same for all)."""
     n_images, n_drawn = pool.shape[:2]
-    most = max(settings.n_variants)
-    doublings = range(int(np.log2(n_drawn / most)) + 1)
-    for number in sorted({*settings.n_variants, *(most << k for k in doublings), n_drawn}):
-        yield [number] * n_images, np.nan
-    if n_drawn > most:
+    for number in sorted(settings.n_variants):
+        if number <= n_drawn:
+            yield [number] * n_images, np.nan
+    if n_drawn == max(settings.n_variants):  # the reference is not drawn in full
         for precision in settings.precisions:
             rule = Settling(precision, alpha / 2, settings.round)
             yield (

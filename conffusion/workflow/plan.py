@@ -123,10 +123,10 @@ class Plan:
         return list(dict.fromkeys([*listed, own]))
 
     def studied_variants(self, solver: str, n_steps: int) -> int:
-        """Variants of each image drawn for the study: more with the configured solver, to see what they give."""
-        own = (self.config.sampling.solver, self.config.sampling.n_steps)
+        """Variants of each image drawn for the study."""
         study = self.config.solver_study
-        return study.most_variants if (solver, n_steps) == own else max(study.n_variants)
+        is_reference = (solver, n_steps) == (study.reference.solver, study.reference.n_steps)
+        return study.reference.n_variants if is_reference else max(study.n_variants)
 
     def prior_name(self, task: str, arm: str) -> str:
         """The prior that a method uses on a task."""
