@@ -13,7 +13,7 @@ from conffusion.calibration.pixels import open_pixels
 from conffusion.calibration.procedure import UcbName
 from conffusion.calibration.rules import Level, get_rule
 from conffusion.calibration.ucb import check_level, checked_losses
-from conffusion.calibration.units import GroupLabels, group_index, make_units
+from conffusion.calibration.units import GroupLabels, index_by_appearance, make_units
 from conffusion.errors import CalibrationError, ConfigError, DataError
 from conffusion.progress import Progress
 from conffusion.randomness import keyed_generator
@@ -157,7 +157,7 @@ def image_weights(groups: GroupLabels | None, n_images: int) -> FloatArray:
     """(N,) weights that add up to 1: the same for every group, shared evenly by its images."""
     if groups is None:
         return np.full(n_images, 1.0 / n_images)
-    index = group_index(groups, n_images)
+    index = index_by_appearance(groups, n_images)
     counts = np.bincount(index)
     return 1.0 / counts[index] / len(counts)
 
@@ -189,7 +189,7 @@ class _Arrays:
     def folds(self, seed: int) -> list[tuple["_Arrays", "_Arrays"]]:
         """(rest, part) for each part; no group is divided."""
         n_images = len(self._arrays[0])
-        index = np.arange(n_images) if self.groups is None else group_index(self.groups, n_images)
+        index = np.arange(n_images) if self.groups is None else index_by_appearance(self.groups, n_images)
         n_units = int(index.max()) + 1
         if n_units < _N_FOLDS:
             raise DataError(f"{n_units} image or group to choose a family on: at least {_N_FOLDS} are needed")

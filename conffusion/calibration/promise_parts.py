@@ -13,7 +13,7 @@ from conffusion.calibration.rules import Level, MeanRule, get_rule
 from conffusion.calibration.search import Found, Question, smallest_passing
 from conffusion.calibration.shortfall import missing
 from conffusion.calibration.ucb import round_down
-from conffusion.calibration.units import Counts, GroupLabels, UnitName, Units, group_index, make_units
+from conffusion.calibration.units import Counts, GroupLabels, UnitName, Units, index_by_appearance, make_units
 from conffusion.errors import CalibrationError, ConfigError, DataError, ShapeError
 
 Split: TypeAlias = Literal["bonferroni", "none"]
@@ -94,7 +94,7 @@ class PromiseImages:
         labels, n_images = as_numpy(self.labels), self.pixels.n_images
         if labels.shape != (n_images,):
             raise ShapeError(f"labels has shape {labels.shape}: one label for each of {n_images} images is needed")
-        index = group_index(labels, n_images)
+        index = index_by_appearance(labels, n_images)
         rows_of = [np.flatnonzero(index == k) for k in range(int(index.max()) + 1)]
         return {labels[rows].tolist()[0]: rows for rows in rows_of}
 

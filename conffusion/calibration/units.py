@@ -87,11 +87,26 @@ def make_units(name: UnitName | None, n_pixels: IntArray, groups: GroupLabels | 
 
 
 def group_index(groups: GroupLabels, n_images: int) -> IntArray:
-    """(N,) index of each image's group, numbered in order of first appearance where all groups are of one size.
+    """(N,) index of each image's group, in an order in which their losses may be bet on.
 
-    Betting bounds take the losses of groups one after another, in an order that must not depend on them. Where sizes
-    differ, large groups appear first in shuffled images, and their losses may well be smaller than those of small
-    groups; the order is then random, the same for the same labels.
+    Betting bounds take the losses of groups one after another, in an order that must not depend on them. That is the
+    order of first appearance where all groups are of one size. Where sizes differ, large groups appear first in
+    shuffled images, and their losses may well be smaller than those of small groups; the order is then random, the same
+    for the same labels.
+
+    Raises:
+        ShapeError: If there is not one label per image.
+        DataError: If a label is None or NaN.
+    """
+    index = index_by_appearance(groups, n_images)
+    if len(set(np.bincount(index))) <= 1:
+        return index
+    inverse = np.unique(as_numpy(groups), return_inverse=True)[1]
+    return keyed_generator("group order").permutation(int(index.max()) + 1)[inverse]
+
+
+def index_by_appearance(groups: GroupLabels, n_images: int) -> IntArray:
+    """(N,) index of each image's group, numbered in order of first appearance.
 
     Raises:
         ShapeError: If there is not one label per image.
@@ -104,9 +119,7 @@ def group_index(groups: GroupLabels, n_images: int) -> IntArray:
         missing = [label is None or label != label for label in labels.tolist()]
         if any(missing):
             raise DataError(f"the group of image {missing.index(True)} is missing: give every image a label")
-    _, first, inverse, sizes = np.unique(labels, return_index=True, return_inverse=True, return_counts=True)
-    if len(np.unique(sizes)) > 1:
-        return keyed_generator("group order").permutation(len(sizes))[inverse]
+    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[inverse]
 
 

@@ -129,7 +129,7 @@ class SamplingSettings(Section):
     images_per_shard: Count
     shards_per_share: Count
     storage: Literal["uint8", "float16", "float32"]
-    variants_url: Annotated[str, Field(pattern=r"^s3://[^/\s]+(/\S*)?$")] | None = None
+    variants_url: Annotated[str, Field(pattern=r"^s3://[^/\s]+(/\S*)?$")] | None
 
 
 class SolverReference(Section):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from conffusion.errors import StoreError
+from conffusion.store.cache import cache_folder
 from conffusion.store.files import read_json, write_json
 
 LOGGER = logging.getLogger(__name__)
@@ -40,11 +41,11 @@ def write_known_sizes(root: str | Path, sizes: Mapping[tuple[str, Stamp], Size])
         return
     try:
         write_json(path, {file: [*stamp, *size] for (file, stamp), size in sizes.items()})
-    except OSError as error:
+    except StoreError as error:
         LOGGER.info("%s: the sizes of the images are not kept for the next command (%s)", path, error)
 
 
 def _list_path(root: str | Path) -> Path | None:
-    folder = os.environ.get("CONFFUSION_CACHE", str(Path.home() / ".cache" / "conffusion"))
+    folder = cache_folder()
     digest = hashlib.sha256(os.fsencode(Path(root).resolve())).hexdigest()[:16]
-    return Path(folder) / f"sizes-{VERSION}-{digest}.json" if folder else None
+    return folder / f"sizes-{VERSION}-{digest}.json" if folder else None

@@ -1,9 +1,7 @@
 """The fastest batch size of a network on a device, measured once and remembered."""
 
 import hashlib
-import json
 import logging
-import os
 import platform
 import time
 from collections.abc import Callable
@@ -15,6 +13,7 @@ from torch import nn
 from conffusion.compute import Compute, is_out_of_memory
 from conffusion.errors import StoreError
 from conffusion.store import read_json, write_json
+from conffusion.store.cache import cache_folder
 
 LOGGER = logging.getLogger(__name__)
 LARGEST = 1024
@@ -22,9 +21,10 @@ _GOOD_ENOUGH = 0.97  # of the best rate: the smallest such batch leaves memory f
 _MIN_SECONDS = 0.5
 
 
-def cache_file() -> Path:
-    """Where batch sizes are remembered: conffusion/batch_sizes.json in the user's cache folder (XDG_CACHE_HOME)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "conffusion" / "batch_sizes.json"
+def cache_file() -> Path | None:
+    """Where batch sizes are remembered; None where nothing is to be (see `conffusion.store.cache`)."""
+    folder = cache_folder()
+    return folder / "batch_sizes.json" if folder else None
 
 
 def fastest_batch_size(network: nn.Module, shape: tuple[int, ...], compute: Compute, run: Callable[[int], None]) -> int:
@@ -40,16 +40,17 @@ def fastest_batch_size(network: nn.Module, shape: tuple[int, ...], compute: Comp
         compute: Device and precision.
         run: Processes a batch of the given size to its end.
     """
-    key = _key(network, shape, compute)
-    remembered = _read()
+    file, key = cache_file(), _key(network, shape, compute)
+    remembered = _read(file)
     if key in remembered:
         return remembered[key]
     chosen = _measure(run)
-    LOGGER.info("fastest batch size on this device: %d (remembered in %s)", chosen, cache_file())
-    try:
-        write_json(cache_file(), {**_read(), key: chosen})
-    except (OSError, StoreError) as error:
-        LOGGER.warning("%s: the batch size cannot be remembered (%s)", cache_file(), error)
+    LOGGER.info("fastest batch size on this device: %d (remembered in %s)", chosen, file)
+    if file is not None:
+        try:
+            write_json(file, {**_read(file), key: chosen})
+        except StoreError as error:
+            LOGGER.warning("%s: the batch size cannot be remembered (%s)", file, error)
     return chosen
 
 
@@ -87,9 +88,8 @@ def _key(network: nn.Module, shape: tuple[int, ...], compute: Compute) -> str:
     return f"{device} {digest}"
 
 
-def _read() -> dict[str, int]:
+def _read(file: Path | None) -> dict[str, int]:
     try:
-        content = read_json(cache_file())
-        return {str(key): int(value) for key, value in content.items()}
-    except (StoreError, json.JSONDecodeError, AttributeError, TypeError, ValueError):
+        return {str(key): int(value) for key, value in read_json(file).items()} if file else {}
+    except (StoreError, AttributeError, TypeError, ValueError):  # damaged: made again
         return {}

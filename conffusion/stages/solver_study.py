@@ -18,7 +18,7 @@ from conffusion.config.schema import SolverStudySettings
 from conffusion.randomness import keyed_generator
 from conffusion.sampling.settling import Settling
 from conffusion.scores import crps
-from conffusion.store import SealedStore, open_store, read_array, write_text
+from conffusion.store import SealedStore, atomic_path, open_store, read_array, write_text
 
 SCALING: ScalingName = "multiplicative"  # the paper's family
 _N_RESAMPLES = 400
@@ -41,9 +41,15 @@ class _Truth:
 
 
 def measure_solvers(
-    settings: SolverStudySettings, alpha: float, seed: int, *, images: str | Path, variants: Sequence[str | Path]
-) -> pd.DataFrame:
-    """Size at risk alpha, and CRPS, of every setting on one task.
+    settings: SolverStudySettings,
+    alpha: float,
+    seed: int,
+    *,
+    images: str | Path,
+    variants: Sequence[str | Path],
+    output: str | Path,
+) -> None:
+    """Write the size at risk alpha, and the CRPS, of every setting on one task.
 
     Args:
         settings: What is compared.
@@ -51,11 +57,10 @@ def measure_solvers(
         seed: Of the bootstrap over images.
         images: Image store of the split.
         variants: Variant stores of its first images, one for each solver and T.
-    Returns:
-        A row for each solver, T and J: task, solver, n_steps, n_variants, precision (NaN), forward_passes_per_image,
-        seconds_per_image, interval_size, size_ratio to the reference with its 95 % interval ci_low, ci_high (bootstrap
-        over images, bounds rescaled in every sample; size_ratio_interval is its text), crps, crps_ratio. With early
-        stops, rows with a precision, whose n_variants is the mean.
+        output: CSV file with a row for each solver, T and J: task, solver, n_steps, n_variants, precision (NaN),
+            forward_passes_per_image, seconds_per_image, interval_size, size_ratio to the reference with its 95 %
+            interval ci_low, ci_high (bootstrap over images, bounds rescaled in every sample; size_ratio_interval is
+            its text), crps, crps_ratio. With early stops, rows with a precision, whose n_variants is the mean.
     Raises:
         StoreError: If a store is incomplete.
     """
@@ -69,13 +74,15 @@ def measure_solvers(
     place = int(np.flatnonzero(is_reference)[0])
     ratios = np.stack([resampled for _, resampled in measured]) / measured[place][1]
     low, high = np.quantile(ratios, [0.025, 0.975], axis=1)
-    return table.assign(
+    table = table.assign(
         task=str(stores[0].attributes["task"]),
         size_ratio=table["interval_size"] / table["interval_size"][place],
         ci_low=low, ci_high=high,
         size_ratio_interval=[f"{a:.3f}–{b:.3f}" for a, b in zip(low, high, strict=True)],
         crps_ratio=table["crps"] / table["crps"][place],
     )  # fmt: skip
+    with atomic_path(output) as temporary:
+        table.to_csv(temporary, index=False)
 
 
 def choose_solver(table: pd.DataFrame, tolerance: float) -> dict[str, Any]:

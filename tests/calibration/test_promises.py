@@ -28,6 +28,7 @@ from conffusion.calibration.promises import (
     WidestQuarter,
     calibrate_promises,
 )
+from conffusion.calibration.units import group_index
 from conffusion.errors import CalibrationError, ConfigError, DataError, ShapeError
 
 SCALINGS = ["multiplicative", "additive", "interval"]
@@ -73,7 +74,8 @@ def in_quarter(sizes, chosen, quarter):
 def unit_means(losses, groups):
     if groups is None:
         return losses
-    return np.array([losses[groups == group].mean() for group in dict.fromkeys(groups.tolist())])
+    index = group_index(groups, len(losses))
+    return np.array([losses[index == k].mean() for k in range(index.max() + 1)])
 
 
 def smallest_scale(critical, loss, bound, alpha, delta):

@@ -25,6 +25,7 @@ from conffusion.calibration import (
 from conffusion.calibration import pixels as pixels_module
 from conffusion.calibration import search as search_module
 from conffusion.calibration.rules import RULES, StarRule, VarianceRule
+from conffusion.calibration.units import group_index
 from conffusion.errors import CalibrationError, ConfigError, DataError, ShapeError
 from tests import calibration_fixtures, conformance
 
@@ -92,7 +93,8 @@ def unit_losses(missed, chosen, groups, unit, weights=None):
     given = (chosen if weights is None else chosen * weights).reshape(len(missed), -1)
     losses = np.where(missed.reshape(len(missed), -1), given, 0).sum(1) / given.sum(1)
     if unit == "group":
-        return np.array([losses[np.array(groups) == label].mean() for label in dict.fromkeys(groups)])
+        index = group_index(groups, len(losses))
+        return np.array([losses[index == k].mean() for k in range(index.max() + 1)])
     return losses
 
 

@@ -143,7 +143,8 @@ def leaves(values: Any, prefix: str = "") -> Iterator[str]:
         yield prefix.rstrip(".")
 
 
-FREE = ("degradation", "options", "tuned", "priors", "networks", "tasks", "prediction_time")  # keys named by users
+# Keys below these are named by users.
+FREE = ("degradation", "options", "tuned", "priors", "networks", "tasks", "prediction_time", "solvers")
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,22 @@ import torch
 from torch import nn
 
 from conffusion.compute import Compute
-from conffusion.sampling.batch_size import cache_file, fastest_batch_size
+from conffusion.sampling.batch_size import fastest_batch_size
+from conffusion.store.cache import cache_folder
 
 CPU = Compute(torch.device("cpu"), bfloat16=False)
 
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CONFFUSION_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("conffusion.sampling.batch_size._MIN_SECONDS", 0.0)
+
+
+def cache_file() -> Path:
+    folder = cache_folder()
+    assert folder is not None
+    return folder / "batch_sizes.json"
 
 
 class Machine:

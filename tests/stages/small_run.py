@@ -37,7 +37,7 @@ SCHEDULE = {"linear_start": 1e-4, "linear_end": 0.02, "cosine_s": 0.008, "respac
 CALIBRATION = CalibrationSettings(alpha=0.3, delta=0.3, ucb="wsr", families=["multiplicative"])
 SAMPLING = SamplingSettings(
     solver="dpmpp_2m_sde", n_steps=3, n_variants=4, shared_start=False, batch_size=16, images_per_shard=8,
-    shards_per_share=2, storage="uint8", settling={"precision": None, "round": 2}, compile=False,
+    shards_per_share=2, storage="uint8", settling={"precision": None, "round": 2}, compile=False, variants_url=None,
 )  # fmt: skip
 FINETUNING = FinetuningSettings(
     batch_size=8, micro_batch_size=None, learning_rate_schedule="cosine", ema=0.9, shuffle=True, mirror=True,

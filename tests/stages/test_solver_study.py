@@ -58,7 +58,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]
         make_variants(folder, "dpmpp_2m_sde", 4, 24, spread=1.0),
         make_variants(folder, "ancestral", 50, 12, spread=1.0),
     ]
-    return folder, measure_solvers(SETTINGS, ALPHA, 5, images=images, variants=variants)
+    measure_solvers(SETTINGS, ALPHA, 5, images=images, variants=variants, output=folder / "rows.csv")
+    return folder, pd.read_csv(folder / "rows.csv")
 
 
 def row(table: pd.DataFrame, solver: str, n_steps: int, n_variants: int) -> pd.Series:

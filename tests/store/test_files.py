@@ -128,13 +128,13 @@ def test_missing_or_damaged_json_is_named_with_the_remedy(content: str | None, t
 
 def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "curves"
-    (tmp_path / ".curves.12.tmp").mkdir()
-    (tmp_path / ".curves.12.tmp" / "part").touch()
-    (tmp_path / ".curves.7.tmp").touch()
-    kept = [path, tmp_path / ".other.7.tmp", tmp_path / "curves.7.tmp"]
+    (tmp_path / ".curves~elsewhere~12.tmp").mkdir()
+    (tmp_path / ".curves~elsewhere~12.tmp" / "part").touch()
+    (tmp_path / ".curves~elsewhere~7.tmp").touch()
+    kept = [path, tmp_path / ".other~elsewhere~7.tmp", tmp_path / "curves~elsewhere~7.tmp"]
     for file in kept:
         file.touch()
-    remove_leftovers(path)
+    remove_leftovers(path, sole_writer=True)
     assert sorted(tmp_path.iterdir()) == sorted(kept)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from conffusion.errors import StoreError
 from conffusion.training.state import StateFolder
 
 
@@ -124,7 +125,7 @@ def test_file_that_cannot_grow_keeps_the_states_before(folder: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
     try:
-        with pytest.raises(OSError, match="File too large"):
+        with pytest.raises(StoreError, match="File too large"):
             states(folder).save(40, content(40))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
