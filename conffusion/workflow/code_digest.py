@@ -80,7 +80,6 @@ STAGE_CODE: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "methods/random_inputs.py",
             "bounds.py",
             "sampling",
-            "store/cache.py",
             "stages/sampling.py",
             "training/priors.py",
         ),

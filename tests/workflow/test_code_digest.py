@@ -97,6 +97,7 @@ BEFORE = {
 NEUTRAL = (
     "errors.py",
     "progress.py",
+    "store/cache.py",
     "store/files.py",
     "store/bucket.py",
     "store/manifest.py",
