@@ -11,6 +11,7 @@ from matplotlib.ticker import FuncFormatter
 from conffusion.report.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, facets, saved_figure
 from conffusion.report.results import task_label
 
+_HIGHEST = 1.3  # size shown, in units of the reference's
 _COST = "forward_passes_per_image"
 _SOLVERS: Mapping[str, tuple[str, str, str]] = {
     "dpmpp_2m_sde": ("SDE-DPM-Solver++(2M)", BLUE, "o"),
@@ -45,6 +46,7 @@ def plot_solvers(
             axes.axhspan(1 - tolerance, 1 + tolerance, color=GREEN, alpha=0.15, linewidth=0, zorder=0)
             axes.set_title(task_label(task))
             axes.set_xscale("log")
+            axes.set_ylim(top=min(axes.get_ylim()[1], _HIGHEST))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
             axes.set_xlabel("forward passes per image, T x J")
         panels[0].set_ylabel(f"size at risk α / that of {reference['n_steps']} steps")
@@ -52,7 +54,9 @@ def plot_solvers(
 
 
 def _draw(axes: Axes, rows: pd.DataFrame, choice: Mapping[str, Any], reference: Mapping[str, Any]) -> None:
-    fixed, early = rows[rows["precision"].isna()], rows[rows["precision"].notna()]
+    fixed = rows[rows["precision"].isna()]
+    own = rows[(rows["solver"] == choice["solver"]) & (rows["n_steps"] == choice["n_steps"])]
+    early, many = own[own["precision"].notna()], own[own["precision"].isna()].sort_values("n_variants")
     for solver, (label, colour, marker) in _SOLVERS.items():
         line = fixed[(fixed["solver"] == solver) & (fixed["n_variants"] == reference["n_variants"])]
         line = line.sort_values(_COST)
@@ -61,18 +65,15 @@ def _draw(axes: Axes, rows: pd.DataFrame, choice: Mapping[str, Any], reference: 
             line[_COST], line["size_ratio"], error, color=colour, marker=marker, markersize=4, linewidth=1.3,
             elinewidth=0.8, label=f"{label}, J = {reference['n_variants']}",
         )  # fmt: skip
+    axes.plot(
+        many[_COST], many["size_ratio"], color=SKY, marker=".", linewidth=1.2,
+        label=f"T = {choice['n_steps']}, J from {many['n_variants'].min():.0f} to {many['n_variants'].max():.0f}",
+    )  # fmt: skip
     if len(early):
-        own = early.iloc[0]
-        many = fixed[(fixed["solver"] == own["solver"]) & (fixed["n_steps"] == own["n_steps"])].sort_values(
-            "n_variants"
-        )
-        axes.plot(
-            many[_COST], many["size_ratio"], color=SKY, marker=".", linewidth=1.2,
-            label=f"T = {own['n_steps']}, J from {many['n_variants'].min():.0f} to {many['n_variants'].max():.0f}",
-        )  # fmt: skip
+        early = early.sort_values(_COST)
         axes.plot(
             early[_COST], early["size_ratio"], color=GREY, marker="x", linestyle=":", linewidth=1.0,
-            label=f"T = {own['n_steps']}, early stops",
+            label=f"T = {choice['n_steps']}, early stops",
         )  # fmt: skip
     chosen = fixed
     for name in ("solver", "n_steps", "n_variants"):
