@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.common import Record, Side, common_options, measure, network_of_fixture, report
 from conffusion.bounds import sampled_bounds
-from conffusion.compute import Compute, keep_freed_memory, select_compute
+from conffusion.compute import Compute, select_compute
 from conffusion.models import UNet
 from conffusion.models.schedules import noise_schedule
 from conffusion.sampling import ChainSampler, SamplingInput, Solver, draw_variants
@@ -34,7 +34,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "quantiles" in options.parts:
         rows += quantiles(options.rounds, small=options.small)
     if "scaling" in options.parts:
-        keep_freed_memory()
         rows += scaling(options.rounds, compute, small=options.small)
     report("sampling", options, compute.device, rows)
     return 0

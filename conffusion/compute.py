@@ -89,17 +89,20 @@ def select_compute(device: str = "auto", precision: str = "auto", threads: int =
     return Compute(chosen, bfloat16)
 
 
-def keep_freed_memory() -> None:
+def keep_freed_memory(*, like_default: bool = False) -> None:
     """Let the C library keep what tensors free, instead of handing it back to the system; for a whole process.
 
     Otherwise the pages of every large activation on a CPU are fetched and cleared anew, a sixth of the time of a
     full-size network. Does nothing without glibc.
+
+    Args:
+        like_default: Set the largest limits to which glibc raises its own by itself, for benchmarks.
     """
     if sys.platform == "linux":
         set_option = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
         if set_option is not None:
-            set_option(_M_MMAP_THRESHOLD, 1 << 30)
-            set_option(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+            set_option(_M_MMAP_THRESHOLD, 32 << 20 if like_default else 1 << 30)
+            set_option(_M_TRIM_THRESHOLD, 64 << 20 if like_default else (1 << 31) - 1)
 
 
 @dataclass
