@@ -42,7 +42,7 @@ PARTS = ("sampling", "finetuning", "one_pass")
 OFFICIAL_BATCH = 4  # images per fine-tuning step, in the paper and in the official configuration
 LEARNING_RATE = 1e-4
 QUANTILE = 0.05
-SOLVER_STEPS = 16  # network calls of the default solver in config.yaml
+SOLVER_STEPS = 8  # network calls of the default solver in config.yaml
 NOTES = """\
 - Items are variants (sampling) or images (finetuning, one_pass). Ratios: time per item, ours over official; below 1 is
   faster.
