@@ -14,13 +14,14 @@ from tests.clusters.test_two_nodes import METHODS, SMALL, tables
 from tests.test_workflow_end_to_end import TASK, Workflow, set_up
 
 pytestmark = pytest.mark.system
+N_CORES = 2
 
 
 def start(workflow: Workflow, *arguments: str) -> "subprocess.Popen[bytes]":
     """Snakemake in a process group of its own; its output is appended to printed.txt."""
     with (workflow.root / "printed.txt").open("a") as printed:
         return subprocess.Popen(
-            [sys.executable, "-m", "snakemake", *arguments, "--cores", "2", "--nocolor",
+            [sys.executable, "-m", "snakemake", *arguments, "--cores", str(N_CORES), "--nocolor",
              "--configfile", f"config/{workflow.overlay}.yaml", "pruned.yaml", "--config", "device=cpu"],
             cwd=workflow.root, stdout=printed, stderr=subprocess.STDOUT, start_new_session=True,
             env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
@@ -81,7 +82,8 @@ def test_killed_jobs_and_workflows_change_no_table(tmp_path: Path) -> None:
                 snakemake.wait()
             n_kills += 1
         after = finished_shards(restless)
-        assert all(after[name] == written for name, written in before.items())  # nothing finished was drawn again
+        repeated = [name for name, written in before.items() if after.get(name) != written]
+        assert len(repeated) <= N_CORES  # those whose end Snakemake did not live to note, one for each of its jobs
     assert n_kills >= 4
     assert tables(restless) == tables(calm)
     time.sleep(0.1)
