@@ -12,7 +12,7 @@ from conffusion.models.official import official_state_dict
 from conffusion.models.unet import build_unet
 from tests import conformance
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SMALL = conformance.load("adm/small_net")[0]["config"]
 
 

@@ -1,0 +1,32 @@
+"""`conffusion status`: how far a run of the workflow is."""
+
+import argparse
+import contextlib
+import sys
+import time
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    purpose = "say how far a run is: jobs done, rate, time left, what runs where, failures with the end of their logs"
+    command = commands.add_parser("status", help=purpose, description=purpose)
+    command.add_argument("results", help="results/<run>; nothing else is read, so any machine that sees it will do")
+    command.add_argument("--watch", type=float, metavar="SECONDS", help="say it again every so many seconds")
+    command.add_argument("--json", action="store_true", help="for programs")
+    command.set_defaults(run=_status)
+
+
+def _status(options: argparse.Namespace) -> str:
+    from conffusion.workflow.status import read_status
+    from conffusion.workflow.status_text import status_json, status_text
+
+    show = status_json if options.json else status_text
+    status = read_status(options.results)
+    with contextlib.suppress(KeyboardInterrupt):
+        while options.watch and not status.is_complete:
+            clear = "\033[2J\033[H" if sys.stdout.isatty() else ""
+            print(f"{clear}{show(status)}", flush=True)
+            time.sleep(options.watch)
+            status = read_status(options.results)
+    return show(status)
