@@ -12,18 +12,13 @@ import numpy as np
 
 from benchmarks.calibration_memory import Record, Table
 from conffusion.calibration import Family
+from conffusion.calibration.files import FAMILY_FILE, read_calibration
 from conffusion.calibration.procedure import UcbName
 from conffusion.calibration.units import UnitName
 from conffusion.calibration.validity import LossCurves, assess_validity
 from conffusion.config.schema import PLAIN_FAMILIES, CalibrationSettings, FamilyName
 from conffusion.errors import StoreError
-from conffusion.stages.calibration import (
-    FAMILY_FILE,
-    CalibrationFiles,
-    calibrate_method,
-    matching_stores,
-    read_calibration,
-)
+from conffusion.stages.calibration import CalibrationFiles, calibrate_method, matching_stores
 from conffusion.stages.evaluation import pool_curves
 from conffusion.store import read_json
 

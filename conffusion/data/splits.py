@@ -1,7 +1,8 @@
 """Which image is in which split; whole groups only."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -87,6 +88,14 @@ def read_splits(path: str | Path) -> pd.DataFrame:
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     return table.loc[:, list(COLUMNS)]
+
+
+def groups_of(splits: str | Path, image_ids: Sequence[str]) -> Any | None:
+    """Group of every image, or None where every image is its own group."""
+    table = read_splits(splits)
+    if not has_groups(table):
+        return None
+    return table.set_index("image_id").loc[list(image_ids), "group"].to_numpy()
 
 
 def _check_sizes(sizes: Mapping[str, int | float]) -> None:

@@ -1,22 +1,21 @@
 """Calibration of one method under one protocol: the set family, and lambda_hat."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from conffusion.calibration import Calibration, Family, attainable_risk, choose_family
+from conffusion.calibration.files import FAMILY_FILE
 from conffusion.calibration.procedure import LambdaGrid
 from conffusion.calibration.units import group_index, group_means
 from conffusion.config.schema import CalibrationSettings
+from conffusion.data.splits import groups_of
 from conffusion.errors import CalibrationError, StoreError
 from conffusion.methods.protocols import Protocol, get_protocol
 from conffusion.metrics import image_losses
-from conffusion.stages.images import groups_of
-from conffusion.store import SealedStore, open_store, read_json, write_json
-
-FAMILY_FILE = "family.json"
+from conffusion.store import SealedStore, open_store, write_json
 
 
 @dataclass(frozen=True)
@@ -64,21 +63,6 @@ def calibrate_method(
     except CalibrationError as error:
         raise CalibrationError(f"{files.bounds}, protocol {protocol}: {error}") from error
     write_json(files.output, _record(result, rules, bounds) | choice)
-
-
-def read_calibration(path: str | Path) -> Calibration:
-    """The calibration in a run's `calibration.json`, to be applied to further bounds of the same method.
-
-    Raises:
-        StoreError: If the file, or the family.json beside it that its family needs, is missing or damaged.
-    """
-    record = read_json(path)
-    names = ("lambda_hat", "risk", "risk_ucb", "alpha", "delta", "scaling", "ucb", "unit", "n_images")
-    calibration = Calibration(**{name: record[name] for name in names}, n=record["n_bound"])
-    beside = Path(path).with_name(FAMILY_FILE)
-    if "chosen_among" not in record:
-        return calibration
-    return replace(calibration, shape=Family.from_dict(read_json(beside)).shape)
 
 
 def matching_stores(bounds: str | Path, images: str | Path) -> tuple[SealedStore, SealedStore]:

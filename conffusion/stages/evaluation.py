@@ -10,14 +10,15 @@ import numpy as np
 import pandas as pd
 
 from conffusion.calibration import Calibration, Family
+from conffusion.calibration.files import read_calibration
 from conffusion.calibration.rules import Level, get_rule
 from conffusion.calibration.units import group_index, group_means
 from conffusion.calibration.validity import LossCurves, loss_curves
+from conffusion.data.splits import groups_of
 from conffusion.diagnostics import risk_by_position
 from conffusion.drift import check_drift, interval_features
 from conffusion.metrics import Stratify, evaluate, image_losses, size_quartile_edges, stratified_counts
-from conffusion.stages.calibration import matching_stores, read_calibration
-from conffusion.stages.images import groups_of
+from conffusion.stages.calibration import matching_stores
 from conffusion.store import SealedStore, atomic_path, write_json
 from conffusion.tasks import build_task
 

@@ -10,6 +10,7 @@ import torch
 from conffusion.arrays import to_pm1
 from conffusion.compute import Compute
 from conffusion.config.schema import CalibrationSettings, FinetuningSettings, MethodTuning, PriorSettings
+from conffusion.data.splits import groups_of
 from conffusion.errors import ConfigError, StoreError
 from conffusion.methods.competition import Score, ValidationImages, score_checkpoint
 from conffusion.methods.models import PredictorSpec
@@ -19,7 +20,6 @@ from conffusion.methods.random_inputs import image_noise
 from conffusion.methods.registry import Method
 from conffusion.models.networks import load_prior
 from conffusion.randomness import keyed_generator
-from conffusion.stages.images import groups_of
 from conffusion.stages.prediction import predict_store
 from conffusion.store import SealedStore, open_store, read_array
 from conffusion.tasks import build_task

@@ -13,7 +13,7 @@ from conffusion.arrays import FloatArray, iterate_blocks
 from conffusion.config.schema import DatasetSettings
 from conffusion.data.datasets import Dataset, build_dataset
 from conffusion.data.parallel import DEFAULT_WORKERS
-from conffusion.data.splits import assign_splits, has_groups, read_splits, write_splits
+from conffusion.data.splits import assign_splits, read_splits, write_splits
 from conffusion.randomness import keyed_generator
 from conffusion.store import ArraySpec, new_store
 from conffusion.tasks import build_task
@@ -110,11 +110,3 @@ def prepare_images(
 
 def _load(sized: Callable[[int], Dataset], ids: Sequence[str], side: int) -> FloatArray:
     return sized(side).load(ids).astype(np.float32, copy=False)
-
-
-def groups_of(splits: str | Path, image_ids: tuple[str, ...]) -> Any | None:
-    """Group of every image, or None where every image is its own group."""
-    table: pd.DataFrame = read_splits(splits)
-    if not has_groups(table):
-        return None
-    return table.set_index("image_id").loc[list(image_ids), "group"].to_numpy()

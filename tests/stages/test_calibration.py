@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 
 from conffusion.calibration import calibrate
+from conffusion.calibration.files import read_calibration
 from conffusion.config.schema import CalibrationSettings
 from conffusion.data.splits import write_splits
-from conffusion.stages.calibration import CalibrationFiles, calibrate_method, read_calibration
+from conffusion.stages.calibration import CalibrationFiles, calibrate_method
 from conffusion.store import write_store
 from tests.synthetic_families import images
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from conffusion.bounds import sampled_bounds
+from conffusion.calibration.files import read_calibration
 from conffusion.calibration.rules import RULES
 from conffusion.calibration.validity import LossCurves
 from conffusion.config.schema import SharpeningSettings, ValiditySettings
 from conffusion.methods.models import load_predictor
 from conffusion.metrics import image_losses
-from conffusion.stages.calibration import read_calibration
 from conffusion.stages.fitting import candidate_steps
 from conffusion.stages.images import split_images
 from conffusion.stages.validity import ValidityFiles, assess_method_validity

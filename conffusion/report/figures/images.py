@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from conffusion.arrays import FloatArray
+from conffusion.calibration.files import read_calibration
 from conffusion.errors import DataError, StoreError
 from conffusion.report.figures.style import CONTEXT_FADE, HEAT_MAP
 from conffusion.report.results import method_label
-from conffusion.stages.calibration import read_calibration
 from conffusion.store import SealedStore, open_store, read_array, read_json
 
 
