@@ -70,20 +70,25 @@ class Compute:
         return placed
 
 
-def select_compute(device: str = "auto", precision: str = "auto", threads: int = 1) -> Compute:
+def select_compute(device: str = "auto", precision: str = "auto", threads: int | None = 1) -> Compute:
     """Choose device and precision, and limit torch's threads.
 
     Args:
-        device: "auto" (CUDA where there is one), "cpu" or "cuda".
+        device: "auto" (CUDA where there is one), "cpu", "cuda" or "mps" (Apple's GPUs).
         precision: "auto" (bfloat16 where the hardware multiplies it natively), "float32" or "bfloat16".
-        threads: CPU threads of this job.
+        threads: CPU threads of this job; None leaves the number as it is.
     Raises:
-        ConfigError: If "cuda" is asked for and torch sees no CUDA device.
+        ConfigError: If "cuda" or "mps" is asked for and torch sees no such device.
     """
-    torch.set_num_threads(threads)
+    if threads is not None:
+        torch.set_num_threads(threads)
     has_cuda = torch.cuda.is_available()
     if device == "cuda" and not has_cuda:
         raise ConfigError("device = 'cuda', but torch sees no CUDA device; set device: cpu or auto")
+    if device == "mps":
+        if not torch.backends.mps.is_available():
+            raise ConfigError("device = 'mps', but torch sees no such device; choose cpu or auto")
+        return Compute(torch.device("mps"), False)
     chosen = torch.device("cuda" if has_cuda and device != "cpu" else "cpu")
     bfloat16 = _native_bfloat16(chosen) if precision == "auto" else precision == "bfloat16"
     return Compute(chosen, bfloat16)

@@ -172,8 +172,7 @@ def check_drift(
     """
     _check_request(reference_groups, new_groups, n_permutations)
     sets = _ImageSet.of("reference", reference, reference_groups), _ImageSet.of("new", new, new_groups)
-    if sets[0].n_units < 2:
-        raise DataError(f"reference has {sets[0].n_units} {sets[0].unit}: at least 2 are needed")
+    _check_reference(sets[0])
     thin = keyed_generator("drift", "thin", seed)
     old_units, new_units = (_thinned(images.unit_means(), thin) for images in sets)
     permutations = keyed_generator("drift", "permutations", seed)
@@ -191,6 +190,27 @@ def check_drift(
         n_new_used=n_new,
         smallest_p_value=max(1 / (1 + n_permutations), 1 / math.comb(n_old + n_new, n_new)),
     )
+
+
+def image_p_values(
+    reference: ArrayLike, new: ArrayLike, *, reference_groups: GroupLabels | None = None, seed: int = 0
+) -> FloatArray:
+    """Conformal p-value of each new image, as in `Drift.image_p_values`, without the test of all images together.
+
+    Args:
+        reference: As for `check_drift`.
+        new: As for `check_drift`.
+        reference_groups: As for `check_drift`.
+        seed: Seed of the sample of reference images.
+    Returns:
+        (n_new,) in (0, 1].
+    Raises:
+        ShapeError: If features or labels have other shapes, or a set is empty.
+        DataError: If a feature is NaN or infinite, or there are fewer than 2 reference units.
+    """
+    sets = _ImageSet.of("reference", reference, reference_groups), _ImageSet.of("new", new, None)
+    _check_reference(sets[0])
+    return _image_p_values(*sets, keyed_generator("drift", "representatives", seed))
 
 
 @dataclass(frozen=True)
@@ -295,6 +315,11 @@ def _check_request(reference_groups: Any, new_groups: Any, n_permutations: int) 
     if (reference_groups is None) != (new_groups is None):
         missing = "reference_groups" if reference_groups is None else "new_groups"
         raise ConfigError(f"{missing} is missing: give labels for both sets, or for neither")
+
+
+def _check_reference(reference: _ImageSet) -> None:
+    if reference.n_units < 2:
+        raise DataError(f"reference has {reference.n_units} {reference.unit}: at least 2 are needed")
 
 
 def _thinned(units: FloatArray, generator: np.random.Generator) -> FloatArray:

@@ -27,3 +27,7 @@ class CheckpointError(ConffusionError):
 
 class CalibrationError(ConffusionError):
     """No scale satisfies the requested risk and error levels."""
+
+
+class PackageError(ConffusionError):
+    """A package is unreadable, damaged, unsafe, or not made for what is asked of it."""

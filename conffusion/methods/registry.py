@@ -33,6 +33,11 @@ class Method:
         """Whether the bounds come from sampling instead of one forward pass."""
         return self.network is None
 
+    @property
+    def has_point_head(self) -> bool:
+        """Whether its network was fitted to a point estimate beside the bounds."""
+        return self.loss == "pinball_and_squared_error"
+
 
 METHODS: dict[str, Method] = {
     method.name: method

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +15,14 @@ from conffusion.methods.predictor import BoundPredictor
 from conffusion.methods.random_inputs import image_classes, image_noise
 from conffusion.progress import Progress
 from conffusion.store import read_array
+
+
+class RawBounds(NamedTuple):
+    """Before calibration: images (N, C, H, W) float32 in [0, 1]."""
+
+    point: FloatArray
+    lower: FloatArray
+    upper: FloatArray
 
 
 @dataclass(frozen=True)
@@ -84,18 +93,24 @@ def _predict(
     predictor: BoundPredictor, images: CorruptedImages, compute: Compute, rows: Sequence[int], call: str
 ) -> tuple[FloatArray, FloatArray, float]:
     """Bounds of consecutive images, and seconds per image."""
-    part = slice(rows[0], rows[-1] + 1)
+    start = time.perf_counter()
+    bounds = forward(predictor, images, compute, slice(rows[0], rows[-1] + 1), call)
+    return bounds.lower, bounds.upper, (time.perf_counter() - start) / len(rows)
+
+
+def forward(
+    predictor: BoundPredictor, images: CorruptedImages, compute: Compute, part: slice, call: str = ""
+) -> RawBounds:
+    """One forward pass for some of the images; `call` as in `image_noise`."""
     ids, shape = images.image_ids[part], images.condition.shape[1:]
     n_classes = getattr(predictor.network, "n_classes", 0)
     noise = compute.tensor(image_noise(predictor.noise_purpose, images.seed, images.task, ids, shape, call=call))
     classes = image_classes(images.seed, images.task, ids, n_classes, call=call) if n_classes else None
     labels = None if classes is None else torch.as_tensor(classes).to(compute.device)
     condition, mask = to_pm1(read_array(images.condition, part)), read_array(images.mask, part)
-    start = time.perf_counter()
     with torch.inference_mode(), compute.autocast():
         bounds = predictor(compute.tensor(condition), compute.tensor(mask), noise, labels)
-    lower, upper = _to_numpy_01(bounds.lower), _to_numpy_01(bounds.upper)
-    return lower, upper, (time.perf_counter() - start) / len(ids)
+    return RawBounds(*(_to_numpy_01(image) for image in bounds))
 
 
 def _to_numpy_01(bound_pm1: torch.Tensor) -> FloatArray:

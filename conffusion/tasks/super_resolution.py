@@ -25,7 +25,7 @@ def super_resolution(*, factor: int = 4, reduce: Literal["target", "photograph"]
     if reduce not in get_args(Literal["target", "photograph"]):
         raise ConfigError(f"super_resolution: reduce = {reduce!r} must be 'target' or 'photograph'")
     degrade = partial(reduce_and_enlarge, factor=factor, original=reduce == "photograph")
-    return Task("super_resolution", "Super-resolution", degrade=degrade)
+    return Task("super_resolution", "Super-resolution", degrade=degrade, factor=factor)
 
 
 def reduce_and_enlarge(

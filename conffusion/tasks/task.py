@@ -37,6 +37,7 @@ class Task:
             are points.
         fill: `noise`: networks get the pixels inside the mask as standard normal noise (in [-1, 1] units), as in
             Palette, instead of what the condition stores there; `none`: the condition as it is.
+        factor: How many times larger a side of the restored image is than what was given of it.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Task:
     evaluated: Evaluated = everywhere
     known_outside: bool = False
     fill: Literal["none", "noise"] = "none"
+    factor: int = 1
 
     def apply(
         self, target: ArrayLike, image_ids: Sequence[str], seed: int, photographs: Photographs | None = None

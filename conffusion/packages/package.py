@@ -1,0 +1,158 @@
+"""What a package holds: a network or sampler, the task, the calibrated scale, and the evidence behind it."""
+
+import hashlib
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field
+
+from conffusion.arrays import FloatArray, IntArray
+from conffusion.calibration import Calibration, Family
+from conffusion.methods.registry import METHODS, Method
+from conffusion.tasks import Task, build_task
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class SamplingRecord(_Strict):
+    """How DM_SB draws its variants; names as in the configuration's `sampling`."""
+
+    solver: str
+    n_steps: int = Field(ge=1)
+    n_variants: int = Field(ge=2)
+    shared_start: bool
+    storage: Literal["uint8", "float16", "float32"]
+    quantile: float = Field(gt=0, lt=0.5)
+
+
+class CalibratedOn(_Strict):
+    """Which images the scale was found on.
+
+    Attributes:
+        description: In words, for people.
+        smallest: (height, width) of the smallest of them, in pixels of the restored image.
+        largest: Of the largest.
+    """
+
+    description: str
+    smallest: tuple[int, int]
+    largest: tuple[int, int]
+
+
+class PackageRecord(_Strict):
+    """The content of package.json.
+
+    Attributes:
+        format: Version of the format.
+        version: Of conffusion that wrote it.
+        name: What people call the model.
+        task: Name of the task.
+        degradation: Its settings.
+        method: Name of the method.
+        protocol: "paper" or "guaranteed".
+        sorts_bounds: Whether crossing bounds are sorted before calibration.
+        seed: Of random inputs.
+        image_size: Side of the images that the network knows, in pixels.
+        overlap: Pixels that neighbouring tiles share, at least.
+        bfloat16: Whether the network ran in bfloat16 when it was calibrated.
+        sampling: How variants are drawn, for a sampled method.
+        calibration: The fields of `conffusion.calibration.Calibration`, without the shape.
+        family: `conffusion.calibration.Family.to_dict`.
+        calibrated_on: The images behind `calibration`.
+        provenance: Free facts: run, training step, splits, licence.
+    """
+
+    format: Literal[1] = 1
+    version: str
+    name: str
+    task: str
+    degradation: dict[str, Any]
+    method: str
+    protocol: str
+    sorts_bounds: bool
+    seed: int
+    image_size: int = Field(ge=1)
+    overlap: int = Field(ge=0)
+    bfloat16: bool
+    sampling: SamplingRecord | None
+    calibration: dict[str, Any]
+    family: dict[str, Any]
+    calibrated_on: CalibratedOn
+    provenance: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What the calibration images said; it lets others check the scale, and new images be compared with them.
+
+    Attributes:
+        losses: (n_images,) share of each image's evaluated values outside its calibrated interval.
+        features: (n_images, 10) `conffusion.drift.interval_features` of the bounds before the scale, on [0, 1].
+        groups: (n_images,) number of each image's group; None where every image is its own.
+    """
+
+    losses: FloatArray
+    features: FloatArray
+    groups: IntArray | None
+
+
+@dataclass(frozen=True, eq=False)
+class Package:
+    """A model with its promise.
+
+    Attributes:
+        record: All facts.
+        weights: A safetensors file of this project: a fitted predictor, or the prior that is sampled.
+        evidence: About the calibration images.
+    """
+
+    record: PackageRecord
+    weights: bytes
+    evidence: Evidence
+
+    @property
+    def task(self) -> Task:
+        """The restoration task, with its settings."""
+        return build_task(self.record.task, **self.record.degradation)
+
+    @property
+    def method(self) -> Method:
+        """The method."""
+        return METHODS[self.record.method]
+
+    @property
+    def family(self) -> Family:
+        """The set family."""
+        return Family.from_dict(self.record.family)
+
+    @property
+    def calibration(self) -> Calibration:
+        """The scale and its promise."""
+        return Calibration(**self.record.calibration, shape=self.family.shape)
+
+    @property
+    def weights_sha256(self) -> str:
+        """Checksum of the weights file."""
+        return hashlib.sha256(self.weights).hexdigest()
+
+    def recalibrated(self, calibration: Calibration, on: CalibratedOn, evidence: Evidence) -> "Package":
+        """The same model with a scale found on other images, for the same family."""
+        changes = {"calibration": calibration_record(calibration), "calibrated_on": on}
+        return replace(self, record=self.record.model_copy(update=changes), evidence=evidence)
+
+
+def calibration_record(calibration: Calibration) -> dict[str, Any]:
+    """A calibration as plain values; its shape is kept with the family."""
+    return {name: value for name, value in asdict(replace(calibration, shape=None)).items() if name != "shape"}
+
+
+def numbered(groups: npt.NDArray[Any] | None) -> IntArray | None:
+    """Labels as numbers, in the order of their first images."""
+    if groups is None:
+        return None
+    _, first, number = np.unique(groups, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[number].astype(np.int64)
