@@ -252,9 +252,7 @@ def _checked_image(image: ArrayLike) -> FloatArray:
     pixels = as_numpy(image)
     pixels = pixels[None] if pixels.ndim == 2 else pixels
     if pixels.ndim != 3 or pixels.shape[0] not in (1, COLOURS) or 0 in pixels.shape:
-        raise ShapeError(
-            f"image has shape {pixels.shape}: (C, H, W) with 1 or {COLOURS} channels, or (H, W), is needed"
-        )
+        raise ShapeError(f"image has shape {pixels.shape}: must be (C, H, W) with 1 or {COLOURS} channels, or (H, W)")
     if not np.issubdtype(pixels.dtype, np.floating):
         raise DataError(
             f"image holds {pixels.dtype}: divide it by its largest possible value, so that it lies in [0, 1]"
