@@ -80,7 +80,7 @@ def read_size(source: Source, file: str) -> tuple[int, int]:
             width, height = image.size
             image.verify()
             if image.format in ("JPEG", "MPO"):
-                _check_jpeg_end(opened)
+                check_jpeg_end(opened)
         return height, width
 
 
@@ -142,7 +142,7 @@ def _to_colour(samples: npt.NDArray[Any]) -> PixelArray:
     return np.ascontiguousarray(samples[..., :3])
 
 
-def _check_jpeg_end(file: BinaryIO) -> None:
+def check_jpeg_end(file: BinaryIO) -> None:
     """Find the end-of-image marker behind the start of the scan; thumbnails inside earlier segments are skipped.
 
     It is nearly always among the last bytes, so that the image itself is read only where it is not.

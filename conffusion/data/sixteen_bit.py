@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from conffusion.arrays import FloatArray
 from conffusion.errors import DataError
@@ -32,14 +33,20 @@ def is_deep_png(image: Image.Image) -> bool:
 
 def read_deep_png(file: BinaryIO) -> FloatArray:
     """Decode a PNG for which `is_deep_png` holds."""
-    with Image.open(file, formats=("PNG",)) as image:
+    return _scale(deep_png_samples(file), 65535)
+
+
+def deep_png_samples(file: BinaryIO) -> npt.NDArray[np.uint16]:
+    """(H, W, samples) as stored, of a PNG for which `is_deep_png` holds; its size is for the caller to check."""
+    with _open_png(file) as image:
         raw_mode = _png_raw_mode(image)
     if raw_mode == "LA;16B":  # read as if it were RGBA: high and low byte of grey, high and low byte of alpha
         pairs = _decode_png_as(file, "RGBA")
         high, low = pairs[..., 0::2], pairs[..., 1::2]
     else:
         high, low = _decode_png_as(file, raw_mode), _decode_png_as(file, PNG_SECOND_BYTE[raw_mode])
-    return _scale(high.astype(np.uint16) << 8 | low, 65535)
+    samples: npt.NDArray[np.uint16] = high.astype(np.uint16) << 8 | low
+    return samples
 
 
 class PnmHeader(NamedTuple):
@@ -76,6 +83,11 @@ def read_deep_pnm(file: BinaryIO) -> FloatArray:
     header = pnm_header(file)
     if header is None:
         raise DataError("not a PGM or PPM file")
+    return _scale(pnm_samples(file, header), header.largest)
+
+
+def pnm_samples(file: BinaryIO, header: PnmHeader) -> npt.NDArray[Any]:
+    """(H, W, samples) as stored, of the PGM or PPM file that has this header; errors as of `read_deep_pnm`."""
     file.seek(header.n_bytes)
     values = _pnm_values(file.read(), header)
     shape = header.height, header.width, header.n_channels
@@ -84,7 +96,7 @@ def read_deep_pnm(file: BinaryIO) -> FloatArray:
         raise DataError(f"truncated: {values.size} of {n_values} values are there")
     if values[:n_values].max(initial=0) > header.largest:
         raise DataError(f"holds a value above the largest one that its header states ({header.largest})")
-    return _scale(values[:n_values].reshape(shape), header.largest)
+    return values[:n_values].reshape(shape)
 
 
 def is_tiff(file: BinaryIO) -> bool:
@@ -111,18 +123,46 @@ def read_deep_tiff(file: BinaryIO) -> tuple[FloatArray, int]:
     """
     with _open_tiff(file) as tiff:
         page = _first_page(tiff)
-        photometric = getattr(page.photometric, "name", str(page.photometric))
-        if photometric not in READABLE_PHOTOMETRIC or page.axes not in ("YX", "YXS", "SYX"):
-            kind = f"colour model {photometric} and axes {page.axes}"
-            raise DataError(f"TIFF with {kind} is not supported; save it as RGB")
-        try:
-            samples = page.asarray()
-        except (KeyError, ValueError, ImportError) as error:
-            raise DataError(f"{error}; save it uncompressed or with deflate, or install imagecodecs") from error
-        orientation = page.tags.get(274)
-        pixels = _scale_tiff(np.moveaxis(samples, 0, -1) if page.axes == "SYX" else samples, page.bitspersample)
-        pixels = 1 - pixels if photometric == "MINISWHITE" else pixels
-        return pixels, int(orientation.value) if orientation is not None else 1
+        check_tiff_layout(page)
+        pixels = _scale_tiff(tiff_samples(page), page.bitspersample)
+        return 1 - pixels if is_inverted(page) else pixels, tiff_orientation(page)
+
+
+def check_tiff_layout(page: Any) -> None:
+    """Raise DataError unless a page of a TIFF is one grey or RGB image, perhaps with further samples."""
+    photometric = photometric_name(page)
+    if photometric not in READABLE_PHOTOMETRIC or page.axes not in ("YX", "YXS", "SYX"):
+        kind = f"colour model {photometric} and axes {page.axes}"
+        raise DataError(f"TIFF with {kind} is not supported; save it as RGB")
+
+
+def tiff_samples(page: Any) -> npt.NDArray[Any]:
+    """(H, W) or (H, W, samples) as stored in a page of a TIFF.
+
+    Raises:
+        DataError: If the compression needs a package that is not installed.
+    """
+    try:
+        samples = page.asarray()
+    except (KeyError, ValueError, ImportError) as error:
+        raise DataError(f"{error}; save it uncompressed or with deflate, or install imagecodecs") from error
+    return np.moveaxis(samples, 0, -1) if page.axes == "SYX" else samples
+
+
+def photometric_name(page: Any) -> str:
+    """Colour model of a page of a TIFF, such as MINISBLACK or RGB."""
+    return str(getattr(page.photometric, "name", page.photometric))
+
+
+def is_inverted(page: Any) -> bool:
+    """Whether the smallest value of a page of a TIFF is white."""
+    return photometric_name(page) == "MINISWHITE"
+
+
+def tiff_orientation(page: Any) -> int:
+    """Orientation tag of a page of a TIFF, 1 if it has none."""
+    tag = page.tags.get(274)
+    return int(tag.value) if tag is not None else 1
 
 
 def _pnm_values(body: bytes, header: PnmHeader) -> npt.NDArray[Any]:
@@ -157,8 +197,13 @@ def _png_raw_mode(image: Any) -> str:
     return str(image.tile[0].args) if image.tile else ""
 
 
+def _open_png(file: BinaryIO) -> PngImageFile:
+    file.seek(0)
+    return PngImageFile(file)
+
+
 def _decode_png_as(file: BinaryIO, raw_mode: str) -> npt.NDArray[np.uint8]:
-    with Image.open(file, formats=("PNG",)) as image:
+    with _open_png(file) as image:
         opened: Any = image
         opened.tile = [opened.tile[0]._replace(args=raw_mode)]
         return np.asarray(opened)

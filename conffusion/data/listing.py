@@ -1,0 +1,80 @@
+"""Which files a command line means, and what the results of each are called."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from conffusion.data.reading import SUFFIXES
+from conffusion.errors import DataError
+
+ZARR_MARKERS = ("zarr.json", ".zarray", ".zgroup")
+
+
+def is_zarr_folder(path: Path) -> bool:
+    """Whether a folder is a zarr array or group."""
+    return any((path / marker).is_file() for marker in ZARR_MARKERS)
+
+
+def list_originals(paths: Sequence[str | Path]) -> list[Path]:
+    """The images that files and folders on a command line stand for.
+
+    A file is taken whatever its name; of a folder, all files below it with the suffix of an image, and zarr folders.
+    Hidden files and folders are passed over, and so is every further name of a file that is there already.
+
+    Returns:
+        Sorted paths, each as given or below a folder as given.
+    Raises:
+        DataError: If a path does not exist, cannot be listed, or stands for no image.
+    """
+    found: dict[Path, Path] = {}  # by what they resolve to
+    for path in map(Path, paths):
+        files = list(_files_of(path))
+        if not files:
+            kinds = ", ".join((*SUFFIXES, ".zarr"))
+            raise DataError(f"{path}: no images below this folder; expected files with a suffix of {kinds}")
+        for file in files:
+            found.setdefault(file.resolve(), file)
+    if not found:
+        raise DataError("no images: name at least one file or folder")
+    return sorted(found.values())
+
+
+def output_names(files: Iterable[str | Path]) -> dict[Path, str]:
+    """Folder of each image's results: its path below the folder that all have in common, without the suffix.
+
+    Raises:
+        DataError: If two images would share a folder, as `a.png` and `a.tif` do; the message names both.
+    """
+    absolute = {Path(file): Path(os.path.abspath(file)) for file in files}
+    if not absolute:
+        return {}
+    root = os.path.commonpath([path.parent for path in absolute.values()])
+    names: dict[Path, str] = {}
+    owners: dict[str, Path] = {}
+    for file, path in absolute.items():
+        name = path.relative_to(root).with_suffix("").as_posix()
+        if name in owners:
+            raise DataError(
+                f"{owners[name]} and {file} would both write to the folder {name!r}; rename one or predict them apart"
+            )
+        owners[name] = file
+        names[file] = name
+    return names
+
+
+def _files_of(path: Path) -> Iterator[Path]:
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder")
+    if not path.is_dir() or is_zarr_folder(path):
+        yield path
+        return
+    try:
+        entries = sorted(path.iterdir())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be listed ({error.strerror}); check its permissions") from error
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        is_folder = entry.is_dir() and not entry.is_symlink()  # a link may lead back up
+        if is_folder or (entry.is_file() and entry.suffix.lower() in SUFFIXES):
+            yield from _files_of(entry)
