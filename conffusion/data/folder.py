@@ -1,7 +1,6 @@
 """Any folder or archive of a user's images as a dataset, with rules that say which images belong together."""
 
 import logging
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from conffusion.arrays import FloatArray
+from conffusion.data.grouping import compile_pattern, groups_by_pattern, groups_by_table
 from conffusion.data.known_sizes import Size, Stamp, read_known_sizes, write_known_sizes
 from conffusion.data.parallel import DEFAULT_WORKERS, map_files
 from conffusion.data.reading import SUFFIXES, check_min_side, naming_file, read_image, read_pixels, read_size
@@ -26,6 +26,7 @@ __all__ = ["Fit", "FolderDataset", "read_image"]
 LOGGER = logging.getLogger(__name__)
 
 Fit = Literal["crop", "resize", "tile"]
+_PATTERN_KEY = "dataset.folder.group_pattern"
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class FolderDataset:
         if self.group_pattern is not None and self.group_csv is not None:
             raise ConfigError("dataset.folder: give either group_pattern or group_csv, not both")
         if self.group_pattern is not None:
-            _compile(self.group_pattern)
+            compile_pattern(self.group_pattern, _PATTERN_KEY)
 
     @property
     def has_groups(self) -> bool:
@@ -167,35 +168,13 @@ class FolderDataset:
     def _groups(self) -> dict[str, str]:
         """Group of each file; empty where no rule joins images."""
         if self.group_pattern is not None:
-            return {file: self._match_group(file) for file in self.files}
+            remedy = "change the expression or dataset.folder.pattern"
+            return groups_by_pattern(
+                self.files, self.group_pattern, self._source.describe, key=_PATTERN_KEY, remedy=remedy
+            )
         if self.group_csv is not None:
-            return self._read_groups(Path(self.group_csv))
+            return groups_by_table(self.files, self.group_csv, self.path)
         return {file: file for file in self.files} if self.fit == "tile" else {}
-
-    def _match_group(self, file: str) -> str:
-        expression = _compile(self.group_pattern or "")
-        match = expression.search(file)
-        group = match.group("group" if "group" in expression.groupindex else 1) if match else None
-        if not group:
-            raise DataError(
-                f"{self._source.describe(file)}: dataset.folder.group_pattern = {self.group_pattern!r} finds no "
-                f"group in {file!r}; change the expression or dataset.folder.pattern"
-            )
-        return group
-
-    def _read_groups(self, csv: Path) -> dict[str, str]:
-        rows = read_text_table(csv, ("file", "group"))
-        if rows["file"].duplicated().any():
-            twice = rows.loc[rows["file"].duplicated(), "file"].iloc[0]
-            raise DataError(f"{csv}: lists the file {twice!r} twice; keep one row")
-        groups = dict(zip(rows["file"], rows["group"], strict=True))
-        missing = [file for file in self.files if not groups.get(file)]
-        if missing:
-            raise DataError(
-                f"{csv}: gives no group for {missing[0]!r} ({len(missing)} files in all); add rows with the path below "
-                f"{self.path} in the column file"
-            )
-        return groups
 
     def _sizes(self) -> list[Size]:
         """(height, width) of every photograph as stored, surely large enough."""
@@ -256,33 +235,6 @@ def cut_tile(pixels: PixelArray, side: int, tile: int) -> PixelArray:
     top = (pixels.shape[0] - n_rows * side) // 2 + tile // n_columns * side
     left = (pixels.shape[1] - n_columns * side) // 2 + tile % n_columns * side
     return pixels[top : top + side, left : left + side]
-
-
-def read_text_table(path: str | Path, columns: Sequence[str]) -> pd.DataFrame:
-    """CSV with every cell as text, surely holding `columns`.
-
-    Raises:
-        DataError: If the file is missing, not a CSV, or lacks a column.
-    """
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as a CSV file ({error})") from error
-    lacking = [column for column in columns if column not in table.columns]
-    if lacking:
-        raise DataError(f"{path}: lacks the column {lacking[0]!r}; it must have {', '.join(columns)}")
-    return table
-
-
-def _compile(expression: str) -> re.Pattern[str]:
-    key = f"dataset.folder.group_pattern = {expression!r}"
-    try:
-        compiled = re.compile(expression)
-    except re.error as error:
-        raise ConfigError(f"{key}: not a regular expression ({error})") from error
-    if compiled.groups < 1:
-        raise ConfigError(f"{key}: needs a part in round brackets, which is the group")
-    return compiled
 
 
 def _spread(n_available: int, n_wanted: int) -> Iterator[int]:

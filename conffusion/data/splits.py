@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from conffusion.data.folder import read_text_table
+from conffusion.data.grouping import read_text_table
 from conffusion.data.named import nearest_hint
 from conffusion.errors import ConfigError, DataError
 from conffusion.randomness import keyed_generator
