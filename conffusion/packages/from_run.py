@@ -10,6 +10,7 @@ from conffusion.arrays import FloatArray
 from conffusion.bounds import sort_bounds
 from conffusion.calibration import Calibration
 from conffusion.calibration.files import read_calibration
+from conffusion.calibration.units import index_by_appearance
 from conffusion.compute import select_compute
 from conffusion.config import load_config
 from conffusion.config.schema import Config
@@ -26,7 +27,6 @@ from conffusion.packages.package import (
     PackageRecord,
     SamplingRecord,
     calibration_record,
-    numbered,
 )
 from conffusion.store import SealedStore, open_store, read_json
 from conffusion.tasks import build_task
@@ -129,7 +129,8 @@ def _evidence(calibration: Calibration, bounds: SealedStore, images: SealedStore
     lower, upper = np.asarray(bounds["lower"][:]), np.asarray(bounds["upper"][:])
     target, mask = np.asarray(images["target"][:]), np.asarray(images["mask"][:])
     losses, _ = image_losses(*calibration.apply(lower, upper), target, mask)
-    groups = numbered(groups_of(splits, bounds.image_ids))
+    labels = groups_of(splits, bounds.image_ids)
+    groups = None if labels is None else index_by_appearance(labels, len(losses))
     return Evidence(losses, interval_features(*shaped(calibration, lower, upper), mask), groups)
 
 

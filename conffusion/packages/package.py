@@ -4,8 +4,6 @@ import hashlib
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from conffusion.arrays import FloatArray, IntArray
@@ -148,11 +146,3 @@ class Package:
 def calibration_record(calibration: Calibration) -> dict[str, Any]:
     """A calibration as plain values; its shape is kept with the family."""
     return {name: value for name, value in asdict(replace(calibration, shape=None)).items() if name != "shape"}
-
-
-def numbered(groups: npt.NDArray[Any] | None) -> IntArray | None:
-    """Labels as numbers, in the order of their first images."""
-    if groups is None:
-        return None
-    _, first, number = np.unique(groups, return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(first))[number].astype(np.int64)

@@ -1,0 +1,1 @@
+"""People's own images: predict, calibrate on pairs, evaluate. File by file, with bounded memory."""

@@ -1,0 +1,89 @@
+"""Bounds and truths of images of any sizes, row by row on disk, as calibration and metrics take them."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+
+from conffusion.arrays import FloatArray
+from conffusion.errors import StoreError
+
+_CHUNK = 1 << 16  # values
+_ARRAYS = {"lower": "float64", "upper": "float64", "target": "float64", "mask": "uint8"}
+
+
+@dataclass(eq=False)
+class Collection:
+    """Evaluated pixel values of images, one row an image, padded where others have more.
+
+    Attributes:
+        arrays: lower, upper, target and mask (1 = a value, 0 = padding) as zarr arrays (n_images, 1, 1, most values).
+        names: Name of each image.
+        features: (n_images, 10) for the drift check.
+        sizes: (height, width) of each image.
+    """
+
+    arrays: dict[str, Any]
+    names: list[str] = field(default_factory=list)
+    features: list[FloatArray] = field(default_factory=list)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+
+    def append(
+        self,
+        name: str,
+        lower: FloatArray,
+        upper: FloatArray,
+        target: FloatArray,
+        mask: npt.NDArray[np.uint8],
+        features: FloatArray,
+    ) -> None:
+        """Take one image: (C, H, W) arrays and its (H, W) mask."""
+        chosen = np.broadcast_to(mask == 1, lower.shape)
+        values = {"lower": lower[chosen], "upper": upper[chosen], "target": target[chosen]}
+        values["mask"] = np.ones(values["lower"].size, np.uint8)
+        row, n_values = len(self.names), values["lower"].size
+        try:
+            for key, array in self.arrays.items():
+                array.resize((row + 1, 1, 1, max(array.shape[3], n_values)))
+                array[row, 0, 0, :n_values] = values[key]
+        except OSError as error:
+            raise StoreError(
+                f"the values of {name} cannot be kept ({error}): free space in the folder of results"
+            ) from error
+        self.names.append(name)
+        self.features.append(features)
+        self.sizes.append((lower.shape[1], lower.shape[2]))
+
+    @property
+    def smallest(self) -> tuple[int, int]:
+        """Smallest height and smallest width."""
+        return min(height for height, _ in self.sizes), min(width for _, width in self.sizes)
+
+    @property
+    def largest(self) -> tuple[int, int]:
+        """Largest height and largest width."""
+        return max(height for height, _ in self.sizes), max(width for _, width in self.sizes)
+
+
+@contextmanager
+def new_collection(folder: Path) -> Iterator[Collection]:
+    """An empty collection in a temporary folder below `folder`, which is removed at the end."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(prefix=".values-", dir=folder, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise StoreError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from error
+    with temporary as place:
+        group = zarr.open_group(place, mode="w")
+        yield Collection(
+            {
+                name: group.create_array(name, shape=(0, 1, 1, 1), chunks=(1, 1, 1, _CHUNK), dtype=dtype)
+                for name, dtype in _ARRAYS.items()
+            }
+        )

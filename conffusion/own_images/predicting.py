@@ -1,0 +1,110 @@
+"""`conffusion predict`: intervals of every image of a folder, as files."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from conffusion.arrays import FloatArray
+from conffusion.errors import StoreError
+from conffusion.own_images.inputs import Inputs, Item
+from conffusion.own_images.records import ATYPICAL, RECORD, fingerprint, finished_record, write_prediction, write_tables
+from conffusion.own_images.restoring import restore
+from conffusion.packages.card import promise_in_words
+from conffusion.predict.predictor import Predictor, Unscaled
+from conffusion.store import atomic_path
+
+
+def predict_images(
+    predictor: Predictor, inputs: Inputs, output: str | Path, *, pictures: bool = True
+) -> dict[str, Any]:
+    """Write a folder of predictions; images that are done already, with the same model and content, are kept.
+
+    Args:
+        predictor: The model.
+        inputs: Images, with their truths where these are known.
+        output: Folder to write; made if missing.
+        pictures: Whether pictures for people are drawn too.
+    Returns:
+        The summary, as in `summary.json`.
+    Raises:
+        DataError: If an image is damaged; what was done before is kept.
+        StoreError: If the disk refuses; likewise.
+    """
+    output = Path(output)
+    _check_writable(output)
+    start = time.monotonic()
+    done = _finished(predictor, inputs, output)
+    names = [name for name in inputs.names if name not in done]
+    clock = time.monotonic()
+    for item, unscaled in restore(predictor, inputs, names, "predicting"):
+        facts = describe_item(predictor, item, unscaled, time.monotonic() - clock)
+        interval = predictor.scale(unscaled)
+        done[item.name] = write_prediction(
+            output / item.name, item, interval, predictor.package, facts, pictures=pictures
+        )
+        clock = time.monotonic()
+    records = [done[name] for name in inputs.names]
+    features = np.array([record["features"] for record in records])
+    summary = {
+        "package": predictor.package.record.name,
+        "model_sha256": predictor.package.weights_sha256,
+        "promise": promise_in_words(predictor.package),
+        "n_images": len(records),
+        "n_predicted_now": len(names),
+        "drift": drift_summary(predictor, features, inputs),
+        "n_with_warnings": sum(bool(record["warnings"]) for record in records),
+        "interval_size_mean": float(np.mean([record["interval_size_mean"] for record in records])),
+        "seconds": time.monotonic() - start,
+    }
+    write_tables(output, records, summary)
+    return summary
+
+
+def describe_item(predictor: Predictor, item: Item, unscaled: Unscaled, seconds: float) -> dict[str, Any]:
+    """What the record of an image tells beside the interval."""
+    record = predictor.package.record
+    return {
+        "fingerprint": fingerprint(item, predictor.package),
+        "features": unscaled.features()[0].tolist(),
+        "tiles": {"size": record.image_size, "overlap": record.overlap, "n": unscaled.n_tiles},
+        "seconds": seconds,
+    }
+
+
+def drift_summary(predictor: Predictor, features: FloatArray, inputs: Inputs) -> dict[str, Any]:
+    """Outcome of the drift check of all images together, and what to say of it."""
+    drift = predictor.drift(features, inputs.groups)
+    return {
+        "p_value": drift.p_value,
+        "smallest_p_value": drift.smallest_p_value,
+        "n_new": drift.n_new,
+        "n_reference": drift.n_reference,
+        "unit": drift.unit,
+        "most_shifted": [list(shift) for shift in drift.most_shifted],
+        "warning": drift.warning(ATYPICAL),
+    }
+
+
+def _finished(predictor: Predictor, inputs: Inputs, output: Path) -> dict[str, dict[str, Any]]:
+    found = {}
+    for name in _with_record(inputs, output):
+        record = finished_record(output / name, fingerprint(inputs.load(name), predictor.package))
+        if record is not None:
+            found[name] = record
+    return found
+
+
+def _with_record(inputs: Inputs, output: Path) -> Iterator[str]:
+    return (name for name in inputs.names if (output / name / RECORD).is_file())
+
+
+def _check_writable(output: Path) -> None:
+    """Raise before any work if nothing could be written."""
+    if output.exists() and not output.is_dir():
+        raise StoreError(f"{output}: is a file; give the folder for the predictions")
+    with atomic_path(output / ".writable") as temporary:
+        temporary.touch()
+    (output / ".writable").unlink(missing_ok=True)

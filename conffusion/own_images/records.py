@@ -1,0 +1,185 @@
+"""A folder of predictions: one folder an image, and tables over all of them."""
+
+import csv
+import hashlib
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from conffusion import __version__
+from conffusion.arrays import FloatArray
+from conffusion.data.resize import to_uint8
+from conffusion.data.writing import write_like
+from conffusion.own_images.inputs import Item
+from conffusion.packages import Package
+from conffusion.packages.card import promise_in_words
+from conffusion.predict.interval import Interval
+from conffusion.predict.overview import side_by_side, size_heat_map
+from conffusion.store import atomic_path, write_json, write_text
+
+RECORD, TABLE, SUMMARY = "interval.json", "predictions.csv", "summary.json"
+COLUMNS = ("image", "folder", "risk", "interval_size_mean", "drift_p_value", "seconds")
+ATYPICAL = 0.01  # level of the warning that an image is unlike the calibration images
+_ROUNDING: Mapping[str, Any] = {"lower": "down", "upper": "up", "estimate": "nearest"}
+
+
+def write_prediction(
+    folder: Path, item: Item, interval: Interval, package: Package, facts: Mapping[str, Any], *, pictures: bool = True
+) -> dict[str, Any]:
+    """Write the folder of one image; `interval.json`, which marks it complete, comes last.
+
+    Args:
+        folder: Where; made if missing.
+        item: What was restored.
+        interval: The result.
+        package: The model.
+        facts: More for the record: tiles, features, fingerprint, seconds.
+        pictures: Whether pictures for people are drawn too.
+    Returns:
+        The record.
+    Raises:
+        StoreError: If the disk refuses.
+    """
+    files = {
+        name: write_like(item.original, folder / name, getattr(interval, name), rounding=rounding).name
+        for name, rounding in _ROUNDING.items()
+    }
+    if item.target is not None:
+        files["target"] = write_like(item.original, folder / "target", item.target).name
+    if pictures:
+        files |= _write_pictures(folder, item, interval)
+    if interval.mask is not None:
+        files["mask"] = _write_png(folder / "mask.png", interval.mask * np.uint8(255))
+    risk = None if item.target is None else interval.risk(item.target)
+    record = {
+        "image": item.original.name,
+        "name": item.name,
+        "task": package.record.task,
+        "method": package.record.method,
+        "protocol": package.record.protocol,
+        "promise": promise_in_words(package),
+        "alpha": package.calibration.alpha,
+        "delta": package.calibration.delta,
+        "lambda_hat": package.calibration.lambda_hat,
+        "unit": package.calibration.unit,
+        "n": package.calibration.n,
+        "n_images": package.calibration.n_images,
+        "package": package.record.name,
+        "model_sha256": package.weights_sha256,
+        "version": __version__,
+        "estimate": interval.estimate_kind,
+        "risk": risk,
+        "interval_size_mean": interval.size_mean,
+        "interval_size_median": interval.size_median,
+        "drift_p_value": interval.image_p_value,
+        "shape": list(interval.lower.shape),
+        "bit_depth": item.original.bit_depth,
+        "files": files,
+        "warnings": [*item.original.warnings, *image_warnings(package, interval, facts["tiles"]["n"])],
+        **facts,
+    }
+    write_json(folder / RECORD, record)
+    return record
+
+
+def image_warnings(package: Package, interval: Interval, n_tiles: int) -> list[str]:
+    """Reasons not to rely on the promise for this image, in words."""
+    warnings = []
+    smallest, largest = package.record.calibrated_on.smallest, package.record.calibrated_on.largest
+    height, width = interval.lower.shape[1:]
+    if not (smallest[0] <= height <= largest[0] and smallest[1] <= width <= largest[1]):
+        sizes = f"{smallest[1]}x{smallest[0]}" + ("" if smallest == largest else f" to {largest[1]}x{largest[0]}")
+        warnings.append(
+            f"the model was calibrated on images of {sizes} pixels, and this one has {width}x{height}, put together "
+            f"from {n_tiles} tiles: the promise is not shown to hold for it; calibrate on pairs like it"
+        )
+    if len(interval.lower) == 1:
+        warnings.append("a grey image through a colour model: calibrate on grey pairs")
+    if package.record.protocol != "guaranteed":
+        warnings.append(promise_in_words(package))
+    if interval.image_p_value is not None and interval.image_p_value <= ATYPICAL:
+        warnings.append(
+            f"its intervals are unlike those of the calibration images (p = {interval.image_p_value:.2g}): the "
+            "promise, which is a mean over images like those, may not hold for such images"
+        )
+    return warnings
+
+
+def fingerprint(item: Item, package: Package) -> str:
+    """Of all that a prediction depends on, so that a finished one is not made again."""
+    digest = hashlib.sha256(package.weights_sha256.encode())
+    digest.update(package.record.model_dump_json().encode())
+    for array in (item.image, item.mask, item.target):
+        digest.update(b"none" if array is None else np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def finished_record(folder: Path, expected: str) -> dict[str, Any] | None:
+    """The record of a complete folder with this fingerprint; None where there is none."""
+    try:
+        record = json.loads((folder / RECORD).read_text())
+        complete = all((folder / name).exists() for name in record["files"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return dict(record) if complete and record.get("fingerprint") == expected else None
+
+
+def write_tables(output: Path, records: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
+    """Write `predictions.csv` and `summary.json`."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for record in records:
+        values = {**record, "folder": record["name"]}
+        writer.writerow(["" if values[name] is None else values[name] for name in COLUMNS])
+    write_text(output / TABLE, text.getvalue())
+    write_json(output / SUMMARY, dict(summary))
+
+
+def _write_pictures(folder: Path, item: Item, interval: Interval) -> dict[str, str]:
+    given = _given(item, interval)
+    largest = float(interval.size.max())
+    heat = size_heat_map(np.where(interval.restored, interval.size, 0), largest or 1.0)
+    panels = {"input": given, **{name: _rgb(getattr(interval, name)) for name in ("lower", "estimate", "upper")}}
+    if item.target is not None:
+        panels["truth"] = _rgb(item.target)
+    return {
+        "input": _write_png(folder / "input.png", given),
+        "size": _write_png(folder / "size.png", heat),
+        "overview": _write_png(folder / "overview.png", side_by_side({**panels, "size": heat}, largest or 1.0)),
+    }
+
+
+def _given(item: Item, interval: Interval) -> Any:
+    """What was given, at the size of the results, with the hole grey."""
+    height, width = interval.lower.shape[1:]
+    shown = _rgb(item.image)
+    if interval.mask is not None:
+        shown = np.where(interval.mask[..., None] == 1, np.uint8(128), shown)
+    if shown.shape[:2] != (height, width):
+        rows, columns = (np.arange(n) * m // n for n, m in zip((height, width), shown.shape[:2], strict=True))
+        shown = shown[rows[:, None], columns]
+    return shown
+
+
+def _rgb(image: FloatArray) -> Any:
+    """(H, W, 3) uint8 of a (C, H, W) image."""
+    pixels = to_uint8(image).transpose(1, 2, 0)
+    return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
+
+
+def _write_png(path: Path, pixels: Any) -> str:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        Image.fromarray(np.ascontiguousarray(pixels)).save(file, format="PNG")
+    return path.name
+
+
+def finite_or_none(value: float) -> float | None:
+    """For JSON, which knows no NaN."""
+    return value if math.isfinite(value) else None

@@ -1,0 +1,89 @@
+"""What calibration and evaluation found, in words."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from conffusion.arrays import FloatArray
+from conffusion.calibration import Calibration, hoeffding_bentkus_ucb
+
+_CERTAINTY = 0.95  # of the one-sided limits of a measured risk
+
+
+@dataclass(frozen=True)
+class MeasuredRisk:
+    """Risk of calibrated intervals on images that calibrated nothing.
+
+    Attributes:
+        risk: Mean loss of the units.
+        standard_error: Of that mean; NaN with one unit.
+        low: Lower limit of the true risk, which holds with probability 95 % for independent units.
+        high: Upper limit, likewise.
+        n: Units.
+        unit: "image" or "group".
+    """
+
+    risk: float
+    standard_error: float
+    low: float
+    high: float
+    n: int
+    unit: str
+
+
+def measure_risk(losses: FloatArray, unit: str) -> MeasuredRisk:
+    """Risk of independent units from their (n_units,) losses; limits by Hoeffding and Bentkus, each one-sided."""
+    risk, n = float(losses.mean()), len(losses)
+    error = float(losses.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
+    low = 1 - hoeffding_bentkus_ucb(1 - risk, n, 1 - _CERTAINTY)
+    return MeasuredRisk(risk, error, low, hoeffding_bentkus_ucb(risk, n, 1 - _CERTAINTY), n, unit)
+
+
+def calibration_verdict(
+    calibration: Calibration, before: float | None = None, packaged: Calibration | None = None
+) -> str:
+    """What a calibration promises.
+
+    Args:
+        calibration: The new scale.
+        before: Risk that the packaged scale would have had on the same images.
+        packaged: The packaged calibration.
+    """
+    units = f"{calibration.n} {'images' if calibration.unit == 'image' else 'groups'}"
+    sentences = [
+        f"Calibrated on {units} ({calibration.n_images} images): with probability {1 - calibration.delta:.0%} over the "
+        f"draw of such calibration sets, on average at most {calibration.alpha:.0%} of the true pixel values of new "
+        "images like them lie outside their intervals.",
+        f"Scale lambda_hat = {calibration.lambda_hat:.6g} ({calibration.scaling}); on the calibration images "
+        f"{calibration.risk:.2%} of the values lie outside, and the upper bound of the risk "
+        f"(`{calibration.ucb}`) is {calibration.risk_ucb:.2%}.",
+    ]
+    if before is not None and packaged is not None:
+        change = "would have missed too many" if before > packaged.alpha else "was wide enough"
+        sentences.append(
+            f"With the scale that the model came with ({packaged.lambda_hat:.6g}), {before:.2%} of the values of these "
+            f"images would lie outside: on them it {change}."
+        )
+    return "\n\n".join(sentences)
+
+
+def evaluation_verdict(measured: MeasuredRisk, alpha: float, drift_warning: str | None = None) -> str:
+    """Whether the promise was kept on a test set."""
+    units = "images" if measured.unit == "image" else "groups"
+    found = (
+        f"{measured.risk:.2%} of the true pixel values lie outside their intervals (standard error "
+        f"{measured.standard_error:.2%} over {measured.n} {units}); promised: at most {alpha:.0%} on average."
+    )
+    if measured.risk <= alpha:
+        verdict = "Kept on these images."
+    elif measured.low <= alpha:
+        verdict = (
+            f"More than promised on these images, but so few {units} can show that by chance: the true risk may be as "
+            f"low as {measured.low:.2%} (with 95 % confidence)."
+        )
+    else:
+        verdict = (
+            f"BROKEN: the true risk on such images is at least {measured.low:.2%} (with 95 % confidence). These images "
+            "are not like those that calibrated the model: calibrate on pairs like them."
+        )
+    return "\n\n".join([found, verdict, *([f"Warning: {drift_warning}."] if drift_warning else [])])
