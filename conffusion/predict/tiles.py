@@ -38,9 +38,9 @@ class Tile:
 
 
 def grid_tiles(height: int, width: int, size: int, overlap: int, step: int = 1) -> list[Tile]:
-    """Tiles that cover an image, evenly spread, each overlapping the next by at least `overlap` pixels.
+    """Tiles that cover an image, each overlapping the next by at least `overlap` pixels.
 
-    Weights fall linearly to the edges of a tile over the overlap, so that neighbours are blended without a seam.
+    Weights fall to the edges of a tile over the overlap, so that neighbours are blended without a seam.
 
     Args:
         height: Rows of the image.
@@ -144,16 +144,15 @@ def _overlap(start: int, length: int, n: int) -> tuple[slice, slice]:
 
 
 def _starts(length: int, size: int, overlap: int, step: int) -> list[int]:
-    """Evenly spread multiples of `step`; a line shorter than a tile lies in its middle."""
+    """Multiples of `step`, the last tile at the end of the line; a line shorter than a tile lies in its middle."""
     if length <= size:
         return [-((size - length) // 2 // step * step)]
-    stride = max(size - overlap - (step - 1), step)  # rounding down to a multiple may widen one by step - 1
-    places = np.linspace(0, length - size, 1 - (size - length) // stride)
-    return sorted({*(int(place) // step * step for place in places), length - size})
+    stride = max((size - overlap) // step, 1) * step
+    return [*range(0, length - size, stride), length - size]
 
 
 def _ramp(size: int, overlap: int) -> FloatArray:
-    """(size, size) weights, 1 in the middle, falling over `overlap` pixels towards each edge, never to 0."""
-    distance = np.minimum(np.arange(size), np.arange(size)[::-1]) + 1.0
-    line = np.minimum(distance / (overlap + 1), 1.0)
+    """(size, size) weights, 1 in the middle, falling smoothly over `overlap` pixels towards each edge, never to 0."""
+    distance = np.minimum(np.arange(size), np.arange(size)[::-1]) + 0.5
+    line = np.sin(np.pi / 2 * np.minimum(distance / max(overlap, 1), 1.0)) ** 2
     return line[:, None] * line
