@@ -5,14 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from conffusion.data.reading import SUFFIXES
+from conffusion.data.zarr_file import is_zarr_folder
 from conffusion.errors import DataError
-
-ZARR_MARKERS = ("zarr.json", ".zarray", ".zgroup")
-
-
-def is_zarr_folder(path: Path) -> bool:
-    """Whether a folder is a zarr array or group."""
-    return any((path / marker).is_file() for marker in ZARR_MARKERS)
 
 
 def list_originals(paths: Sequence[str | Path]) -> list[Path]:

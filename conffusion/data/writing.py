@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import tifffile
+import zarr
 from PIL import Image
 
 from conffusion.arrays import FloatArray
@@ -108,6 +109,8 @@ def _resized(original: Original, height: int, width: int) -> Metadata:
 def _write(path: Path, suffix: str, planes: list[npt.NDArray[Any]], metadata: Metadata, encoding: Encoding) -> None:
     if suffix == ".tif":
         _write_tiff(path, planes, metadata, inverted=encoding.inverted)
+    elif suffix == ".zarr":
+        _write_zarr(path, planes, metadata)
     else:
         with path.open("wb") as file:
             write_png(file, np.stack(planes, axis=2), png_chunks(metadata))
@@ -132,6 +135,15 @@ def _write_tiff(path: Path, planes: list[npt.NDArray[Any]], metadata: Metadata, 
             extratags=texts,
             **metadata.tiff_layout,
         )
+
+
+def _write_zarr(path: Path, planes: list[npt.NDArray[Any]], metadata: Metadata) -> None:
+    zarr.create_array(
+        store=str(path),
+        data=np.stack(planes),
+        attributes=dict(metadata.attributes),
+        zarr_format=metadata.zarr_format,
+    )
 
 
 def _ratio(number: Fraction) -> tuple[int, int]:
