@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 import tifffile
+from PIL.Image import DecompressionBombError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from conffusion.data import sixteen_bit
@@ -53,6 +54,7 @@ class TiffFile:
                 except DataError as error:
                     raise DataError(f"page {index}: {error}" if index else str(error)) from error
                 self._pages.append((index, page.offset))
+            _check_end(tiff)
         if not self._pages:
             raise DataError("holds no image; replace the file or remove it")
 
@@ -84,6 +86,13 @@ def _refuse_one_block(tiff: tifffile.TiffFile) -> None:
             f"holds {n_images} images behind one header, as ImageJ writes files above 4 GB; "
             "save it as an image sequence"
         )
+
+
+def _check_end(tiff: tifffile.TiffFile) -> None:
+    """Raise DataError if a further page is announced where tifffile has found the last."""
+    tiff.filehandle.seek(tiff.pages.next_page_offset)
+    if int.from_bytes(tiff.filehandle.read(tiff.tiff.offsetsize), "little"):
+        raise DataError(f"truncated: pages after the first {len(tiff.pages)} are missing; copy it again or remove it")
 
 
 def _check_page(page: tifffile.TiffPage, n_bytes: int, max_pixels: int) -> None:
@@ -152,9 +161,10 @@ def _decode_with_pillow(file: BinaryIO, index: int, page: tifffile.TiffPage) -> 
     remedy = "save it uncompressed or with deflate, or install imagecodecs"
     try:
         image: Any = _open_page(file, index)
-    except SyntaxError as error:
+        raw_mode = str(image.tile[0].args[0]) if image.tile else ""  # loading forgets it
+        image.load()
+    except (SyntaxError, DecompressionBombError) as error:  # the second: above Pillow's own limit
         raise DataError(f"is compressed in a way that cannot be read here ({error}); {remedy}") from error
-    raw_mode = str(image.tile[0].args[0]) if image.tile else ""
     samples = np.asarray(image.convert("L") if image.mode == "1" else image)
     if samples.dtype == np.uint8 and sixteen_bit.is_inverted(page):
         samples = 255 - samples  # Pillow has turned it already
