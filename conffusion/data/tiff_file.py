@@ -75,7 +75,7 @@ class TiffFile:
                 ".tif",
                 inverted=sixteen_bit.is_inverted(page),
                 orientation=sixteen_bit.tiff_orientation(page),
-                metadata=_metadata(page, tiff.ome_metadata),
+                metadata=_metadata(page, tiff),
             )
 
 
@@ -90,7 +90,7 @@ def _refuse_one_block(tiff: tifffile.TiffFile) -> None:
 
 def _check_end(tiff: tifffile.TiffFile) -> None:
     """Raise DataError if a further page is announced where tifffile has found the last."""
-    tiff.filehandle.seek(tiff.pages.next_page_offset)
+    tiff.filehandle.seek(tiff.pages.next_page_offset or 0)
     if int.from_bytes(tiff.filehandle.read(tiff.tiff.offsetsize), "little"):
         raise DataError(f"truncated: pages after the first {len(tiff.pages)} are missing; copy it again or remove it")
 
@@ -187,16 +187,17 @@ def _open_page(file: BinaryIO, index: int) -> TiffImageFile:
     return image
 
 
-def _metadata(page: tifffile.TiffPage, ome: str | None) -> Metadata:
+def _metadata(page: tifffile.TiffPage, tiff: tifffile.TiffFile) -> Metadata:
     def text(code: int) -> bytes:
         tag = page.tags.get(code)
         return tag.value.encode() if tag is not None and isinstance(tag.value, str) else b""
 
     profile = page.tags.get(ICC_PROFILE)
-    description = _description(page.description)
+    # ImageJ describes a whole stack at its first page, with the unit of its resolution.
+    description = _description(tiff.pages.first.description if tiff.is_imagej else page.description)
     return Metadata(
         icc_profile=bytes(profile.value) if profile is not None else None,
-        resolution=_ome_resolution(ome) if ome else _resolution(page),
+        resolution=_ome_resolution(tiff.ome_metadata) if tiff.ome_metadata else _resolution(page),
         description=description.encode() if description else None,
         tiff_tags=tuple((code, text(code)) for code in CARRIED_TAGS if text(code)),
         tiff_layout=_layout(page),

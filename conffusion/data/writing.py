@@ -1,5 +1,6 @@
 """Images like an original: its bit depth, colour type, alpha and metadata, with other pixels."""
 
+import io
 from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
@@ -120,21 +121,22 @@ def _write_tiff(path: Path, planes: list[npt.NDArray[Any]], metadata: Metadata, 
     resolution = metadata.resolution
     grey = "miniswhite" if inverted else "minisblack"
     texts = [(code, 2, 0, text, True) for code, text in metadata.tiff_tags]
-    with path.open("wb") as file:
-        tifffile.imwrite(
-            file,
-            np.stack(planes, axis=2) if len(planes) > 1 else planes[0],
-            photometric="rgb" if len(planes) > 2 else grey,
-            planarconfig="contig" if len(planes) > 1 else None,
-            description=metadata.description,
-            resolution=None if resolution is None else (_ratio(resolution.x), _ratio(resolution.y)),
-            resolutionunit=None if resolution is None else UNIT_CODES.get(resolution.unit),
-            iccprofile=metadata.icc_profile,
-            software=False,
-            metadata=None,
-            extratags=texts,
-            **metadata.tiff_layout,
-        )
+    content = io.BytesIO()  # tifffile itself does not say why a disk refuses
+    tifffile.imwrite(
+        content,
+        np.stack(planes, axis=2) if len(planes) > 1 else planes[0],
+        photometric="rgb" if len(planes) > 2 else grey,
+        planarconfig="contig" if len(planes) > 1 else None,
+        description=metadata.description,
+        resolution=None if resolution is None else (_ratio(resolution.x), _ratio(resolution.y)),
+        resolutionunit=None if resolution is None else UNIT_CODES.get(resolution.unit),
+        iccprofile=metadata.icc_profile,
+        software=False,
+        metadata=None,
+        extratags=texts,
+        **metadata.tiff_layout,
+    )
+    path.write_bytes(content.getbuffer())
 
 
 def _write_zarr(path: Path, planes: list[npt.NDArray[Any]], metadata: Metadata) -> None:
