@@ -53,6 +53,13 @@ def output_names(files: Iterable[str | Path]) -> dict[Path, str]:
             )
         owners[name] = file
         names[file] = name
+    for name, file in owners.items():
+        folder, _, last = name.rpartition("/")
+        if last.isdecimal() and folder in owners:
+            raise DataError(
+                f"{owners[folder]} and {file} would meet in the folder {folder!r}, as a stack numbers its pages; "
+                "rename one or predict them apart"
+            )
     return names
 
 
