@@ -86,7 +86,8 @@ def test_collisions_name_both(tmp_path: Path) -> None:
 
 def test_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "closed").mkdir(mode=0)
-    monkeypatch.chdir(tmp_path)  # the folders above may be closed as well
+    monkeypatch.chdir(tmp_path)
+    tmp_path.chmod(0o755)
     user = os.geteuid()
     if user == 0:
         os.seteuid(65534)
