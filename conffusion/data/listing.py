@@ -5,21 +5,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from conffusion.data.reading import SUFFIXES
+from conffusion.data.zarr_file import is_zarr_folder
 from conffusion.errors import DataError
-
-ZARR_MARKERS = ("zarr.json", ".zarray", ".zgroup")
-
-
-def is_zarr_folder(path: Path) -> bool:
-    """Whether a folder is a zarr array or group."""
-    return any((path / marker).is_file() for marker in ZARR_MARKERS)
 
 
 def list_originals(paths: Sequence[str | Path]) -> list[Path]:
     """The images that files and folders on a command line stand for.
 
     A file is taken whatever its name; of a folder, all files below it with the suffix of an image, and zarr folders.
-    Hidden files and folders are passed over, and so is every further name of a file that is there already.
+    Hidden files and folders and links to folders are passed over, and so is every further name of a file that is there
+    already.
 
     Returns:
         Sorted paths, each as given or below a folder as given.
@@ -59,22 +54,29 @@ def output_names(files: Iterable[str | Path]) -> dict[Path, str]:
             )
         owners[name] = file
         names[file] = name
+    for name, file in owners.items():
+        folder, _, last = name.rpartition("/")
+        if last.isdecimal() and folder in owners:
+            raise DataError(
+                f"{owners[folder]} and {file} would meet in the folder {folder!r}, as a stack numbers its pages; "
+                "rename one or predict them apart"
+            )
     return names
 
 
 def _files_of(path: Path) -> Iterator[Path]:
-    if not path.exists():
-        raise DataError(f"{path}: no such file or folder")
-    if not path.is_dir() or is_zarr_folder(path):
-        yield path
-        return
     try:
-        entries = sorted(path.iterdir())
+        path.stat()
+        is_folder = path.is_dir() and not is_zarr_folder(path)
+        entries = sorted(path.iterdir()) if is_folder else []
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file or folder") from error
     except OSError as error:
-        raise DataError(f"{path}: cannot be listed ({error.strerror}); check its permissions") from error
+        raise DataError(f"{path}: cannot be listed ({error.strerror}); check its name and permissions") from error
+    if not is_folder:
+        yield path
     for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        is_folder = entry.is_dir() and not entry.is_symlink()  # a link may lead back up
-        if is_folder or (entry.is_file() and entry.suffix.lower() in SUFFIXES):
+        is_further_folder = entry.is_dir() and not entry.is_symlink()  # a link may lead back up
+        is_image = entry.is_file() and entry.suffix.lower() in SUFFIXES
+        if (is_further_folder or is_image) and not entry.name.startswith("."):
             yield from _files_of(entry)

@@ -36,11 +36,12 @@ def read_mask(path: str | Path, height: int, width: int, *, max_pixels: int = MA
         found = f"{mask.size[1]}x{mask.size[0]}"
         raise DataError(f"{path}: the mask has {found} pixels, but its image has {width}x{height}; they must agree")
     values = mask.pixels.mean(axis=0) * (1 if mask.alpha is None else mask.alpha)
-    share = float(np.mean((values >= BETWEEN[0]) & (values <= BETWEEN[1])))
-    if share > MAX_SHARE_BETWEEN:
+    n_not_black = np.count_nonzero(values >= BETWEEN[0])
+    n_between = n_not_black - np.count_nonzero(values > BETWEEN[1])
+    if n_between > min(MAX_SHARE_BETWEEN * values.size, n_not_black / 2):
         raise DataError(
-            f"{path}: {share:.0%} of the pixels are neither black nor white; a mask is white where the image is "
-            "missing and black elsewhere"
+            f"{path}: {n_between} of {values.size} pixels are neither black nor white; a mask is white where the "
+            "image is missing and black elsewhere"
         )
     missing = (values > 0.5).astype(np.uint8)
     if not missing.any():

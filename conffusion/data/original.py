@@ -14,6 +14,7 @@ from conffusion.data.plain_file import PlainFile
 from conffusion.data.reading import UPRIGHT, naming_file
 from conffusion.data.stored import ImageFile, Metadata, Stored
 from conffusion.data.tiff_file import TiffFile
+from conffusion.data.zarr_file import ZarrFile, is_zarr_folder
 from conffusion.errors import DataError
 
 MAX_PIXELS = 100_000_000  # per image
@@ -126,6 +127,10 @@ def open_originals(
 
 
 def _open_file(path: Path, max_pixels: int) -> ImageFile:
+    if path.is_dir():
+        if is_zarr_folder(path):
+            return ZarrFile(path, max_pixels)
+        raise DataError("is a folder, not an image; images below a folder are listed by `list_originals`")
     with path.open("rb") as file:
         is_tiff = sixteen_bit.is_tiff(file)
     return TiffFile(path, max_pixels) if is_tiff else PlainFile(path, max_pixels)
@@ -133,6 +138,10 @@ def _open_file(path: Path, max_pixels: int) -> ImageFile:
 
 def _original(name: str, stored: Stored, value_range: tuple[float, float] | None) -> Original:
     samples, metadata = stored.samples, stored.metadata
+    if samples.dtype.kind in "ui" and samples.dtype.itemsize > 4:
+        raise DataError(
+            f"values of type {samples.dtype} are not supported; save them with 32 bits or less, or as floats"
+        )
     if stored.orientation in UPRIGHT:
         samples = UPRIGHT[stored.orientation](samples)
     if stored.orientation >= 5 and metadata.resolution is not None:
@@ -146,7 +155,7 @@ def _original(name: str, stored: Stored, value_range: tuple[float, float] | None
     return Original(
         name=name,
         pixels=pixels.transpose(2, 0, 1).copy(),
-        bit_depth=_output_type(stored).itemsize * 8 if _output_type(stored).kind == "u" else 32,
+        bit_depth={"u1": 8, "u2": 16}.get(_output_type(stored).str[1:], 32),
         alpha=(alpha[..., 0] / (stored.white or 1)).astype(np.float32) if alpha.shape[2] else None,
         suffix=stored.suffix,
         encoding=_encoding(stored, low, high),

@@ -45,8 +45,7 @@ def deep_png_samples(file: BinaryIO) -> npt.NDArray[np.uint16]:
         high, low = pairs[..., 0::2], pairs[..., 1::2]
     else:
         high, low = _decode_png_as(file, raw_mode), _decode_png_as(file, PNG_SECOND_BYTE[raw_mode])
-    samples: npt.NDArray[np.uint16] = high.astype(np.uint16) << 8 | low
-    return samples
+    return np.asarray(high.astype(np.uint16) << 8 | low, dtype=np.uint16)
 
 
 class PnmHeader(NamedTuple):

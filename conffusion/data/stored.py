@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -51,8 +51,8 @@ class Metadata:
         resolution: Pixels per unit of length.
         exif: EXIF in TIFF's structure, without the orientation.
         png_chunks: Kind and content of further PNG chunks that hold for any pixels.
-        description: ImageDescription of TIFF.
-        tiff_tags: Further text tags of TIFF: code and text.
+        description: ImageDescription of TIFF, in UTF-8.
+        tiff_tags: Further text tags of TIFF: code and text in UTF-8.
         tiff_layout: Arguments of `tifffile.imwrite` that say how samples are laid out and compressed.
         attributes: Of a zarr array.
         zarr_format: 2 or 3.
@@ -62,11 +62,11 @@ class Metadata:
     resolution: Resolution | None = None
     exif: bytes | None = None
     png_chunks: tuple[tuple[bytes, bytes], ...] = ()
-    description: str | None = None
-    tiff_tags: tuple[tuple[int, str], ...] = ()
+    description: bytes | None = None
+    tiff_tags: tuple[tuple[int, bytes], ...] = ()
     tiff_layout: Mapping[str, Any] = field(default_factory=dict)
     attributes: Mapping[str, Any] = field(default_factory=dict)
-    zarr_format: int = 3
+    zarr_format: Literal[2, 3] = 3
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """TIFF files and stacks: each page is an image in its own bit depth."""
 
+import lzma
 import re
 import sys
+import zlib
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -9,7 +11,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 import tifffile
-from PIL import Image
+from PIL.Image import DecompressionBombError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from conffusion.data import sixteen_bit
 from conffusion.data.stored import Metadata, Resolution, Stored, check_size, resolution_or_none
@@ -19,6 +22,9 @@ ICC_PROFILE, PHOTOMETRICS = 34675, ("MINISBLACK", "MINISWHITE", "RGB", "PALETTE"
 CARRIED_TAGS = (271, 272, 306, 315, 33432)  # maker, model, date and time, artist, copyright
 UNITS = {1: None, 2: "inch", 3: "cm"}
 UNIT_CODES: dict[str | None, int] = {None: 1, "inch": 2, "cm": 3}
+OME_UNITS = {"m": 1, "cm": 1e2, "mm": 1e3, "µm": 1e6, "μm": 1e6, "um": 1e6, "nm": 1e9}  # per metre; two kinds of µ
+UNPACKERS: dict[int, Any] = {8: zlib.decompressobj, 32946: zlib.decompressobj, 34925: lzma.LZMADecompressor}
+LARGEST_SEGMENT = 2**25  # bytes of a tile, where the image itself is smaller
 REDUCED_OR_MASK = 1 | 4  # bits of NewSubfileType
 # Lines of ImageJ's description that count the images of a stack.
 COUNTS = re.compile(r"^(images|channels|slices|frames|hyperstack|mode|loop)=")
@@ -48,6 +54,7 @@ class TiffFile:
                 except DataError as error:
                     raise DataError(f"page {index}: {error}" if index else str(error)) from error
                 self._pages.append((index, page.offset))
+            _check_end(tiff)
         if not self._pages:
             raise DataError("holds no image; replace the file or remove it")
 
@@ -68,7 +75,7 @@ class TiffFile:
                 ".tif",
                 inverted=sixteen_bit.is_inverted(page),
                 orientation=sixteen_bit.tiff_orientation(page),
-                metadata=_metadata(page),
+                metadata=_metadata(page, tiff),
             )
 
 
@@ -79,6 +86,13 @@ def _refuse_one_block(tiff: tifffile.TiffFile) -> None:
             f"holds {n_images} images behind one header, as ImageJ writes files above 4 GB; "
             "save it as an image sequence"
         )
+
+
+def _check_end(tiff: tifffile.TiffFile) -> None:
+    """Raise DataError if a further page is announced where tifffile has found the last."""
+    tiff.filehandle.seek(tiff.pages.next_page_offset or 0)
+    if int.from_bytes(tiff.filehandle.read(tiff.tiff.offsetsize), "little"):
+        raise DataError(f"truncated: pages after the first {len(tiff.pages)} are missing; copy it again or remove it")
 
 
 def _check_page(page: tifffile.TiffPage, n_bytes: int, max_pixels: int) -> None:
@@ -98,70 +112,94 @@ def _check_page(page: tifffile.TiffPage, n_bytes: int, max_pixels: int) -> None:
         )
     if page.dtype is None or page.dtype.kind not in "uifb":
         raise DataError(f"has samples of an unsupported type ({page.sampleformat}, {page.bitspersample} bits)")
+    if int(np.prod(page.chunks)) * page.dtype.itemsize > _most_bytes(page):
+        raise DataError(f"has tiles of {page.chunks} values, far larger than the image; save it with smaller ones")
     ends = [start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=False)]
     if max(ends, default=0) > n_bytes:
         raise DataError("truncated: the file ends before the image does; copy it again or remove it")
 
 
+def _refuse_bomb(file: BinaryIO, page: tifffile.TiffPage) -> None:
+    """Raise DataError if compressed data unpack to far more than the header says; decoders would unpack all of it."""
+    unpacker = UNPACKERS.get(page.compression)
+    if unpacker is None:
+        return
+    most = _most_bytes(page)
+    for start, count in zip(page.dataoffsets, page.databytecounts, strict=False):
+        file.seek(start)
+        if len(unpacker().decompress(file.read(count), max_length=most + 1)) > most:
+            raise DataError("unpacks to far more than its header says; it is damaged or made to fill the memory")
+
+
+def _most_bytes(page: tifffile.TiffPage) -> int:
+    """That a strip or tile may have: tiles may reach beyond the image."""
+    return max(2 * page.nbytes, LARGEST_SEGMENT)
+
+
 def _decode(file: BinaryIO, page: tifffile.TiffPage, index: int) -> tuple[npt.NDArray[Any], float | None]:
     """(H, W, 1 to 4) samples and the value of white."""
+    bits = page.bitspersample
     if sixteen_bit.photometric_name(page) in ("PALETTE", "YCBCR"):
-        return _with_samples_axis(_decode_with_pillow(file, index)), 255
-    try:
-        samples = sixteen_bit.tiff_samples(page)
-    except DataError:  # compressed in a way that only Pillow knows, for some kinds of samples
-        samples = _decode_with_pillow(file, index, page.dtype)
-        if samples.dtype == np.uint8 and sixteen_bit.is_inverted(page):
-            samples = 255 - samples  # Pillow has turned it already
-        bits = samples.itemsize * 8
+        samples, bits = np.asarray(_open_page(file, index).convert("RGB")), 8
     else:
-        bits = page.bitspersample
+        _refuse_bomb(file, page)
+        try:
+            samples = sixteen_bit.tiff_samples(page)
+        except DataError:
+            # Pillow knows more compressions, but mistakes the byte order of what is not unsigned.
+            if page.dtype is None or page.dtype.kind not in "ub" or page.dtype.itemsize > 2 or 1 in page.extrasamples:
+                raise
+            samples = _decode_with_pillow(file, index, page)
+            bits = samples.itemsize * 8
     samples = samples.astype(np.uint8) if samples.dtype == bool else samples
     white = {"u": 2.0**bits - 1 if bits <= 16 else None, "f": 1.0}.get(samples.dtype.kind)
-    return _with_samples_axis(samples), white
+    return samples if samples.ndim == 3 else samples[..., None], white
 
 
-def _with_samples_axis(samples: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return samples if samples.ndim == 3 else samples[..., None]
-
-
-def _decode_with_pillow(file: BinaryIO, index: int, dtype: np.dtype[Any] | None = None) -> npt.NDArray[Any]:
-    image: Any = _open_page(file, index)
-    if image.mode in ("1", "P"):
-        return np.asarray(image.convert("L" if image.mode == "1" else "RGB"))
-    if dtype is None or dtype.itemsize == 1:
-        return np.asarray(image.convert("RGB") if image.mode == "YCbCr" else image)
-    raw_mode = str(image.tile[0].args[0]) if image.tile else ""
-    samples = np.asarray(image)
-    if raw_mode.endswith(";16N"):  # Pillow keeps the more significant byte of each pair; a second pass gives the other
+def _decode_with_pillow(file: BinaryIO, index: int, page: tifffile.TiffPage) -> npt.NDArray[Any]:
+    """Samples of a page in a compression that tifffile lacks, such as LZW, JPEG and those of faxes."""
+    remedy = "save it uncompressed or with deflate, or install imagecodecs"
+    try:
+        image: Any = _open_page(file, index)
+        raw_mode = str(image.tile[0].args[0]) if image.tile else ""  # loading forgets it
+        image.load()
+    except (SyntaxError, DecompressionBombError) as error:  # the second: above Pillow's own limit
+        raise DataError(f"is compressed in a way that cannot be read here ({error}); {remedy}") from error
+    samples = np.asarray(image.convert("L") if image.mode == "1" else image)
+    if samples.dtype == np.uint8 and sixteen_bit.is_inverted(page):
+        samples = 255 - samples  # Pillow has turned it already
+    if (
+        raw_mode.endswith(";16N") and samples.dtype == np.uint8
+    ):  # Pillow keeps the more significant byte of each pair; a second pass gives the other
         low: Any = _open_page(file, index)
         other_end = "B" if sys.byteorder == "little" else "L"
         low.tile = [tile._replace(args=(raw_mode[:-1] + other_end, *tile.args[1:])) for tile in low.tile]
-        samples = samples if samples.dtype == np.uint16 else samples.astype(np.uint16) << 8 | np.asarray(low)
-    if samples.dtype != dtype:
-        raise DataError("is compressed in a way that cannot be read here; save it uncompressed or with deflate")
+        samples = samples.astype(np.uint16) << 8 | np.asarray(low)
+    if samples.itemsize * 8 < page.bitspersample or samples[0, 0].size != page.samplesperpixel:
+        raise DataError(f"is compressed in a way that cannot be read here; {remedy}")
     return samples
 
 
-def _open_page(file: BinaryIO, index: int) -> Image.Image:
+def _open_page(file: BinaryIO, index: int) -> TiffImageFile:
     file.seek(0)
-    image = Image.open(file, formats=("TIFF",))
+    image = TiffImageFile(file)
     image.seek(index)
     return image
 
 
-def _metadata(page: tifffile.TiffPage) -> Metadata:
-    def text(code: int) -> str | None:
+def _metadata(page: tifffile.TiffPage, tiff: tifffile.TiffFile) -> Metadata:
+    def text(code: int) -> bytes:
         tag = page.tags.get(code)
-        return tag.value if tag is not None and isinstance(tag.value, str) else None
+        return tag.value.encode() if tag is not None and isinstance(tag.value, str) else b""
 
     profile = page.tags.get(ICC_PROFILE)
-    tags = ((code, text(code)) for code in CARRIED_TAGS)
+    # ImageJ describes a whole stack at its first page, with the unit of its resolution.
+    description = _description(tiff.pages.first.description if tiff.is_imagej else page.description)
     return Metadata(
         icc_profile=bytes(profile.value) if profile is not None else None,
-        resolution=_resolution(page),
-        description=_description(page.description),
-        tiff_tags=tuple((code, value) for code, value in tags if value),
+        resolution=_ome_resolution(tiff.ome_metadata) if tiff.ome_metadata else _resolution(page),
+        description=description.encode() if description else None,
+        tiff_tags=tuple((code, text(code)) for code in CARRIED_TAGS if text(code)),
         tiff_layout=_layout(page),
     )
 
@@ -178,6 +216,19 @@ def _resolution(page: tifffile.TiffPage) -> Resolution | None:
     )
 
 
+def _ome_resolution(ome: str) -> Resolution | None:
+    """Of OME's description, which states the size of a pixel."""
+    sizes = []
+    for axis in "XY":
+        size = re.search(rf'PhysicalSize{axis}="([0-9.eE+-]+)"', ome)
+        unit = re.search(rf'PhysicalSize{axis}Unit="([^"]+)"', ome)
+        n_per_metre = OME_UNITS.get(unit.group(1) if unit else "µm")
+        if size is None or n_per_metre is None:
+            return None
+        sizes.append(float(size.group(1)) * 100 / n_per_metre)
+    return resolution_or_none(1 / sizes[0], 1 / sizes[1], "cm") if min(sizes) > 0 else None
+
+
 def _description(text: str) -> str | None:
     """What still holds for a single page: no counts of images, and no descriptions of a whole stack in XML or JSON."""
     if text.startswith("ImageJ="):
@@ -190,6 +241,6 @@ def _layout(page: tifffile.TiffPage) -> dict[str, Any]:
     layout: dict[str, Any] = {"byteorder": page.parent.byteorder}
     if page.compression != 1:
         layout["compression"] = "zlib"
-    if page.samplesperpixel in (2, 4):
-        layout["extrasamples"] = [int(page.extrasamples[0]) if page.extrasamples else 0]
+    if page.extrasamples:
+        layout["extrasamples"] = [int(page.extrasamples[0])]
     return layout

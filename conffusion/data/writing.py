@@ -1,5 +1,6 @@
 """Images like an original: its bit depth, colour type, alpha and metadata, with other pixels."""
 
+import io
 from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
@@ -10,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import tifffile
+import zarr
 from PIL import Image
 
 from conffusion.arrays import FloatArray
@@ -108,6 +110,8 @@ def _resized(original: Original, height: int, width: int) -> Metadata:
 def _write(path: Path, suffix: str, planes: list[npt.NDArray[Any]], metadata: Metadata, encoding: Encoding) -> None:
     if suffix == ".tif":
         _write_tiff(path, planes, metadata, inverted=encoding.inverted)
+    elif suffix == ".zarr":
+        _write_zarr(path, planes, metadata)
     else:
         with path.open("wb") as file:
             write_png(file, np.stack(planes, axis=2), png_chunks(metadata))
@@ -117,21 +121,31 @@ def _write_tiff(path: Path, planes: list[npt.NDArray[Any]], metadata: Metadata, 
     resolution = metadata.resolution
     grey = "miniswhite" if inverted else "minisblack"
     texts = [(code, 2, 0, text, True) for code, text in metadata.tiff_tags]
-    with path.open("wb") as file:
-        tifffile.imwrite(
-            file,
-            np.stack(planes, axis=2) if len(planes) > 1 else planes[0],
-            photometric="rgb" if len(planes) > 2 else grey,
-            planarconfig="contig" if len(planes) > 1 else None,
-            description=metadata.description,
-            resolution=None if resolution is None else (_ratio(resolution.x), _ratio(resolution.y)),
-            resolutionunit=None if resolution is None else UNIT_CODES.get(resolution.unit),
-            iccprofile=metadata.icc_profile,
-            software=False,
-            metadata=None,
-            extratags=texts,
-            **metadata.tiff_layout,
-        )
+    content = io.BytesIO()  # tifffile itself does not say why a disk refuses
+    tifffile.imwrite(
+        content,
+        np.stack(planes, axis=2) if len(planes) > 1 else planes[0],
+        photometric="rgb" if len(planes) > 2 else grey,
+        planarconfig="contig" if len(planes) > 1 else None,
+        description=metadata.description,
+        resolution=None if resolution is None else (_ratio(resolution.x), _ratio(resolution.y)),
+        resolutionunit=None if resolution is None else UNIT_CODES.get(resolution.unit),
+        iccprofile=metadata.icc_profile,
+        software=False,
+        metadata=None,
+        extratags=texts,
+        **metadata.tiff_layout,
+    )
+    path.write_bytes(content.getbuffer())
+
+
+def _write_zarr(path: Path, planes: list[npt.NDArray[Any]], metadata: Metadata) -> None:
+    zarr.create_array(
+        store=str(path),
+        data=np.stack(planes),
+        attributes=dict(metadata.attributes),
+        zarr_format=metadata.zarr_format,
+    )
 
 
 def _ratio(number: Fraction) -> tuple[int, int]:

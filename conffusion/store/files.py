@@ -41,7 +41,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary = temporary_path(final)
         remove_leftovers(final)
     try:
-        with refusals(final, only=_ONLY_WRITERS):
+        with refusals(final, only=_ONLY_WRITERS, own=temporary):
             yield temporary
         with refusals(final):
             move_into_place(temporary, final)
@@ -77,17 +77,19 @@ def read_json(path: str | Path) -> Any:
 
 
 @contextmanager
-def refusals(path: str | Path, only: tuple[int, ...] | None = None) -> Iterator[None]:
+def refusals(path: str | Path, only: tuple[int, ...] | None = None, own: Path | None = None) -> Iterator[None]:
     """Turn what the operating system has against writing `path` into a StoreError with the reason and the remedy.
 
     Args:
         path: What is being written, for the message.
         only: Error numbers to turn; None: all.
+        own: A file or folder for which lack of permission is turned too, though `only` does not name it.
     """
     try:
         yield
     except OSError as error:
-        if only is not None and error.errno not in only:
+        is_own = own is not None and isinstance(error, PermissionError) and _is_below(error.filename, own)
+        if only is not None and error.errno not in only and not is_own:
             raise
         remedy = _REMEDIES.get(error.errno or 0, "check free space, quota and permissions")
         reason = error.strerror or str(error)
@@ -164,6 +166,11 @@ def link_or_copy(source: str | Path, target: str | Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
+
+
+def _is_below(name: Any, folder: Path) -> bool:
+    """Whether an error's file is `folder` or in it."""
+    return isinstance(name, str | bytes | os.PathLike) and Path(os.fsdecode(name)).is_relative_to(folder)
 
 
 def _is_alive(process: int) -> bool:

@@ -148,11 +148,12 @@ def test_lack_of_permission_is_named(tmp_path: Path) -> None:
         import numpy as np
         from conffusion.errors import StoreError
         from conffusion.store import write_json, write_store
+        os.chdir({str(tmp_path)!r})  # the folders above may be closed as well
         if os.getuid() == 0:
             os.setuid(65534)
         for write in (
-            lambda: write_store({str(closed / "a.zarr")!r}, {{"values": np.ones((1, 2))}}, ["x"], {{}}),
-            lambda: write_json({str(closed / "a.json")!r}, [1]),
+            lambda: write_store("closed/a.zarr", {{"values": np.ones((1, 2))}}, ["x"], {{}}),
+            lambda: write_json("closed/a.json", [1]),
         ):
             try:
                 write()
