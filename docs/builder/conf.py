@@ -1,0 +1,62 @@
+"""Settings of Sphinx for the site. Everything it shows lies in the site itself: no fonts, scripts or images from elsewhere."""
+
+import re
+from typing import Any
+
+from conffusion import __version__
+
+project = "conffusion"
+author = "The conffusion developers"
+version = release = __version__
+html_title = f"conffusion {__version__}"
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
+root_doc = "docs/index"
+
+myst_heading_anchors = 4
+myst_links_external_new_tab = False
+suppress_warnings = ["config.cache"]
+
+autodoc_typehints = "none"  # docstrings state shapes, types and ranges
+autodoc_inherit_docstrings = False
+autodoc_member_order = "groupwise"
+autodoc_class_signature = "separated"
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_custom_sections = ["Source"]
+python_display_short_literal_types = True
+python_maximum_signature_line_length = 100
+add_module_names = False
+default_role = "py:obj"
+
+html_theme = "furo"
+html_static_path = ["style"]
+html_css_files = ["site.css"]
+html_copy_source = False
+html_show_sphinx = False
+html_show_copyright = False
+html_theme_options = {"top_of_page_buttons": []}
+pygments_style = "friendly"
+pygments_dark_style = "monokai"
+
+
+def _plain_text_to_rst(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Docstrings are written for readers of the source: code stays code, stars and bars stay, lists become lists.
+
+    Names of classes in backticks become links where they are on the site.
+    """
+    changed: list[str] = []
+    for line in lines:
+        pieces = re.split(r"(`[^`]*`)", line)
+        pieces[::2] = [re.sub(r"[*|\\]|(?<=\w)_(?=\W|$)", r"\\\g<0>", piece) for piece in pieces[::2]]
+        pieces[1::2] = [code if re.match(r"`[A-Z]\w*[a-z]", code) else f"`{code}`" for code in pieces[1::2]]
+        if line.lstrip().startswith("- ") and changed and not changed[-1].startswith((line.split("-")[0] + "-", "  ")):
+            changed.append("")
+        changed.append("".join(pieces))
+    lines[:] = changed
+
+
+def setup(app: Any) -> None:
+    """Register the treatment of docstrings, before that of their sections."""
+    app.connect("autodoc-process-docstring", _plain_text_to_rst, priority=400)
