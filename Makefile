@@ -39,6 +39,7 @@ all: setup
 test: setup-dev
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_FLAGS)
 
 test-system: setup-dev $(VENV)/.set-up-docs .venv-moto/.set-up
@@ -49,10 +50,12 @@ lint: setup-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
+	$(BIN)/codespell
 	$(BIN)/snakefmt --check .
 	$(BIN)/snakemake --lint
 
 docs: $(VENV)/.set-up-docs
+	rm -rf site
 	$(BIN)/python -m docs.builder site
 
 setup: $(VENV)/.set-up

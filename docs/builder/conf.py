@@ -1,4 +1,4 @@
-"""Settings of Sphinx for the site. Everything it shows lies in the site itself: no fonts, scripts or images from elsewhere."""
+"""Settings of Sphinx. Everything the site shows lies in it: no fonts, scripts or images from elsewhere."""
 
 import re
 from typing import Any
@@ -24,6 +24,7 @@ autodoc_member_order = "groupwise"
 autodoc_class_signature = "separated"
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True
 napoleon_custom_sections = ["Source"]
 python_display_short_literal_types = True
 python_maximum_signature_line_length = 100
@@ -36,7 +37,7 @@ html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False
-html_theme_options = {"top_of_page_buttons": []}
+html_theme_options: dict[str, Any] = {"top_of_page_buttons": []}
 pygments_style = "friendly"
 pygments_dark_style = "monokai"
 

@@ -14,8 +14,9 @@ _INTRODUCTION = """# Configuration
 
 Every key of [config.yaml](../../config.yaml), which holds all defaults. An overlay changes a few of them:
 `.venv/bin/snakemake all --cores 8 --configfile config/mine.yaml`. Single keys can be changed after `--config`, as in
-`--config seed=7`. Unknown keys, wrong types and values out of range stop a run before its first job, and so does
-`.venv/bin/conffusion check --configfile config/mine.yaml`. A part in angle brackets stands for a name of your choice or of a list.
+`--config seed=7`. Unknown keys, wrong types and values out of range stop a run before its first job;
+`.venv/bin/conffusion check --configfile config/mine.yaml` looks for them without a run. A part in angle brackets
+stands for a name.
 """
 _PLACEHOLDERS = {"tasks": "task", "priors": "prior", "networks": "role", "tuned": "task", "solvers": "solver"}
 
@@ -81,16 +82,21 @@ def _section(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any
 def in_words(node: dict[str, Any]) -> str:
     """A JSON schema of a plain value in words."""
     if "anyOf" in node:
-        return " or ".join(dict.fromkeys(in_words(option) for option in node["anyOf"]))
+        return ", or ".join(in_words(option) for option in node["anyOf"])
     if "enum" in node:
         return " | ".join(f"`{value}`" for value in node["enum"])
     if node["type"] == "array":
-        return f"list of: {in_words(node['items'])}"
-    name = {"integer": "whole number", "number": "number", "string": "text", "boolean": "`true` or `false`"}
-    name["null"] = "`null`"
-    limits = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
-    bounds = [f"{words} {node[limit]:g}" for limit, words in limits.items() if limit in node]
-    return ", ".join([name[node["type"]], " and ".join(bounds)] if bounds else [name[node["type"]]])
+        return f"list of {in_words(node['items'])}"
+    name = {
+        "integer": "whole number",
+        "number": "number",
+        "string": "text",
+        "boolean": "`true` or `false`",
+        "null": "`null`",
+    }
+    limits = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    bounds = [f"{sign} {node[limit]:g}" for limit, sign in limits.items() if limit in node]
+    return " ".join([name[node["type"]], " and ".join(bounds)]).strip()
 
 
 def _table(keys: list[Key], entries: list[Entry]) -> str:
@@ -104,7 +110,9 @@ def _rows(key: Key, entries: list[Entry]) -> Iterator[str]:
     if key.type or meaning:
         yield _row(_shown(key.path), key.type, _default(key, entries), meaning)
     pattern = (*key.path, ANY_NAME) if key.free else key.path
-    named = [entry for entry in entries if _matches(pattern, entry.path)] if key.type and pattern[-1] == ANY_NAME else []
+    named = (
+        [entry for entry in entries if _matches(pattern, entry.path)] if key.type and pattern[-1] == ANY_NAME else []
+    )
     for entry in named:
         if entry.comment or not key.free:
             yield _row(".".join(entry.path), "", f"`{entry.value}`", entry.comment)
@@ -134,7 +142,7 @@ def _default(key: Key, entries: list[Entry]) -> str:
 
 
 def _meaning(key: Key, entries: list[Entry]) -> str:
-    """The comments of all entries of this key, each once; those of names that anybody may choose stand in their own rows."""
+    """The comments of all entries of this key, each once; entries with a name of their own have rows of their own."""
     if key.path[-1] == ANY_NAME:
         return ""
     return " ".join(dict.fromkeys(e.comment for e in entries if _matches(key.path, e.path) and e.comment))
@@ -142,4 +150,6 @@ def _meaning(key: Key, entries: list[Entry]) -> str:
 
 def _linked(comment: str) -> str:
     """Links to pages, and angle brackets that Markdown keeps."""
-    return re.sub(r"docs/(\w+)\.md", r"[\1](../\1.md)", comment.replace("<", r"\<"))
+    return re.sub(
+        r"docs/(\w+)\.md", lambda page: f"[{page[1].replace('_', ' ')}](../{page[1]}.md)", comment.replace("<", r"\<")
+    )

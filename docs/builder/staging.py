@@ -1,4 +1,4 @@
-"""The sources of the site, laid out in a folder as they lie in the repository, so that every relative link holds in both."""
+"""The sources of the site, laid out as they lie in the repository, so that every relative link holds in both."""
 
 import re
 import shutil
