@@ -13,6 +13,7 @@ from conffusion.cli import COMMANDS, make_parser
 from docs.builder.command_line_page import command_line_page, commands
 from docs.builder.commented_yaml import read_entries
 from docs.builder.configuration_page import ANY_NAME, configuration_page, in_words, schema_keys
+from docs.builder.docstrings import to_rst
 from docs.builder.python_pages import python_pages
 from docs.builder.staging import PAGES, ROOT, with_navigation
 
@@ -100,6 +101,26 @@ def test_navigation_follows_the_lists_of_the_start_page() -> None:
     navigation = with_navigation(index, ["drift.rst"]).removeprefix(index)
     assert "Overview <../README>\n" in navigation and "part" not in navigation
     assert navigation.rstrip().endswith(":caption: Reference\n\nreference/drift\n```")
+
+
+def test_docstrings_keep_what_they_say_as_restructured_text() -> None:
+    docstring = [
+        "Takes *args and `lambda_`, a `Calibration`",
+        "or `one",
+        "or two`; a | b, name_ too.",
+        "- first",
+        "  line",
+        "- two",
+    ]
+    assert to_rst(docstring) == [
+        r"Takes \*args and ``lambda_``, a `Calibration`",
+        "or ``one",
+        r"or two``; a \| b, name\_ too.",
+        "",
+        "- first",
+        "  line",
+        "- two",
+    ]
 
 
 class Assets(HTMLParser):

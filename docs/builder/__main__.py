@@ -24,7 +24,7 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory() as scratch:
         stage(Path(scratch, "source"))
-        status = sphinx(
+        status: int = sphinx(
             ["--fail-on-warning", "--keep-going", "--quiet", "--fresh-env", "--doctree-dir", f"{scratch}/doctrees"]
             + ["--conf-dir", str(Path(__file__).parent), f"{scratch}/source", str(folder)]
         )

@@ -1,9 +1,9 @@
 """Settings of Sphinx. Everything the site shows lies in it: no fonts, scripts or images from elsewhere."""
 
-import re
 from typing import Any
 
 from conffusion import __version__
+from docs.builder.docstrings import to_rst
 
 project = "conffusion"
 author = "The conffusion developers"
@@ -15,8 +15,6 @@ source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 root_doc = "docs/index"
 
 myst_heading_anchors = 4
-myst_links_external_new_tab = False
-suppress_warnings = ["config.cache"]
 
 autodoc_typehints = "none"  # docstrings state shapes, types and ranges
 autodoc_inherit_docstrings = False
@@ -42,22 +40,10 @@ pygments_style = "friendly"
 pygments_dark_style = "monokai"
 
 
-def _plain_text_to_rst(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Docstrings are written for readers of the source: code stays code, stars and bars stay, lists become lists.
-
-    Names of classes in backticks become links where they are on the site.
-    """
-    changed: list[str] = []
-    for line in lines:
-        pieces = re.split(r"(`[^`]*`)", line)
-        pieces[::2] = [re.sub(r"[*|\\]|(?<=\w)_(?=\W|$)", r"\\\g<0>", piece) for piece in pieces[::2]]
-        pieces[1::2] = [code if re.match(r"`[A-Z]\w*[a-z]", code) else f"`{code}`" for code in pieces[1::2]]
-        if line.lstrip().startswith("- ") and changed and not changed[-1].startswith((line.split("-")[0] + "-", "  ")):
-            changed.append("")
-        changed.append("".join(pieces))
-    lines[:] = changed
+def _prepare(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    lines[:] = to_rst(lines)
 
 
 def setup(app: Any) -> None:
     """Register the treatment of docstrings, before that of their sections."""
-    app.connect("autodoc-process-docstring", _plain_text_to_rst, priority=400)
+    app.connect("autodoc-process-docstring", _prepare, priority=400)

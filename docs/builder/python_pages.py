@@ -1,5 +1,6 @@
 """Reference of the Python interface: one page per public module, which Sphinx fills from the docstrings."""
 
+# Public modules below `conffusion`, in the order of the navigation; "predict.interval" would be one, too.
 MODULES = ("calibration", "metrics", "diagnostics", "drift", "losses", "bounds", "models", "sampling", "errors")
 
 
