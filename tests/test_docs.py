@@ -117,3 +117,8 @@ def test_citation_names_this_version_and_the_paper() -> None:
 
 def test_changelog_starts_with_this_version() -> None:
     assert re.findall(r"^## (\d+\.\d+\.\d+)", text("CHANGELOG.md"), flags=re.MULTILINE)[0] == __version__
+
+
+def test_quick_start_installs_the_pinned_torch() -> None:
+    (pin,) = [line for line in tomllib.loads(text("pyproject.toml"))["project"]["dependencies"] if "torch==" in line]
+    assert f"pip install {pin} " in text("docs/quick_start.md")
