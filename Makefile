@@ -5,6 +5,7 @@
 #   make test-system   the tests that need more than pip and two cores; skips what the machine lacks
 #   make lint          linters, formatting and types, the workflow files too
 #   make setup         only .venv, as `make all` uses it; make setup-dev adds tests, linters and the `priors` extra
+#   make docs          the documentation site, in site/index.html
 #   make lock          renew the lock files after an edit of pyproject.toml (UPGRADE=--upgrade takes newer versions)
 #   make clean         remove caches; results, logs and .venv stay
 #
@@ -30,7 +31,7 @@ export MPLBACKEND := Agg
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := all
-.PHONY: all test test-system lint setup setup-dev lock clean
+.PHONY: all test test-system lint docs setup setup-dev lock clean
 
 all: setup
 	$(BIN)/snakemake --cores $(CORES) all
@@ -38,9 +39,10 @@ all: setup
 test: setup-dev
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_FLAGS)
 
-test-system: setup-dev .venv-moto/.set-up
+test-system: setup-dev $(VENV)/.set-up-docs .venv-moto/.set-up
 	OMP_NUM_THREADS=$$($(BIN)/python -c "import os; print(os.cpu_count())") $(BIN)/python -m pytest -m system $(PYTEST_FLAGS)
 
 lint: setup-dev
@@ -48,8 +50,13 @@ lint: setup-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
+	$(BIN)/codespell
 	$(BIN)/snakefmt --check .
 	$(BIN)/snakemake --lint
+
+docs: $(VENV)/.set-up-docs
+	rm -rf site
+	$(BIN)/python -m docs.builder site
 
 setup: $(VENV)/.set-up
 
@@ -78,11 +85,16 @@ $(VENV)/.set-up-dev: requirements-dev.lock $(VENV)/.set-up
 	$(PIP) install --quiet --require-hashes -r requirements-dev.lock
 	@touch $@
 
+$(VENV)/.set-up-docs: requirements-docs.lock $(VENV)/.set-up
+	$(PIP) install --quiet --require-hashes -r requirements-docs.lock
+	@touch $@
+
 lock: | $(BIN)/python
 	$(PIP) install --quiet $(UV)
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(LOCK) --output-file requirements.lock
 	UV_CUSTOM_COMPILE_COMMAND="make lock" $(LOCK) --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(LOCK) --extra docs --constraint requirements-dev.lock --output-file requirements-docs.lock
 
 clean:
-	rm -rf .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache build dist *.egg-info
+	rm -rf site .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache build dist *.egg-info
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

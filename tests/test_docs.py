@@ -1,15 +1,31 @@
-"""The code in the documentation runs as it is written."""
+"""The documentation in the repository: its code runs as it is written, its links lead somewhere, its facts agree."""
 
 import re
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pytest
+import yaml
+
+from conffusion import __version__
 
 ROOT = Path(__file__).parents[1]
+PAGES = sorted(
+    page.relative_to(ROOT).as_posix()
+    for pattern in ("*.md", "docs/*.md", "benchmarks/*.md", "envs/*.md", "results/*.md")
+    for page in ROOT.glob(pattern)
+)
+NEED_A_RUN = {"docs/how_it_works.md", "docs/real_photographs.md", "results/README.md"}  # read results or photographs
+
+
+def text(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
 
 
 def blocks(page: str) -> list[str]:
-    return re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
+    return re.findall(r"^```python\n(.*?)^```", text(page), flags=re.MULTILINE | re.DOTALL)
 
 
 def test_snippets_of_the_page_on_the_guarantee_run() -> None:
@@ -31,3 +47,78 @@ def test_snippet_of_the_readme_runs() -> None:
     assert len(snippet) == 1
     exec(snippet[0], names)
     assert names["calibration"].lambda_hat < 1
+
+
+def test_snippet_of_the_quick_start_prints_what_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:
+    (snippet,) = blocks("docs/quick_start.md")
+    exec(snippet, {})
+    shown = re.search(r"^```text\n(.*?)^```", text("docs/quick_start.md"), flags=re.MULTILINE | re.DOTALL)
+    assert shown and capsys.readouterr().out == shown[1]
+
+
+def test_snippets_of_every_page_are_run() -> None:
+    pages = {page for page in PAGES if blocks(page)}
+    assert pages == {"README.md", "docs/guarantee.md", "docs/quick_start.md"} | NEED_A_RUN
+
+
+def links(page: str) -> Iterator[str]:
+    """Relative links of a page, outside its code."""
+    prose = re.sub(r"^```.*?^```|`[^`\n]*`", "", text(page), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if not re.match(r"[a-z]+:", target):
+            yield target
+
+
+def anchors(page: Path) -> set[str]:
+    """Anchors of the headings of a page, as GitHub and the site make them."""
+    prose = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    found: set[str] = set()
+    for heading in re.findall(r"^#+ (.*)$", prose, flags=re.MULTILINE):
+        slug = re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
+        found.add(
+            slug if slug not in found else next(f"{slug}-{i}" for i in range(1, 99) if f"{slug}-{i}" not in found)
+        )
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_relative_links_lead_somewhere(page: str) -> None:
+    for link in links(page):
+        path, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), f"{page} links to {link}, which does not exist"
+        assert not anchor or anchor in anchors(target), f"{page} links to {link}, which is no heading there"
+
+
+def test_start_page_lists_every_page() -> None:
+    listed = {((ROOT / "docs") / link).resolve().relative_to(ROOT).as_posix() for link in links("docs/index.md")}
+    assert {page for page in PAGES if page != "docs/index.md"} <= listed
+
+
+def test_map_of_the_house_shows_the_import_contract() -> None:
+    contracts = tomllib.loads(text("pyproject.toml"))["tool"]["importlinter"]["contracts"]
+    (layers,) = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
+    contract = [set(re.findall(r"\w+", layer)) for layer in reversed(layers)]
+
+    shown: dict[int, set[str]] = {}
+    for floor, rooms in re.findall(r"^\| (\d+) \| ([^|]+) \|", text("CONTRIBUTING.md"), flags=re.MULTILINE):
+        shown.setdefault(int(floor), set()).update(re.findall(r"`(\w+)`", rooms))
+    assert [shown[floor] for floor in sorted(shown)] == contract
+
+
+def test_citation_names_this_version_and_the_paper() -> None:
+    record = yaml.safe_load(text("CITATION.cff"))
+    assert record["cff-version"] == "1.2.0" and {"message", "title", "authors", "license"} <= record.keys()
+    assert record["version"] == __version__ and f"version = {{{__version__}}}" in text("docs/citation.md")
+    for entry in (record, record["preferred-citation"]):
+        assert entry["title"] in text("docs/citation.md")
+    assert record["preferred-citation"]["doi"] in text("docs/citation.md")
+
+
+def test_changelog_starts_with_this_version() -> None:
+    assert re.findall(r"^## (\d+\.\d+\.\d+)", text("CHANGELOG.md"), flags=re.MULTILINE)[0] == __version__
+
+
+def test_quick_start_installs_the_pinned_torch() -> None:
+    (pin,) = [line for line in tomllib.loads(text("pyproject.toml"))["project"]["dependencies"] if "torch==" in line]
+    assert f"pip install {pin} " in text("docs/quick_start.md")

@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-LOCKS = ("requirements.lock", "requirements-dev.lock")
+LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-docs.lock")
 
 
 def _text(name: str) -> str:
@@ -58,8 +58,10 @@ def test_makefile_installs_the_pinned_torch() -> None:
 @pytest.mark.parametrize("lock", LOCKS)
 def test_lock_satisfies_pyproject(lock: str) -> None:
     wanted = list(PROJECT["dependencies"])
+    extras = PROJECT["optional-dependencies"]
+    if lock == "requirements-docs.lock":
+        wanted += extras["docs"]
     if lock == "requirements-dev.lock":
-        extras = PROJECT["optional-dependencies"]
         wanted += extras["priors"] + extras["cluster"]
         wanted += [line for line in extras["dev"] if not line.startswith("conffusion[")]
     locked = _locked(lock)
@@ -90,5 +92,9 @@ def test_lock_is_hashed_and_names_no_index(lock: str) -> None:
 
 
 def test_locks_agree() -> None:
-    runtime, development = (_locked(lock) for lock in LOCKS)
+    """All of them are installed into one environment."""
+    runtime, development, documentation = (_locked(lock) for lock in LOCKS)
     assert runtime.items() <= development.items()
+    assert runtime.items() <= documentation.items()
+    common = development.keys() & documentation.keys()
+    assert {name: development[name] for name in common} == {name: documentation[name] for name in common}

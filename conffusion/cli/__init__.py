@@ -13,7 +13,7 @@ COMMANDS = (own_images, workflow, importing, status)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code, 1 after a clear message on bad input."""
-    options = _parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     try:
         print(options.run(options))
     except ConffusionError as error:
@@ -22,7 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="conffusion",
         description="Calibrated per-pixel confidence intervals for image restoration. The workflow itself runs with "

@@ -1,0 +1,13 @@
+"""Reference of the Python interface: one page per public module, which Sphinx fills from the docstrings."""
+
+# Public modules below `conffusion`, in the order of the navigation; "predict.interval" would be one, too.
+MODULES = ("calibration", "metrics", "diagnostics", "drift", "losses", "bounds", "models", "sampling", "errors")
+
+
+def python_pages() -> dict[str, str]:
+    """reStructuredText of every page, by file name."""
+    return {f"{name}.rst": _page(f"conffusion.{name}") for name in MODULES}
+
+
+def _page(module: str) -> str:
+    return f"{module}\n{'=' * len(module)}\n\n.. automodule:: {module}\n   :members:\n"
