@@ -13,14 +13,12 @@ import numpy as np
 from PIL import Image
 
 from conffusion import __version__
-from conffusion.arrays import FloatArray
-from conffusion.data.resize import to_uint8
 from conffusion.data.writing import write_like
 from conffusion.own_images.inputs import Item
 from conffusion.packages import Package
 from conffusion.packages.card import promise_in_words
 from conffusion.predict.interval import Interval
-from conffusion.predict.overview import side_by_side, size_heat_map
+from conffusion.predict.overview import picture, side_by_side, size_heat_map
 from conffusion.store import atomic_path, write_json, write_text
 
 RECORD, TABLE, SUMMARY = "interval.json", "predictions.csv", "summary.json"
@@ -146,9 +144,9 @@ def _write_pictures(folder: Path, item: Item, interval: Interval) -> dict[str, s
     given = _given(item, interval)
     largest = float(interval.size.max())
     heat = size_heat_map(np.where(interval.restored, interval.size, 0), largest or 1.0)
-    panels = {"input": given, **{name: _rgb(getattr(interval, name)) for name in ("lower", "estimate", "upper")}}
+    panels = {"input": given, **{name: picture(getattr(interval, name)) for name in ("lower", "estimate", "upper")}}
     if item.target is not None:
-        panels["truth"] = _rgb(item.target)
+        panels["truth"] = picture(item.target)
     return {
         "input": _write_png(folder / "input.png", given),
         "size": _write_png(folder / "size.png", heat),
@@ -159,19 +157,13 @@ def _write_pictures(folder: Path, item: Item, interval: Interval) -> dict[str, s
 def _given(item: Item, interval: Interval) -> Any:
     """What was given, at the size of the results, with the hole grey."""
     height, width = interval.lower.shape[1:]
-    shown = _rgb(item.image)
+    shown = picture(item.image)
     if interval.mask is not None:
         shown = np.where(interval.mask[..., None] == 1, np.uint8(128), shown)
     if shown.shape[:2] != (height, width):
         rows, columns = (np.arange(n) * m // n for n, m in zip((height, width), shown.shape[:2], strict=True))
         shown = shown[rows[:, None], columns]
     return shown
-
-
-def _rgb(image: FloatArray) -> Any:
-    """(H, W, 3) uint8 of a (C, H, W) image."""
-    pixels = to_uint8(image).transpose(1, 2, 0)
-    return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels
 
 
 def _write_png(path: Path, pixels: Any) -> str:
