@@ -12,7 +12,7 @@ from PIL import Image
 from conffusion.data import sixteen_bit
 from conffusion.data.png import is_png, read_chunks
 from conffusion.data.reading import GREY_MODES, ORIENTATION_TAG, SIXTEEN_BIT_MODES, check_jpeg_end
-from conffusion.data.stored import Metadata, Resolution, Stored, check_size, colours_and_alpha, resolution_or_none
+from conffusion.data.stored import Metadata, Resolution, Stored, check_size, resolution_or_none
 from conffusion.errors import DataError
 
 FORMATS = ("PNG", "JPEG", "PPM", "BMP")
@@ -106,7 +106,8 @@ def _key_as_alpha(samples: npt.NDArray[np.uint16], key: Any) -> npt.NDArray[np.u
     """The one colour that a PNG names as transparent, as an alpha."""
     if key is None:
         return samples
-    return colours_and_alpha(samples, samples.shape[2], (samples != np.array(key)).any(axis=2))
+    alpha = (samples != np.array(key)).any(axis=2, keepdims=True) * np.uint16(65535)
+    return np.concatenate([samples, alpha], axis=2)
 
 
 def _exif(image: Image.Image) -> tuple[bytes | None, int]:

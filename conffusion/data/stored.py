@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, Literal, Protocol
 
-import numpy as np
 import numpy.typing as npt
 
 from conffusion.errors import DataError
@@ -122,9 +121,3 @@ def resolution_or_none(x: float | Fraction, y: float | Fraction, unit: str | Non
     except (ValueError, OverflowError, ZeroDivisionError, TypeError):
         return None
     return Resolution(across, down, unit) if across > 0 and down > 0 else None
-
-
-def colours_and_alpha(samples: npt.NDArray[Any], n_colours: int, alpha: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
-    """Samples with an alpha of 0 or full brightness behind them."""
-    full = np.iinfo(samples.dtype).max
-    return np.concatenate([samples[..., :n_colours], (alpha * full).astype(samples.dtype)[..., None]], axis=2)

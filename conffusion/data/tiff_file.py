@@ -25,6 +25,7 @@ UNIT_CODES: dict[str | None, int] = {None: 1, "inch": 2, "cm": 3}
 OME_UNITS = {"m": 1, "cm": 1e2, "mm": 1e3, "µm": 1e6, "μm": 1e6, "um": 1e6, "nm": 1e9}  # per metre; two kinds of µ
 UNPACKERS: dict[int, Any] = {8: zlib.decompressobj, 32946: zlib.decompressobj, 34925: lzma.LZMADecompressor}
 LARGEST_SEGMENT = 2**25  # bytes of a tile, where the image itself is smaller
+KINDS_OF_ALPHA = {0, 1, 2}  # unspecified, associated, unassociated
 REDUCED_OR_MASK = 1 | 4  # bits of NewSubfileType
 # Lines of ImageJ's description that count the images of a stack.
 COUNTS = re.compile(r"^(images|channels|slices|frames|hyperstack|mode|loop)=")
@@ -110,6 +111,9 @@ def _check_page(page: tifffile.TiffPage, n_bytes: int, max_pixels: int) -> None:
             f"has {n_samples} samples per pixel (axes {page.axes}), expected {n_colours} and perhaps an alpha; "
             "save its channels as pages of a stack"
         )
+    extra = [int(kind) for kind in page.extrasamples]
+    if len(extra) > n_samples - n_colours or not set(extra) <= KINDS_OF_ALPHA:
+        raise DataError(f"has extra samples of kinds {extra}, which do not fit its {n_samples} samples per pixel")
     if page.dtype is None or page.dtype.kind not in "uifb":
         raise DataError(f"has samples of an unsupported type ({page.sampleformat}, {page.bitspersample} bits)")
     if int(np.prod(page.chunks)) * page.dtype.itemsize > _most_bytes(page):
@@ -241,6 +245,6 @@ def _layout(page: tifffile.TiffPage) -> dict[str, Any]:
     layout: dict[str, Any] = {"byteorder": page.parent.byteorder}
     if page.compression != 1:
         layout["compression"] = "zlib"
-    if page.extrasamples:
-        layout["extrasamples"] = [int(page.extrasamples[0])]
+    if page.samplesperpixel in (2, 4):
+        layout["extrasamples"] = [int(kind) for kind in page.extrasamples] or [0]
     return layout

@@ -384,6 +384,14 @@ def test_lab_complex_and_many_channels_are_refused(tmp_path: Path) -> None:
         read(path, value_range=(0, 9))
 
 
+def test_alpha_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, DEEP, photometric="rgb")
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tiff.pages[0].tags["ExtraSamples"].overwrite(7)
+    expect_error(path, "extra samples of kinds")
+
+
 def test_one_bad_page_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     with tifffile.TiffWriter(path) as tiff:

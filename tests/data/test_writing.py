@@ -16,7 +16,6 @@ import zarr
 from PIL import Image, ImageCms
 
 from conffusion.data.original import Original, open_originals
-from conffusion.data.png import write_png
 from conffusion.data.writing import Rounding, write_like
 from conffusion.errors import ShapeError, StoreError
 from tests.data.images import write_png16
@@ -104,30 +103,6 @@ def test_tifffile_reads_the_same_samples_and_layout(tmp_path: Path, name: str) -
         assert (new.compression == 1) == (old.compression == 1)
         assert after.byteorder == before.byteorder
         assert len(after.pages) == 1
-
-
-@pytest.mark.parametrize("n_samples", [1, 2, 3, 4])
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_png_is_read_by_pillow(tmp_path: Path, n_samples: int, dtype: Any) -> None:
-    """More rows than are compressed at a time."""
-    samples = RNG.integers(0, np.iinfo(dtype).max, (150, 7, n_samples), dtype=dtype, endpoint=True)
-    with (tmp_path / "a.png").open("wb") as file:
-        write_png(file, samples)
-    with Image.open(tmp_path / "a.png") as image:
-        image.verify()
-    with Image.open(tmp_path / "a.png") as image:
-        found = np.asarray(image).reshape(150, 7, -1)
-    if dtype == np.uint16 and n_samples > 1:  # Pillow keeps the upper 8 bits; grey with alpha comes as RGBA
-        found, samples = found[..., -n_samples:], samples >> 8
-    np.testing.assert_array_equal(found[..., -1], samples[..., -1])
-    np.testing.assert_array_equal(found[..., 0], samples[..., 0] if n_samples != 2 else found[..., 0])
-
-
-def test_smooth_images_are_compressed(tmp_path: Path) -> None:
-    gradient = np.add.outer(np.arange(300), np.arange(400)).astype(np.uint16)[..., None] * 90
-    with (tmp_path / "a.png").open("wb") as file:
-        write_png(file, gradient)
-    assert (tmp_path / "a.png").stat().st_size < 0.1 * gradient.nbytes
 
 
 # ---- metadata
