@@ -5,10 +5,10 @@ import sys
 from collections.abc import Sequence
 
 from conffusion import __version__
-from conffusion.cli import importing, status, workflow
+from conffusion.cli import importing, status, view, workflow
 from conffusion.errors import ConffusionError
 
-COMMANDS = (workflow, importing, status)
+COMMANDS = (workflow, importing, status, view)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
