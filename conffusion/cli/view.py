@@ -65,11 +65,13 @@ def _gallery(options: argparse.Namespace) -> "Gallery":
     for path in options.path:
         if not is_predictions(path):
             raise DataError(
-                f"{path}: holds neither predictions (interval.json, summary.json) nor a run of the workflow (config.yaml,"
-                " splits.csv)"
+                f"{path}: holds neither predictions (interval.json, summary.json) nor a run of the workflow"
+                " (config.yaml, splits.csv)"
             )
     if options.task or options.method:
-        raise DataError("--task and --method choose from a run of the workflow; a folder of predictions has one of each")
+        raise DataError(
+            "--task and --method choose from a run of the workflow; a folder of predictions has one of each"
+        )
     return open_predictions(options.path)
 
 

@@ -90,7 +90,7 @@ function describe(panel, sideIndex) {
   const facts = [`mean size ${decimal(values.size, 4)}`];
   if (values.risk !== null) facts.push(`risk ${decimal(values.risk, 4)}`);
   if (values.drift !== null) facts.push(`drift p ${pValue(values.drift)}`);
-  panel.caption.replaceChildren(make("strong", { textContent: label }), ` ${layerName()} · ${facts.join(" · ")}`);
+  panel.caption.replaceChildren(make("strong", { textContent: label }), ` ${layerName()} · ${facts.join(" · ").replaceAll(/ (?=[\d<])|drift (?=p)/g, (gap) => gap.replace(" ", "\u00a0"))}`);
   for (const warning of values.warnings) panel.caption.append(make("span", { className: "warning", textContent: `⚠ ${warning}` }));
   panel.canvas.setAttribute("aria-label", `${index.images[shown.place].name}, ${label}, ${layerName()}; arrow keys move the pixel cursor`);
 }
@@ -102,16 +102,22 @@ function layerName() {
   return `${Math.round(100 * Math.abs(state.slide))} % from estimate to ${state.slide < 0 ? "lower" : "upper"}`;
 }
 
-/** How many pixels are too wide, and how many have their truth outside. */
+/** How many pixels are too wide, and how many values lie outside. */
 function showCounts(used, pixels) {
-  const perMethod = (text) => used.map(([, side]) => make("span", { className: "per-method" }, ...(used.length > 1 ? [make("strong", { textContent: `${index.sides[side].label}: ` })] : []), text(mapsOf(pixels, side))));
-  const counted = (map, test) => {
+  const perMethod = (text) => used.map(([, side]) => make("span", { className: "per-method" }, ...(used.length > 1 ? [make("strong", { textContent: `${index.sides[side].label}: ` })] : []), text(mapsOf(pixels, side), side)));
+  byId("wide-count").replaceChildren(...perMethod(({ size }) => {
+    const judged = size.filter((one) => !Number.isNaN(one));
+    return countText(judged.filter((one) => one > state.wide).length, judged.length, "pixels");
+  }));
+  byId("missed-count").replaceChildren(...(pixels.target ? perMethod(({ size, missed }, side) => {
     let n = 0, judged = 0;
-    for (let p = 0; p < map.length; p++) if (isJudged(pixels, p)) (judged++, (n += test(map[p]) ? 1 : 0));
-    return `${n.toLocaleString("en")} of ${judged.toLocaleString("en")} pixels (${percent(n / Math.max(1, judged))})`;
-  };
-  byId("wide-count").replaceChildren(...perMethod((maps) => counted(maps.size, (size) => size > state.wide)));
-  byId("missed-count").replaceChildren(...(has.truth ? perMethod((maps) => (maps.missed ? `${counted(maps.missed, Boolean)} in some channel` : "")) : []));
+    for (let p = 0; p < size.length; p++) if (isJudged(pixels, p)) (judged++, (n += missed[p]));
+    return countText(n, judged * pixels.sides[side].lower.channels, "values");
+  }) : []));
+}
+
+function countText(n, all, what) {
+  return `${n.toLocaleString("en")} of ${all.toLocaleString("en")} ${what} (${percent(n / Math.max(1, all))})`;
 }
 
 function showReading() {
@@ -144,6 +150,7 @@ function showControls() {
   slide.setAttribute("aria-valuetext", layerName());
   byId("slide-text").textContent = layerName();
   byId("legend").hidden = byId("opacity-label").hidden = state.overlay === "none";
+  byId("legend-text").textContent = state.overlay === "error" ? "distance of the estimate from the truth" : "interval size";
   byId("missed").checked = state.missed;
   byId("highlight").checked = state.highlight;
   byId("method").value = state.method;
@@ -153,7 +160,11 @@ function showControls() {
   wide.value = Math.round((1000 * state.wide) / wideEnd);
   wide.setAttribute("aria-valuetext", state.wide.toFixed(4));
   if (document.activeElement !== number) number.value = Number(state.wide.toFixed(4));
-  byId("promise").replaceChildren(...inUse().map(([, side]) => make("span", { textContent: index.sides[side].promise })));
+  const sides = inUse().map(([, side]) => index.sides[side]), promises = [...new Set(sides.map((side) => side.promise))];
+  byId("promise").replaceChildren(...promises.map((text) => {
+    const labels = sides.filter((side) => side.promise === text).map((side) => side.label);
+    return make("span", {}, make("strong", { textContent: labels.join(" and ") }), `: ${text}`);
+  }));
   byId("direction").textContent = state.descending ? "↓" : "↑";
   byId("direction").title = state.descending ? "Largest first; reverse" : "Smallest first; reverse";
 }
@@ -170,6 +181,12 @@ function arrange(change = {}) {
   byId("count").textContent = n === all ? `${all.toLocaleString("en")} images` : `${n.toLocaleString("en")} of ${all.toLocaleString("en")} images`;
   list.select(state.place);
   showControls();
+}
+
+/** Sort anew, and go to what is then the first image. */
+function sortBy(sort, descending) {
+  arrange({ sort, descending });
+  choose(list.order[0]);
 }
 
 function pick(pixel) {
@@ -235,7 +252,7 @@ const KEYS = [
   ...(has.truth ? [["m", "mark pixels whose truth is outside", ["m"], () => set({ missed: !state.missed })]] : []),
   ["t", "highlight intervals wider than the threshold", ["t"], () => set({ highlight: !state.highlight })],
   ...(index.sides.length > 1 ? [["c", "second method beside the first, or not", ["c"], compare], ["x", "exchange the two methods", ["x"], swap]] : []),
-  ["+  −  0", "zoom in, out, fit; drag to move", ["+", "="], () => panels[0].zoomBy(1.5)],
+  ["+  −  0", "zoom in, out, fit; drag to move, wheel to zoom once the image has the focus", ["+", "="], () => panels[0].zoomBy(1.5)],
   ["", "", ["-"], () => panels[0].zoomBy(1 / 1.5)],
   ["", "", ["0"], fit],
   ["i", "to the image: arrow keys then move the pixel cursor, with Shift by ten", ["i"], () => panels[0].canvas.focus()],
@@ -296,6 +313,7 @@ function setUpControls() {
   for (const id of ["method-label", "beside-label", "swap"]) byId(id).hidden = index.sides.length === 1;
   byId("missed-label").hidden = byId("missed-count").hidden = !has.truth;
   byId("scale-end").textContent = `${index.scale_end} and more`;
+  byId("wide-end").textContent = `${Number(wideEnd.toPrecision(4))}${wideEnd < 1 ? " and more" : ""}`;
   const ramp = byId("ramp").getContext("2d"), picture = ramp.createImageData(256, 1);
   for (let k = 0; k < 256; k++) picture.data.set([...colours.slice(3 * k, 3 * k + 3), 255], 4 * k);
   ramp.putImageData(picture, 0, 0);
@@ -316,8 +334,8 @@ function listen() {
   on("method", "change", (event) => setMethods(Number(event.target.value), state.beside));
   on("beside", "change", (event) => setMethods(state.method, Number(event.target.value)));
   on("swap", "click", swap);
-  on("sort", "change", (event) => arrange({ sort: event.target.value, descending: SORTS.find(([key]) => key === event.target.value)[2] }));
-  on("direction", "click", () => arrange({ descending: !state.descending }));
+  on("sort", "change", (event) => sortBy(event.target.value, SORTS.find(([key]) => key === event.target.value)[2]));
+  on("direction", "click", () => sortBy(state.sort, !state.descending));
   on("filter", "input", (event) => arrange({ filter: event.target.value }));
   on("zoom-in", "click", () => panels[0].zoomBy(1.5));
   on("zoom-out", "click", () => panels[0].zoomBy(1 / 1.5));

@@ -110,7 +110,7 @@ function decimal(value, places) {
 }
 
 function pValue(value) {
-  return value < 0.001 ? "< 0.001" : value < 0.1 ? value.toFixed(3) : value.toFixed(2);
+  return value < 0.001 ? "< 0.001" : value.toPrecision(2);
 }
 
 function percent(share) {

@@ -25,7 +25,7 @@ from conffusion.view.gallery import ATYPICAL, Gallery, Prediction, ViewedImage
 from conffusion.view.planes import Plane, as_text, bits_plane, values_plane
 from conffusion.view.words import is_promised, promise
 
-PIXEL_BUDGET = 200_000_000  # bytes before compression: browsers stay quick below it
+PIXEL_BUDGET = 300_000_000  # bytes before compression; such a page is read within a few seconds
 SIDES = (4096, 3072, 2048, 1536, 1024, 768, 512, 384, 256, 192, 128, 96, 64)  # tried for the largest side, in pixels
 HEAT_MAP = "viridis"  # as in the figures of the report
 THUMBNAIL_SIDE = 64
@@ -60,7 +60,7 @@ def write_page(gallery: Gallery, output: str | Path, max_side: int | None = None
     Args:
         gallery: What to show.
         output: HTML file to write.
-        max_side: Longest side of an image on the page, in pixels; None: whatever keeps its pixels below 200 MB.
+        max_side: Longest side of an image on the page, in pixels; None: what keeps the page within `PIXEL_BUDGET`.
     Raises:
         DataError: If an image cannot be read, or the images do not fit even at 64 pixels.
         StoreError: If the file cannot be written.

@@ -23,7 +23,7 @@ function paint(canvas, pixels, sideIndex, look, colours) {
   const context = canvas.getContext("2d");
   const picture = context.createImageData(width, height), out = picture.data;
   const value = layerValue(pixels, sideIndex, look.layer, look.slide);
-  const maps = mapsOf(pixels, sideIndex);
+  const maps = mapsOf(pixels, sideIndex), nChannels = pixels.sides[sideIndex].lower.channels;
   const overlay = look.overlay === "size" ? maps.size : look.overlay === "error" ? maps.error : null;
   for (let p = 0; p < area; p++) {
     const o = 4 * p;
@@ -36,8 +36,8 @@ function paint(canvas, pixels, sideIndex, look, colours) {
         blend(out, o, colours, k, look.opacity);
       }
     }
-    if (look.highlight && maps.size[p] > look.wide) blend(out, o, WIDE_COLOUR, 0, 0.85);
-    if (look.missed && maps.missed && maps.missed[p]) blend(out, o, MISSED_COLOUR, 0, 1);
+    if (look.highlight && maps.size[p] > look.wide) blend(out, o, WIDE_COLOUR, 0, 0.75);
+    if (look.missed && maps.missed && maps.missed[p]) blend(out, o, MISSED_COLOUR, 0, 0.2 + (0.8 * maps.missed[p]) / nChannels);
   }
   context.putImageData(picture, 0, 0);
 }

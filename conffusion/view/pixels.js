@@ -102,14 +102,14 @@ function isJudged(pixels, p) {
   return !pixels.mask || pixels.mask.values[p] === 1;
 }
 
-/** Maps of a side, (height x width) each: size and error (mean over channels), missed (any channel); NaN: not judged. */
+/** Maps of a side, (height x width) each: size and error (mean over channels; NaN: not judged), missed (channels). */
 function mapsOf(pixels, sideIndex) {
   const side = pixels.sides[sideIndex];
   if (side.maps) return side.maps;
   const area = pixels.height * pixels.width, { lower, upper, missed } = side;
   const channels = lower.channels;
   const size = new Float64Array(area), error = pixels.target ? new Float32Array(area) : null;
-  const anyMissed = pixels.target ? new Uint8Array(area) : null;
+  const nMissed = pixels.target ? new Uint8Array(area) : null;
   for (let p = 0; p < area; p++) {
     if (!isJudged(pixels, p)) {
       size[p] = NaN;
@@ -121,12 +121,12 @@ function mapsOf(pixels, sideIndex) {
       low += lower.values[c * area + p];
       high += upper.values[c * area + p];
       if (error) distance += Math.abs(estimateAt(side, c, p, area) - valueAt(pixels.target, c, p, area));
-      if (anyMissed && missed.values[c * area + p]) anyMissed[p] = 1;
+      if (nMissed) nMissed[p] += missed.values[c * area + p];
     }
     size[p] = lower.scale === upper.scale ? (high - low) / (lower.scale * channels)
       : (high / upper.scale - low / lower.scale) / channels;
     if (error) error[p] = distance / channels;
   }
-  side.maps = { size, error, missed: anyMissed };
+  side.maps = { size, error, missed: nMissed };
   return side.maps;
 }

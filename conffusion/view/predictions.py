@@ -84,7 +84,9 @@ class _Folder:
         incomplete = tuple(sorted(begun - set(records)))
         if not records:
             about = f"; {len(incomplete)} images are incomplete" if incomplete else ""
-            raise DataError(f"{path}: holds no complete prediction (no {RECORD}){about}; run `conffusion predict` again")
+            raise DataError(
+                f"{path}: holds no complete prediction (no {RECORD}){about}; run `conffusion predict` again"
+            )
         _check_one_model(path, records)
         summary = path / SUMMARY
         return cls(path, records, incomplete, read_json(summary) if summary.is_file() else None)

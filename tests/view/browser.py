@@ -5,17 +5,21 @@ was nothing.
 """
 
 import base64
+import fcntl
 import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
 _FLAGS = (
     "--headless", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
@@ -25,6 +29,9 @@ _KEYS = {
     "ArrowDown": 40, "ArrowUp": 38, "ArrowLeft": 37, "ArrowRight": 39, "Tab": 9, "Enter": 13, "Escape": 27, "Home": 36,
     "End": 35,
 }  # fmt: skip
+# The browser wants its pipe as files 3 and 4.
+_START = "import os, sys; _, r, w, *c = sys.argv; os.dup2(int(r), 3); os.dup2(int(w), 4); os.execv(c[0], c)"
+_BOX = "(one) => { const box = one.getBoundingClientRect(); return [box.left, box.top, box.width, box.height]; }"
 TIMEOUT = 60.0  # seconds for whatever is waited for: generous, since machines are shared
 
 
@@ -65,20 +72,22 @@ class Browser:
         self.resize(width, height)
         start = time.monotonic()
         self.call("Page.navigate", url=path.resolve().as_uri())
-        self.wait("document.querySelector('#panels canvas')?.width > 300 && document.querySelector('figcaption strong')")
+        self.wait(
+            "document.querySelector('#panels canvas')?.width > 300 && document.querySelector('figcaption strong')"
+        )
         return time.monotonic() - start
 
     def resize(self, width: int, height: int) -> None:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
 
     def colours(self, scheme: str) -> None:
-        """"light" or "dark"."""
+        """ "light" or "dark"."""
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
     def run(self, script: str) -> Any:
         """Value of an expression in the page; promises are awaited."""
         answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in answer, f"{script}: {answer['exceptionDetails']}"
+        assert "exceptionDetails" not in answer, f"{script}: {str(answer['exceptionDetails'])[:500]}"
         return answer["result"].get("value")
 
     def settle(self) -> None:
@@ -117,10 +126,8 @@ class Browser:
 
     def place(self, selector: str, x: float = 0.5, y: float = 0.5) -> tuple[float, float]:
         """Window place of a point of an element, given in shares of its sides, after it was scrolled into view."""
-        box = self.run(
-            f"(() => {{ const one = document.querySelector({json.dumps(selector)}); one.scrollIntoView({{block: 'nearest'}});"
-            " const box = one.getBoundingClientRect(); return [box.left, box.top, box.width, box.height]; })()"
-        )
+        self.run(f"document.querySelector({json.dumps(selector)}).scrollIntoView({{block: 'nearest'}})")
+        box = self.run(f"(({_BOX}))(document.querySelector({json.dumps(selector)}))")
         return box[0] + x * box[2], box[1] + y * box[3]
 
     def text(self, selector: str) -> str:
@@ -158,14 +165,15 @@ def browser(profile: Path) -> Iterator[Browser]:
     """A new browser with an empty profile in the given folder; ended by its process id."""
     assert CHROMIUM
     to_browser, from_browser = os.pipe(), os.pipe()
-    ends = to_browser[0], from_browser[1]
+    # Numbers from 10 on, so that neither is in the way when 3 and 4 are made of them.
+    ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (to_browser[0], from_browser[1])]
     command = [CHROMIUM, *_FLAGS, f"--user-data-dir={profile}", "about:blank"]
     with (profile.parent / "chromium.log").open("wb") as log:
         process = subprocess.Popen(
-            ["sh", "-c", f'exec "$@" 3<&{ends[0]} 4>&{ends[1]}', "sh", *command],
+            [sys.executable, "-c", _START, *map(str, ends), *command],
             pass_fds=ends, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
-    for end in ends:
+    for end in (*ends, to_browser[0], from_browser[1]):
         os.close(end)
     try:
         yield Browser(to_browser[1], from_browser[0])
