@@ -1,0 +1,1 @@
+"""Looking at predictions: one local HTML page that needs no server."""
