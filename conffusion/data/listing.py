@@ -34,16 +34,23 @@ def list_originals(paths: Sequence[str | Path]) -> list[Path]:
     return sorted(found.values())
 
 
-def output_names(files: Iterable[str | Path]) -> dict[Path, str]:
+def output_names(files: Iterable[str | Path], given: Sequence[str | Path] = ()) -> dict[Path, str]:
     """Folder of each image's results: its path below the folder that all have in common, without the suffix.
 
+    Args:
+        files: The images.
+        given: The files and folders that were named and stand for them; a single folder is then the common one, however
+            the images lie in it.
     Raises:
         DataError: If two images would share a folder, as `a.png` and `a.tif` do; the message names both.
     """
     absolute = {Path(file): Path(os.path.abspath(file)) for file in files}
     if not absolute:
         return {}
-    root = os.path.commonpath([path.parent for path in absolute.values()])
+    places = [path if _is_plain_folder(path) else path.parent for path in map(Path, given)] or [
+        path.parent for path in absolute.values()
+    ]
+    root = os.path.commonpath([os.path.abspath(place) for place in places])
     names: dict[Path, str] = {}
     owners: dict[str, Path] = {}
     for file, path in absolute.items():
@@ -64,10 +71,14 @@ def output_names(files: Iterable[str | Path]) -> dict[Path, str]:
     return names
 
 
+def _is_plain_folder(path: Path) -> bool:
+    return path.is_dir() and not is_zarr_folder(path)
+
+
 def _files_of(path: Path) -> Iterator[Path]:
     try:
         path.stat()
-        is_folder = path.is_dir() and not is_zarr_folder(path)
+        is_folder = _is_plain_folder(path)
         entries = sorted(path.iterdir()) if is_folder else []
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file or folder") from error

@@ -153,7 +153,7 @@ class _Reader:
     def list(self, paths: Paths) -> dict[str, _Place]:
         """Every image by its name; images of one file are numbered."""
         places: dict[str, _Place] = {}
-        for file, name in output_names(list_originals(paths)).items():
+        for file, name in output_names(list_originals(paths), paths).items():
             opened = open_originals(file, max_pixels=self.options.max_pixels, value_range=self.options.value_range)
             for number in range(len(opened)):
                 places[name if len(opened) == 1 else f"{name}/{number:04d}"] = _Place(opened, number)
@@ -168,7 +168,7 @@ class _Reader:
             if not place.is_file():
                 raise DataError(f"{place}: the mask is missing")
             return dict.fromkeys(names, place)
-        found = {name: file for file, name in output_names(list_originals([place])).items()}
+        found = {name: file for file, name in output_names(list_originals([place]), [place]).items()}
         lacking = [name for name in names if name not in found]
         if lacking:
             raise DataError(f"{place}: has no mask called {lacking[0]!r} ({len(lacking)} images have none)")

@@ -107,3 +107,13 @@ def test_images_of_a_listing_are_real_ones(tmp_path: Path) -> None:
     files = list_originals([tmp_path])
     assert len(files) == 8
     assert {open_originals(file)[0].size for file in files} == {(2, 3)}
+
+
+def test_names_are_those_below_a_folder_that_was_named(tmp_path: Path) -> None:
+    folder = tmp_path / "photos" / "people"
+    folder.mkdir(parents=True)
+    (folder / "a.png").touch()
+    files = list_originals([tmp_path / "photos"])
+    assert output_names(files, [tmp_path / "photos"]) == {folder / "a.png": "people/a"}
+    assert output_names(files, [folder, tmp_path / "photos"]) == {folder / "a.png": "people/a"}
+    assert output_names(files, files) == {folder / "a.png": "a"}
