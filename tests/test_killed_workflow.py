@@ -44,7 +44,7 @@ def job_processes(workflow: Workflow) -> list[int]:
 
 def finished_shards(workflow: Workflow) -> dict[str, float]:
     """Manifests of variants, with the time at which they were written."""
-    return {path.name: path.stat().st_mtime for path in workflow.run.glob(f"{TASK}/variants/*/shard-*.json")}
+    return {str(path): path.stat().st_mtime for path in workflow.run.glob(f"{TASK}/variants/*/shard-*.json")}
 
 
 def kill_all(snakemake: "subprocess.Popen[bytes]", workflow: Workflow) -> None:
