@@ -16,6 +16,7 @@ include: "rules/finetune.smk"
 include: "rules/calibrate.smk"
 include: "rules/evaluate.smk"
 include: "rules/report.smk"
+include: "rules/publish.smk"
 
 
 # On a cluster these run where Snakemake runs: they write or gather small files.
@@ -23,6 +24,7 @@ localrules:
     save_config,
     gather_validity,
     choose_settings,
+    publish_file,
 
 
 # Everything: tables, figures and the report.

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
 Probability = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+BucketUrl = Annotated[str, Field(pattern=r"^s3://[^/\s]+(/\S*)?$")]
 Count = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 RULE_FILLED = "rule"  # `checkpoint` of a prior: weights by a rule, to try a network without its file
@@ -129,7 +130,7 @@ class SamplingSettings(Section):
     images_per_shard: Count
     shards_per_share: Count
     storage: Literal["uint8", "float16", "float32"]
-    variants_url: Annotated[str, Field(pattern=r"^s3://[^/\s]+(/\S*)?$")] | None
+    variants_url: BucketUrl | None
 
 
 class SolverReference(Section):
@@ -236,6 +237,7 @@ class ReportSettings(Section):
     n_examples: Count
     shown: str
     n_bootstrap: Annotated[int, Field(ge=100)]
+    publish_url: BucketUrl | None
 
 
 class Config(Section):

@@ -103,6 +103,17 @@ class Plan:
         names += ["validity", "bounds", *(f"training_{task}" for task in self.tasks if self.trained_arms)]
         return names
 
+    @property
+    def published(self) -> list[str]:
+        """Small result files, below the run's folder, that `snakemake publish` copies: all but images and bounds."""
+        tables = [f"tables/{name}.csv" for name in self.tables]
+        figures = [f"figures/{name}.png" for name in self.figures]
+        arms = [(task, arm, protocol) for task in self.tasks for arm in self.arms for protocol in PROTOCOL_NAMES]
+        folders = [("/".join(parts), parts[1]) for parts in arms]
+        found = [f"{folder}/{file}" for folder, _ in folders for file in ("calibration.json", "metrics.json")]
+        models = [f"{folder}/model.safetensors" for folder, arm in folders if arm in self.trained_arms]
+        return ["config.yaml", "splits.csv", "report.html", *tables, *figures, *found, *models]
+
     def n_shards(self, split: str) -> int:
         """Sampling jobs of a split."""
         size = getattr(self.config.dataset.splits, split)

@@ -1,15 +1,10 @@
 """Stores in a bucket of a real server of the S3 protocol (moto) on loopback: the same numbers, the same refusals."""
 
-import importlib.util
 import json
-import os
-import re
 import signal
 import subprocess
 import sys
 import textwrap
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +15,7 @@ import pytest
 from conffusion.errors import StoreError
 from conffusion.stages.bounds import extract_bounds
 from conffusion.store import ArraySpec, new_store, open_store, read_array, read_json, verify_manifest, write_store
+from tests.moto import empty_bucket, environment, moto_server
 from tests.stages.small_run import SAMPLING, SmallRun
 
 obstore = pytest.importorskip("obstore", reason="the extra s3 is not installed")
@@ -35,48 +31,19 @@ def variants() -> dict[str, np.ndarray]:
     return {"variants": np.random.default_rng(0).integers(0, 256, (N_ROWS, 5, 3, 4, 4), dtype=np.uint8)}
 
 
-def python_with_moto() -> str | None:
-    """An interpreter that has moto, which does not go together with the locked versions of the project itself."""
-    if importlib.util.find_spec("moto"):
-        return sys.executable
-    own = Path(os.environ.get("MOTO_PYTHON", ROOT / ".venv-moto" / "bin" / "python"))
-    return str(own) if own.is_file() else None
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a server on a free port of loopback. It logs every request, to a file: a pipe would fill up."""
-    python = python_with_moto()
-    if python is None:
-        pytest.skip("no interpreter with moto: make .venv-moto, or set MOTO_PYTHON")
-    log = tmp_path_factory.mktemp("moto") / "log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [python, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"], stdout=output, stderr=output
-        )
-    try:
-        for _ in range(300):
-            if "Running on" in log.read_text():
-                break
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.1)
-        yield re.search(r"http://[\d.]+:\d+", log.read_text())[0]
-    finally:
-        process.kill()
-        process.wait()
+    with moto_server(tmp_path_factory.mktemp("moto") / "log") as address:
+        yield address
 
 
 @pytest.fixture(autouse=True)
 def bucket(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty bucket, and a results folder to work in."""
-    for name, value in {
-        "AWS_ENDPOINT_URL": server, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-    }.items():  # fmt: skip
+    for name, value in environment(server).items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
-    urllib.request.urlopen(urllib.request.Request(f"{server}/moto-api/reset", method="POST"))
-    urllib.request.urlopen(urllib.request.Request(f"{server}/bucket", method="PUT"))
+    empty_bucket(server)
 
 
 def raw() -> Any:
