@@ -43,7 +43,14 @@ async function choose(place) {
   const image = index.images[place];
   byId("name").textContent = byId("name").title = image.name;
   byId("announcement").textContent = `${image.name}, image ${list.order.indexOf(place) + 1} of ${list.order.length}`;
-  const pixels = await store.get(place);
+  setBusy(!shown || shown.place !== place); // what stands there still is of another image
+  let pixels;
+  try {
+    pixels = await store.get(place);
+  } catch (error) {
+    byId("warnings").append(make("li", { textContent: `⚠ The pixels of ${image.name} cannot be read: ${error.message}. Browsers from 2023 on can.` }));
+    return;
+  }
   if (state.place !== place) return; // the user went on
   const isOther = !shown || shown.pixels.width !== pixels.width || shown.pixels.height !== pixels.height;
   if (isOther) {
@@ -51,9 +58,14 @@ async function choose(place) {
     view.cursor = view.hover = null;
   }
   shown = { place, pixels };
+  setBusy(false);
   show();
   const next = list.after(1);
   if (next !== undefined) store.get(next); // ready before it is asked for
+}
+
+function setBusy(isBusy) {
+  for (const id of ["panels", "reading"]) byId(id).setAttribute("aria-busy", isBusy);
 }
 
 let isAsked = false;
@@ -127,7 +139,7 @@ function showReading() {
   const image = index.images[shown.place], first = firstKept(image);
   const at = (k) => first + image.step * k;
   const where = make("p", { className: "where", textContent: `x ${at(cursor.x)}, y ${at(cursor.y)}` });
-  if (image.step > 1) where.append(make("span", { className: "quiet", textContent: ` (the page holds a reduced image: every ${image.step}th pixel of every ${image.step}th row; this is one of them)` }));
+  if (image.step > 1) where.append(make("span", { className: "quiet", textContent: ` (the page holds a reduced image, one pixel in ${image.step} of one row in ${image.step}; this is one of them)` }));
   const tables = inUse().map(([, side]) => readingTable(index.sides[side].label, readPixel(shown.pixels, side, cursor)));
   reading.replaceChildren(where, ...tables);
 }
@@ -348,4 +360,4 @@ setUpHeader();
 setUpControls();
 listen();
 arrange();
-choose(list.order[0]).catch((error) => (byId("promise").textContent = `The pixels cannot be read: ${error.message}`));
+choose(list.order[0]);

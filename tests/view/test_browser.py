@@ -406,6 +406,9 @@ def test_a_thousand_images(shared: Browser, tmp_path: Path, record_property: Any
     record_property("page_bytes", page.n_bytes)
     assert shared.run("document.querySelectorAll('.row').length") < 60  # drawn only where it is seen
     shared.press("End")
+    label = "document.querySelector('.view').getAttribute('aria-label')"
+    shows_another = f"!{label}.startsWith(document.querySelector('#name').textContent)"
+    assert not shared.run(f"{shows_another} && document.querySelector('#panels').getAttribute('aria-busy') === 'false'")
     shared.wait("document.querySelector('.view').getAttribute('aria-label').startsWith('scan 999')")
     choose_option(shared, "sort", "drift")
     assert shared.text("#name") == "scan 0"
