@@ -89,7 +89,7 @@ function showNow() {
     describe(panel, side);
     panel.draw();
   }
-  paintHistogram(byId("histogram"), mapsOf(pixels, state.method).size, look);
+  paintHistogram(byId("histogram"), mapsOf(pixels, state.method), look);
   showCounts(used, pixels);
   showReading();
   showControls();
@@ -117,15 +117,12 @@ function layerName() {
 /** How many pixels are too wide, and how many values lie outside. */
 function showCounts(used, pixels) {
   const perMethod = (text) => used.map(([, side]) => make("span", { className: "per-method" }, ...(used.length > 1 ? [make("strong", { textContent: `${index.sides[side].label}: ` })] : []), text(mapsOf(pixels, side), side)));
-  byId("wide-count").replaceChildren(...perMethod(({ size }) => {
-    const judged = size.filter((one) => !Number.isNaN(one));
-    return countText(judged.filter((one) => one > state.wide).length, judged.length, "pixels");
+  byId("wide-count").replaceChildren(...perMethod(({ size, nJudged }) => {
+    let n = 0;
+    for (let p = 0; p < size.length; p++) if (size[p] > state.wide) n++;
+    return countText(n, nJudged, "pixels");
   }));
-  byId("missed-count").replaceChildren(...(pixels.target ? perMethod(({ size, missed }, side) => {
-    let n = 0, judged = 0;
-    for (let p = 0; p < size.length; p++) if (isJudged(pixels, p)) (judged++, (n += missed[p]));
-    return countText(n, judged * pixels.sides[side].lower.channels, "values");
-  }) : []));
+  byId("missed-count").replaceChildren(...(pixels.target ? perMethod(({ nMissed, nJudged }, side) => countText(nMissed, nJudged * pixels.sides[side].lower.channels, "values")) : []));
 }
 
 function countText(n, all, what) {
@@ -213,6 +210,7 @@ function hover(pixel) {
 }
 
 function move(dx, dy) {
+  if (!shown) return;
   const { width, height } = shown.pixels, from = view.cursor || { x: Math.floor(width / 2), y: Math.floor(height / 2) };
   const to = view.cursor ? { x: from.x + dx, y: from.y + dy } : from;
   pick({ x: Math.min(Math.max(to.x, 0), width - 1), y: Math.min(Math.max(to.y, 0), height - 1) });

@@ -241,7 +241,7 @@ def test_tab_reaches_every_control_visibly(opened: Browser) -> None:
 def test_threshold_counts_what_numpy_counts(opened: Browser, name: str) -> None:
     go_to(opened, name)
     one = IMAGES[name]
-    threshold = float(np.round(np.quantile(sizes(one), 0.7), 3))
+    threshold = float(np.round(np.quantile(sizes(one), 0.7), 4))
     opened.run("document.querySelector('#wide-number').select()")
     opened.press(*str(threshold))
     n, all_pixels = int((sizes(one) > threshold).sum()), sizes(one).size
