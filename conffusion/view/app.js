@@ -187,7 +187,7 @@ function arrange(change = {}) {
   Object.assign(state, change);
   list.arrange(state.sort, state.descending, state.method, state.filter);
   const n = list.order.length, all = index.images.length;
-  byId("count").textContent = n === all ? `${all.toLocaleString("en")} images` : `${n.toLocaleString("en")} of ${all.toLocaleString("en")} images`;
+  byId("count").textContent = n === all ? `${all.toLocaleString("en")} image${all === 1 ? "" : "s"}` : `${n.toLocaleString("en")} of ${all.toLocaleString("en")} images`;
   list.select(state.place);
   showControls();
 }

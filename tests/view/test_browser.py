@@ -291,6 +291,18 @@ def test_overlays_have_the_colours_of_their_legend(opened: Browser, page: Path) 
     assert colour(opened, one, 0, 0) == one.estimate[:, 0, 0].tolist()
 
 
+def test_overlays_leave_what_is_not_judged(opened: Browser) -> None:
+    go_to(opened, "hole")
+    one = IMAGES["hole"]
+    opened.press("s", "t", "m")
+    grey = 0.4 * one.estimate[:, 2, 2] + 0.6 * 128
+    assert np.abs(np.subtract(colour(opened, one, 2, 2), grey)).max() <= 1
+    assert one.mask is not None and one.missed[:, ~one.mask].any()
+    assert opened.text("#missed-count").startswith(
+        f"{one.missed[:, one.mask].sum():,} of {3 * one.mask.sum():,} values"
+    )
+
+
 def test_images_are_sorted_and_filtered(opened: Browser) -> None:
     risks = {
         name: one.missed[np.broadcast_to(True if one.mask is None else one.mask, one.missed.shape)].mean()
