@@ -61,7 +61,7 @@ async function choose(place) {
   setBusy(false);
   show();
   const next = list.after(1);
-  if (next !== undefined) store.get(next); // ready before it is asked for
+  if (next !== undefined) store.get(next).catch(() => {}); // ready before it is asked for
 }
 
 function setBusy(isBusy) {
