@@ -132,6 +132,7 @@ def _sides(folders: Sequence[_Folder], records: Sequence[Mapping[str, Any]]) -> 
     for folder, record, label in zip(folders, records, labels, strict=True):
         drift = (folder.summary or {}).get("drift") or {}
         warnings = [drift["warning"]] if drift.get("warning") else []
+        warnings += _common_warnings(folder)
         if folder.summary is None:
             warnings.append(f"{folder.path.name}: the prediction did not come to its end; run the same command again.")
         yield Side(
@@ -147,6 +148,12 @@ def _sides(folders: Sequence[_Folder], records: Sequence[Mapping[str, Any]]) -> 
             drift_p_value=drift.get("p_value"),
             warnings=tuple(warnings),
         )
+
+
+def _common_warnings(folder: _Folder) -> list[str]:
+    """What was said about every image."""
+    first, *others = (list(record.get("warnings", ())) for record in folder.records.values())
+    return [warning for warning in first if all(warning in other for other in others)]
 
 
 def _method_label(record: Mapping[str, Any]) -> str:
