@@ -47,7 +47,8 @@ def _view(options: argparse.Namespace) -> str:
         webbrowser.open(page.path.resolve().as_uri())
     reduced = f"; reduced to at most {page.max_side} pixels (--max-side)" if page.max_side else ""
     methods = ", ".join(side.label for side in gallery.sides)
-    return f"{page.path}: {page.n_images:,} images, {methods}; {page.n_bytes / 1e6:.1f} MB{reduced}"
+    images = f"{page.n_images:,} image{'' if page.n_images == 1 else 's'}"
+    return f"{page.path}: {images}, {methods}; {page.n_bytes / 1e6:.1f} MB{reduced}"
 
 
 def _gallery(options: argparse.Namespace) -> "Gallery":

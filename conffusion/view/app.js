@@ -43,7 +43,14 @@ async function choose(place) {
   const image = index.images[place];
   byId("name").textContent = byId("name").title = image.name;
   byId("announcement").textContent = `${image.name}, image ${list.order.indexOf(place) + 1} of ${list.order.length}`;
-  const pixels = await store.get(place);
+  setBusy(!shown || shown.place !== place); // what stands there still is of another image
+  let pixels;
+  try {
+    pixels = await store.get(place);
+  } catch (error) {
+    byId("warnings").append(make("li", { textContent: `⚠ The pixels of ${image.name} cannot be read: ${error.message}. Browsers from 2023 on can.` }));
+    return;
+  }
   if (state.place !== place) return; // the user went on
   const isOther = !shown || shown.pixels.width !== pixels.width || shown.pixels.height !== pixels.height;
   if (isOther) {
@@ -51,9 +58,14 @@ async function choose(place) {
     view.cursor = view.hover = null;
   }
   shown = { place, pixels };
+  setBusy(false);
   show();
   const next = list.after(1);
-  if (next !== undefined) store.get(next); // ready before it is asked for
+  if (next !== undefined) store.get(next).catch(() => {}); // ready before it is asked for
+}
+
+function setBusy(isBusy) {
+  for (const id of ["panels", "reading"]) byId(id).setAttribute("aria-busy", isBusy);
 }
 
 let isAsked = false;
@@ -77,7 +89,7 @@ function showNow() {
     describe(panel, side);
     panel.draw();
   }
-  paintHistogram(byId("histogram"), mapsOf(pixels, state.method).size, look);
+  paintHistogram(byId("histogram"), mapsOf(pixels, state.method), look);
   showCounts(used, pixels);
   showReading();
   showControls();
@@ -105,15 +117,12 @@ function layerName() {
 /** How many pixels are too wide, and how many values lie outside. */
 function showCounts(used, pixels) {
   const perMethod = (text) => used.map(([, side]) => make("span", { className: "per-method" }, ...(used.length > 1 ? [make("strong", { textContent: `${index.sides[side].label}: ` })] : []), text(mapsOf(pixels, side), side)));
-  byId("wide-count").replaceChildren(...perMethod(({ size }) => {
-    const judged = size.filter((one) => !Number.isNaN(one));
-    return countText(judged.filter((one) => one > state.wide).length, judged.length, "pixels");
+  byId("wide-count").replaceChildren(...perMethod(({ size, nJudged }) => {
+    let n = 0;
+    for (let p = 0; p < size.length; p++) if (size[p] > state.wide) n++;
+    return countText(n, nJudged, "pixels");
   }));
-  byId("missed-count").replaceChildren(...(pixels.target ? perMethod(({ size, missed }, side) => {
-    let n = 0, judged = 0;
-    for (let p = 0; p < size.length; p++) if (isJudged(pixels, p)) (judged++, (n += missed[p]));
-    return countText(n, judged * pixels.sides[side].lower.channels, "values");
-  }) : []));
+  byId("missed-count").replaceChildren(...(pixels.target ? perMethod(({ nMissed, nJudged }, side) => countText(nMissed, nJudged * pixels.sides[side].lower.channels, "values")) : []));
 }
 
 function countText(n, all, what) {
@@ -127,7 +136,7 @@ function showReading() {
   const image = index.images[shown.place], first = firstKept(image);
   const at = (k) => first + image.step * k;
   const where = make("p", { className: "where", textContent: `x ${at(cursor.x)}, y ${at(cursor.y)}` });
-  if (image.step > 1) where.append(make("span", { className: "quiet", textContent: ` (the page holds a reduced image: every ${image.step}th pixel of every ${image.step}th row; this is one of them)` }));
+  if (image.step > 1) where.append(make("span", { className: "quiet", textContent: ` (the page holds a reduced image, one pixel in ${image.step} of one row in ${image.step}; this is one of them)` }));
   const tables = inUse().map(([, side]) => readingTable(index.sides[side].label, readPixel(shown.pixels, side, cursor)));
   reading.replaceChildren(where, ...tables);
 }
@@ -178,7 +187,7 @@ function arrange(change = {}) {
   Object.assign(state, change);
   list.arrange(state.sort, state.descending, state.method, state.filter);
   const n = list.order.length, all = index.images.length;
-  byId("count").textContent = n === all ? `${all.toLocaleString("en")} images` : `${n.toLocaleString("en")} of ${all.toLocaleString("en")} images`;
+  byId("count").textContent = n === all ? `${all.toLocaleString("en")} image${all === 1 ? "" : "s"}` : `${n.toLocaleString("en")} of ${all.toLocaleString("en")} images`;
   list.select(state.place);
   showControls();
 }
@@ -201,6 +210,7 @@ function hover(pixel) {
 }
 
 function move(dx, dy) {
+  if (!shown) return;
   const { width, height } = shown.pixels, from = view.cursor || { x: Math.floor(width / 2), y: Math.floor(height / 2) };
   const to = view.cursor ? { x: from.x + dx, y: from.y + dy } : from;
   pick({ x: Math.min(Math.max(to.x, 0), width - 1), y: Math.min(Math.max(to.y, 0), height - 1) });
@@ -348,4 +358,4 @@ setUpHeader();
 setUpControls();
 listen();
 arrange();
-choose(list.order[0]).catch((error) => (byId("promise").textContent = `The pixels cannot be read: ${error.message}`));
+choose(list.order[0]);

@@ -112,5 +112,5 @@ def first_images(gallery: Gallery, n: int) -> Gallery:
         gallery,
         shapes=gallery.shapes[:n],
         images=lambda: islice(gallery.images(), n),
-        notes=(*gallery.notes, f"Shown are the first {n:,} of {total:,} images."),
+        notes=(*gallery.notes, f"The page shows the first {n:,} of {total:,} images."),
     )

@@ -102,31 +102,47 @@ function isJudged(pixels, p) {
   return !pixels.mask || pixels.mask.values[p] === 1;
 }
 
-/** Maps of a side, (height x width) each: size and error (mean over channels; NaN: not judged), missed (channels). */
+/** What is shown of a side as a whole, made once:
+ *  size, error: mean over channels, NaN where not judged (error null without truth);
+ *  missed: how many channels of a pixel lie outside (null without truth); nJudged, nMissed: pixels, values. */
 function mapsOf(pixels, sideIndex) {
   const side = pixels.sides[sideIndex];
-  if (side.maps) return side.maps;
-  const area = pixels.height * pixels.width, { lower, upper, missed } = side;
-  const channels = lower.channels;
-  const size = new Float64Array(area), error = pixels.target ? new Float32Array(area) : null;
-  const nMissed = pixels.target ? new Uint8Array(area) : null;
-  for (let p = 0; p < area; p++) {
-    if (!isJudged(pixels, p)) {
-      size[p] = NaN;
-      if (error) error[p] = NaN;
-      continue;
-    }
-    let low = 0, high = 0, distance = 0;
-    for (let c = 0; c < channels; c++) {
-      low += lower.values[c * area + p];
-      high += upper.values[c * area + p];
-      if (error) distance += Math.abs(estimateAt(side, c, p, area) - valueAt(pixels.target, c, p, area));
-      if (nMissed) nMissed[p] += missed.values[c * area + p];
-    }
-    size[p] = lower.scale === upper.scale ? (high - low) / (lower.scale * channels)
-      : (high / upper.scale - low / lower.scale) / channels;
-    if (error) error[p] = distance / channels;
-  }
-  side.maps = { size, error, missed: nMissed };
+  if (!side.maps) side.maps = makeMaps(pixels, side);
   return side.maps;
+}
+
+function makeMaps(pixels, side) {
+  const area = pixels.height * pixels.width, { lower, upper } = side, n = lower.channels;
+  const size = new Float64Array(area), mask = pixels.mask && pixels.mask.values;
+  if (lower.scale === upper.scale) { // whole numbers, so that sums are exact
+    for (let k = 0, p = 0; k < n * area; k++, p = p + 1 === area ? 0 : p + 1) size[p] += upper.values[k] - lower.values[k];
+    for (let p = 0; p < area; p++) size[p] /= lower.scale * n;
+  } else {
+    for (let k = 0, p = 0; k < n * area; k++, p = p + 1 === area ? 0 : p + 1) size[p] += (upper.values[k] / upper.scale - lower.values[k] / lower.scale) / n;
+  }
+  const maps = { size, error: null, missed: null, nJudged: area, nMissed: 0 };
+  if (pixels.target) Object.assign(maps, compareWithTruth(pixels, side, n, area));
+  for (let p = 0; mask && p < area; p++) {
+    if (mask[p]) continue;
+    size[p] = NaN;
+    if (maps.error) maps.error[p] = NaN;
+    if (maps.missed) maps.missed[p] = 0;
+    maps.nJudged--;
+  }
+  for (let p = 0; maps.missed && p < area; p++) maps.nMissed += maps.missed[p];
+  return maps;
+}
+
+function compareWithTruth(pixels, side, n, area) {
+  const error = new Float32Array(area), missed = new Uint8Array(area);
+  const ends = side.estimate ? [side.estimate, side.estimate] : [side.lower, side.upper]; // the estimate is between them
+  const [low, high] = ends.map((plane) => plane.values), truth = pixels.target.values;
+  const [perLow, perHigh] = ends.map((plane) => 0.5 / plane.scale), perTruth = 1 / pixels.target.scale;
+  for (let c = 0, k = 0; c < n; c++) {
+    for (let p = 0; p < area; p++, k++) {
+      error[p] += Math.abs(low[k] * perLow + high[k] * perHigh - truth[k] * perTruth) / n;
+      missed[p] += side.missed.values[k];
+    }
+  }
+  return { error, missed };
 }

@@ -19,7 +19,6 @@ from conffusion.view.gallery import Gallery, Prediction, Side, ViewedImage
 
 RECORD = "interval.json"
 SUMMARY = "summary.json"
-_BOUNDS = ("lower", "upper", "estimate")
 _PROMISE = ("protocol", "alpha", "delta", "lambda_hat", "unit", "n", "n_images")  # the same for all images of a folder
 _KEYS = (*_PROMISE, "interval_size_mean", "shape")
 _N_NAMED = 3
@@ -122,7 +121,7 @@ def _shape(folders: Sequence[_Folder], name: str) -> tuple[int, int, int]:
 
 
 def _title(folders: Sequence[_Folder], record: Mapping[str, Any]) -> str:
-    task = record.get("task")
+    task = str(record.get("task"))
     names = " and ".join(folder.path.resolve().name for folder in folders)
     return f"predictions {names}" + (f", {build_task(task).label}" if task in TASKS else "")
 
@@ -133,6 +132,7 @@ def _sides(folders: Sequence[_Folder], records: Sequence[Mapping[str, Any]]) -> 
     for folder, record, label in zip(folders, records, labels, strict=True):
         drift = (folder.summary or {}).get("drift") or {}
         warnings = [drift["warning"]] if drift.get("warning") else []
+        warnings += _common_warnings(folder)
         if folder.summary is None:
             warnings.append(f"{folder.path.name}: the prediction did not come to its end; run the same command again.")
         yield Side(
@@ -148,6 +148,12 @@ def _sides(folders: Sequence[_Folder], records: Sequence[Mapping[str, Any]]) -> 
             drift_p_value=drift.get("p_value"),
             warnings=tuple(warnings),
         )
+
+
+def _common_warnings(folder: _Folder) -> list[str]:
+    """What was said about every image."""
+    first, *others = (list(record.get("warnings", ())) for record in folder.records.values())
+    return [warning for warning in first if all(warning in other for other in others)]
 
 
 def _method_label(record: Mapping[str, Any]) -> str:
@@ -182,20 +188,24 @@ def _images(folders: Sequence[_Folder], names: Sequence[str]) -> Iterator[Viewed
 
 def _prediction(folder: _Folder, name: str) -> Prediction:
     record, shape = folder.records[name], tuple(folder.records[name]["shape"])
-    paths = {part: _find(folder.path / name, record, part) for part in _BOUNDS}
-    missing = [part for part in ("lower", "upper") if paths[part] is None]
-    if missing:
-        raise DataError(f"{folder.path / name}: {' and '.join(missing)} are missing; run `conffusion predict` again")
-    lower, upper, estimate = (None if path is None else _pixels(path, shape) for path in paths.values())
+    lower, upper = (_needed(folder.path / name, record, part) for part in ("lower", "upper"))
+    estimate = _find(folder.path / name, record, "estimate")
     return Prediction(
-        lower=lower,
-        upper=upper,
-        estimate=estimate,
+        lower=_pixels(lower, shape),
+        upper=_pixels(upper, shape),
+        estimate=None if estimate is None else _pixels(estimate, shape),
         risk=record.get("risk"),
         size_mean=record["interval_size_mean"],
         drift_p_value=record.get("drift_p_value"),
         warnings=tuple(record.get("warnings", ())),
     )
+
+
+def _needed(folder: Path, record: Mapping[str, Any], part: str) -> Path:
+    path = _find(folder, record, part)
+    if path is None:
+        raise DataError(f"{folder}: the image `{part}` is missing; run `conffusion predict` again")
+    return path
 
 
 def _find(folder: Path, record: Mapping[str, Any], part: str) -> Path | None:

@@ -38,7 +38,7 @@ function readingTable(label, rows) {
   return make("table", { className: "reading" }, make("caption", { textContent: label }), make("thead", {}, head), make("tbody", {}, ...body));
 }
 
-/** The interval on the way from 0 to 1: a bar, a line at the estimate, a dot at the truth. */
+/** The interval on the way from 0 to 1: a bar, a line at the estimate, a longer one at the truth. */
 function intervalDrawing(row) {
   const drawing = make("span", { className: "interval" });
   drawing.setAttribute("aria-hidden", "true");

@@ -16,7 +16,7 @@ def test_view_writes_a_page_beside_the_predictions(tmp_path: Path, capsys: pytes
 def test_view_reduces_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = write_predictions(tmp_path / "in", {"a": made(0), "b": made(1)})
     assert main(["view", str(root), "--max-side", "8", "--first", "1", "--output", str(tmp_path / "o" / "p.html")]) == 0
-    assert "1 images" in (said := capsys.readouterr().out) and "reduced to at most 8 pixels" in said
+    assert "1 image," in (said := capsys.readouterr().out) and "reduced to at most 8 pixels" in said
     assert len(read_index(tmp_path / "o" / "p.html")["images"]) == 1
 
 

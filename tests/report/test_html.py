@@ -68,7 +68,7 @@ def test_report_is_self_contained(tmp_path: Path, inputs: dict[str, object]) -> 
     addresses = Addresses()
     addresses.feed(page)
     assert not addresses.open
-    assert all(address.startswith(("data:", "#")) for address in addresses.loaded)
+    assert all(address.startswith(("data:", "#")) or address == "view.html" for address in addresses.loaded)
     assert "http://" not in page and "https://" not in page and "@import" not in page and "url(" not in page
     assert page.count("data:image/png;base64,") == 1
 
@@ -93,6 +93,11 @@ def test_report_says_what_is_promised(tmp_path: Path, inputs: dict[str, object])
 def test_j_stands_beside_every_dm_sb_in_the_tables(tmp_path: Path, inputs: dict[str, object]) -> None:
     page = write(tmp_path, inputs)
     assert '<td class="name">DM_SB (J = 20)</td>' in page and '<td class="name">DM_SB</td>' not in page
+
+
+def test_report_leads_to_the_view_of_its_images(tmp_path: Path, inputs: dict[str, object]) -> None:
+    page = write(tmp_path, inputs)
+    assert "<code>conffusion view results/&lt;try&gt;</code>" in page and 'href="view.html"' in page
 
 
 def test_text_is_escaped(tmp_path: Path, inputs: dict[str, object]) -> None:

@@ -241,7 +241,7 @@ def test_tab_reaches_every_control_visibly(opened: Browser) -> None:
 def test_threshold_counts_what_numpy_counts(opened: Browser, name: str) -> None:
     go_to(opened, name)
     one = IMAGES[name]
-    threshold = float(np.round(np.quantile(sizes(one), 0.7), 3))
+    threshold = float(np.round(np.quantile(sizes(one), 0.7), 4))
     opened.run("document.querySelector('#wide-number').select()")
     opened.press(*str(threshold))
     n, all_pixels = int((sizes(one) > threshold).sum()), sizes(one).size
@@ -289,6 +289,18 @@ def test_overlays_have_the_colours_of_their_legend(opened: Browser, page: Path) 
             )
     opened.press("e")
     assert colour(opened, one, 0, 0) == one.estimate[:, 0, 0].tolist()
+
+
+def test_overlays_leave_what_is_not_judged(opened: Browser) -> None:
+    go_to(opened, "hole")
+    one = IMAGES["hole"]
+    opened.press("s", "t", "m")
+    grey = 0.4 * one.estimate[:, 2, 2] + 0.6 * 128
+    assert np.abs(np.subtract(colour(opened, one, 2, 2), grey)).max() <= 1
+    assert one.mask is not None and one.missed[:, ~one.mask].any()
+    assert opened.text("#missed-count").startswith(
+        f"{one.missed[:, one.mask].sum():,} of {3 * one.mask.sum():,} values"
+    )
 
 
 def test_images_are_sorted_and_filtered(opened: Browser) -> None:
@@ -406,6 +418,9 @@ def test_a_thousand_images(shared: Browser, tmp_path: Path, record_property: Any
     record_property("page_bytes", page.n_bytes)
     assert shared.run("document.querySelectorAll('.row').length") < 60  # drawn only where it is seen
     shared.press("End")
+    label = "document.querySelector('.view').getAttribute('aria-label')"
+    shows_another = f"!{label}.startsWith(document.querySelector('#name').textContent)"
+    assert not shared.run(f"{shows_another} && document.querySelector('#panels').getAttribute('aria-busy') === 'false'")
     shared.wait("document.querySelector('.view').getAttribute('aria-label').startsWith('scan 999')")
     choose_option(shared, "sort", "drift")
     assert shared.text("#name") == "scan 0"

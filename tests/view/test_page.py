@@ -96,7 +96,7 @@ def test_first_images_are_announced(tmp_path: Path) -> None:
     few = first_images(open_predictions([root]), 2)
     index = read_index(write_page(few, tmp_path / "v.html").path)
     assert [image["name"] for image in index["images"]] == ["a", "b"]
-    assert "Shown are the first 2 of 3 images." in index["notes"]
+    assert "The page shows the first 2 of 3 images." in index["notes"]
     assert first_images(few, 2) is few
 
 

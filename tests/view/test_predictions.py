@@ -50,6 +50,14 @@ def test_warnings_of_drift_reach_the_page(tmp_path: Path) -> None:
     assert "did not come to its end" in open_predictions([root]).sides[0].warnings[0]
 
 
+def test_warnings_of_all_images_are_those_of_the_page(tmp_path: Path) -> None:
+    own, common = ["grey"], ["tiled", "grey"]
+    images = {"x": made(0, record={"warnings": common}), "y": made(1, record={"warnings": own})}
+    gallery = open_predictions([write_predictions(tmp_path, images)])
+    assert gallery.sides[0].warnings == ("grey",)
+    assert [image.predictions[0].warnings for image in gallery.images()] == [("tiled", "grey"), ("grey",)]
+
+
 def test_incomplete_images_are_left_out_and_named(tmp_path: Path) -> None:
     root = write_predictions(tmp_path, {"x": made(0), "y": made(1)})
     (root / "y" / "interval.json").unlink()
