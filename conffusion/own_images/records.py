@@ -78,6 +78,7 @@ def write_prediction(
         "drift_p_value": interval.image_p_value,
         "shape": list(interval.lower.shape),
         "bit_depth": item.original.bit_depth,
+        "value_range": [item.original.encoding.black, item.original.encoding.white],  # samples that stand for 0 and 1
         "files": files,
         "warnings": [*item.original.warnings, *image_warnings(package, interval, facts["tiles"]["n"])],
         **facts,

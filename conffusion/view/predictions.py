@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 
 from conffusion.arrays import BoolArray, FloatArray
-from conffusion.data.reading import read_image
+from conffusion.data.original import MAX_PIXELS, open_originals
 from conffusion.errors import DataError, StoreError
 from conffusion.methods.registry import METHODS
 from conffusion.store import read_json
@@ -180,8 +179,8 @@ def _images(folders: Sequence[_Folder], names: Sequence[str]) -> Iterator[Viewed
         yield ViewedImage(
             name=name if name != "." else folder.resolve().name,
             predictions=tuple(_prediction(folder, name) for folder in folders),
-            given=_colour_or_grey(_pixels(given, (3, *shape[1:]))) if given.is_file() else None,
-            target=None if target is None else _pixels(target, shape),
+            given=_given(given, shape) if given.is_file() else None,
+            target=None if target is None else _pixels(target, shape, record.get("value_range")),
             mask=None if mask is None else _mask(mask, shape),
         )
 
@@ -190,10 +189,11 @@ def _prediction(folder: _Folder, name: str) -> Prediction:
     record, shape = folder.records[name], tuple(folder.records[name]["shape"])
     lower, upper = (_needed(folder.path / name, record, part) for part in ("lower", "upper"))
     estimate = _find(folder.path / name, record, "estimate")
+    value_range = record.get("value_range")
     return Prediction(
-        lower=_pixels(lower, shape),
-        upper=_pixels(upper, shape),
-        estimate=None if estimate is None else _pixels(estimate, shape),
+        lower=_pixels(lower, shape, value_range),
+        upper=_pixels(upper, shape, value_range),
+        estimate=None if estimate is None else _pixels(estimate, shape, value_range),
         risk=record.get("risk"),
         size_mean=record["interval_size_mean"],
         drift_p_value=record.get("drift_p_value"),
@@ -220,29 +220,23 @@ def _mask(path: Path, shape: tuple[int, ...]) -> BoolArray:
     return np.asarray(_pixels(path, (1, *shape[1:]))[0] > 0.5)
 
 
-def _pixels(path: Path, shape: tuple[int, ...]) -> FloatArray:
+def _pixels(path: Path, shape: tuple[int, ...], value_range: Sequence[float] | None = None) -> FloatArray:
     """(C, H, W) float32 in [0, 1].
 
     Raises:
         DataError: If the file is missing, damaged or of another size.
     """
-    pixels = _read_zarr(path) if path.suffix == ".zarr" else read_image(path)[: shape[0]]
+    limits = None if value_range is None else (value_range[0], value_range[1])
+    pixels = open_originals(path, max_pixels=max(MAX_PIXELS, shape[1] * shape[2]), value_range=limits)[0].pixels
     if pixels.shape != shape:
         found, wanted = ("x".join(map(str, size)) for size in (pixels.shape, shape))
         raise DataError(f"{path}: has {found} values but {RECORD} says {wanted}; run `conffusion predict` again")
     return pixels
 
 
-def _read_zarr(path: Path) -> FloatArray:
-    try:
-        values = np.asarray(zarr.open_array(path, mode="r")[:])
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path}: cannot be read as a zarr array ({error}); run `conffusion predict` again") from error
-    values = values if values.ndim == 3 else values[None]
-    largest = np.iinfo(values.dtype).max if values.dtype.kind == "u" else 1
-    return values.astype(np.float32) / np.float32(largest)
-
-
-def _colour_or_grey(pixels: FloatArray) -> FloatArray:
-    """One channel where all three are equal."""
-    return pixels[:1] if np.array_equal(pixels[0], pixels[1]) and np.array_equal(pixels[0], pixels[2]) else pixels
+def _given(path: Path, shape: tuple[int, ...]) -> FloatArray:
+    """The 8-bit picture of what was given; one channel where it is grey."""
+    pixels = open_originals(path, max_pixels=max(MAX_PIXELS, shape[1] * shape[2]))[0].pixels
+    if pixels.shape[1:] != shape[1:]:
+        raise DataError(f"{path}: is not of the size that {RECORD} says; run `conffusion predict` again")
+    return pixels
