@@ -70,7 +70,8 @@ def test_arrays_come_back_and_only_the_manifest_is_here(tmp_path: Path) -> None:
 
 def test_bounds_are_those_of_a_local_store() -> None:
     for folder, url in (("local", None), ("remote", URL)):
-        write_store(f"{folder}/a.json", variants(), IDS, ATTRIBUTES, url=url)
+        n_variants = np.full(N_ROWS, 5, np.int32)
+        write_store(f"{folder}/a.json", {**variants(), "n_variants": n_variants}, IDS, ATTRIBUTES, url=url)
         outputs = {protocol: f"{folder}/{protocol}.json" for protocol in ("paper", "guaranteed")}
         extract_bounds(0.1, shards=[f"{folder}/a.json"], outputs=outputs)
     for protocol in ("paper", "guaranteed"):
