@@ -193,7 +193,9 @@ class IntervalCalibrator:
                 return self.scaling, {}
             raise ConfigError(f"scaling = {self.scaling!r}: to choose among families, give fit a selection")
         if isinstance(self.scaling, Family):
-            raise ConfigError(f"scaling = {self.scaling.name!r}: is a family already; leave the selection out, or give names")
+            raise ConfigError(
+                f"scaling = {self.scaling.name!r}: is a family already; leave the selection out, or give names"
+            )
         names = [self.scaling] if isinstance(self.scaling, str) else list(self.scaling)
         images = Selection(*selection)
         losses = _unit_losses(images, *_UNCALIBRATED)
