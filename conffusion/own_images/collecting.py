@@ -17,6 +17,7 @@ from conffusion.errors import StoreError
 from conffusion.metrics import image_losses
 
 _CHUNK = 1 << 16  # values
+_FLAT: Any = {"name": "default", "separator": "."}  # no folders in folders, which take long to make and to remove
 _ARRAYS = {"lower": "float64", "upper": "float64", "target": "float64", "mask": "uint8"}
 
 
@@ -52,7 +53,9 @@ class Collection:
         self._keep(name, values, features, (lower.shape[1], lower.shape[2]))
 
     def take(self, other: "Collection", order: Sequence[int]) -> None:
-        """Take images of another collection, in this order."""
+        """Take images of another collection, in this order; in place of any of its own."""
+        for key, array in self.arrays.items():
+            array.resize((len(order), *other.arrays[key].shape[1:]))
         for row in order:
             values = {key: array[row, 0, 0] for key, array in other.arrays.items()}
             self._keep(other.names[row], values, other.features[row], other.sizes[row])
@@ -80,7 +83,9 @@ class Collection:
         row, n_values = len(self.names), len(values["lower"])
         try:
             for key, array in self.arrays.items():
-                array.resize((row + 1, 1, 1, max(array.shape[3], n_values)))
+                wanted = max(array.shape[0], row + 1), 1, 1, max(array.shape[3], n_values)
+                if wanted != array.shape:
+                    array.resize(wanted)
                 array[row, 0, 0, :n_values] = values[key]
         except OSError as error:
             raise StoreError(
@@ -103,7 +108,9 @@ def new_collection(folder: Path) -> Iterator[Collection]:
         group = zarr.open_group(place, mode="w")
         yield Collection(
             {
-                name: group.create_array(name, shape=(0, 1, 1, 1), chunks=(1, 1, 1, _CHUNK), dtype=dtype)
+                name: group.create_array(
+                    name, shape=(0, 1, 1, 1), chunks=(1, 1, 1, _CHUNK), dtype=dtype, chunk_key_encoding=_FLAT
+                )
                 for name, dtype in _ARRAYS.items()
             }
         )

@@ -33,29 +33,29 @@ def pairs(n_pairs: int, seed: int = 0, side: int | None = None, noise: float = N
 
 @pytest.fixture(scope="module")
 def calibrated() -> CalibratedModel:
-    return CalibratedModel.calibrate(denoise, pairs(60), 0.1, 0.1)
+    return CalibratedModel.calibrate(denoise, pairs(40), 0.1, 0.1)
 
 
 def test_lambda_hat_is_that_of_calibrate_in_the_fixed_random_order() -> None:
-    groups = [f"scene {k // 2}" for k in range(60)]
-    with_groups = [(*pair, None, group) for pair, group in zip(pairs(60, side=8), groups, strict=True)]
-    found = CalibratedModel.calibrate(denoise, with_groups, 0.2, 0.15, scaling="additive", quantiles=(0.2, 0.7))
-    order = keyed_generator("order", "pairs").permutation(60)
+    groups = [f"scene {k // 2}" for k in range(24)]
+    with_groups = [(*pair, None, group) for pair, group in zip(pairs(24, side=8), groups, strict=True)]
+    found = CalibratedModel.calibrate(denoise, with_groups, 0.3, 0.3, scaling="additive", quantiles=(0.2, 0.7))
+    order = keyed_generator("order", "pairs").permutation(24)
     bounds = [sampled_bounds(denoise(with_groups[k][0]), 0.2, 0.7) for k in order]
     lower, upper = (np.stack(ends) for ends in zip(*bounds, strict=True))
     target = np.stack([with_groups[k][1] for k in order])
     expected = calibrate(
-        lower, upper, target, alpha=0.2, delta=0.15, scaling="additive", ucb="star", groups=[groups[k] for k in order]
+        lower, upper, target, alpha=0.3, delta=0.3, scaling="additive", ucb="star", groups=[groups[k] for k in order]
     )
     assert found.calibration.lambda_hat == pytest.approx(expected.lambda_hat, abs=1e-12)
-    assert (found.calibration.n, found.calibration.unit, found.calibration.n_images) == (30, "group", 60)
+    assert (found.calibration.n, found.calibration.unit, found.calibration.n_images) == (12, "group", 24)
     losses, _ = image_losses(*expected.apply(lower, upper), target)
     np.testing.assert_allclose(found.evidence.losses, losses, atol=1e-12)
-    assert len(set(found.evidence.groups)) == 30
+    assert len(set(found.evidence.groups)) == 12
 
 
 def test_quantiles_follow_alpha() -> None:
-    assert CalibratedModel.calibrate(denoise, pairs(30), 0.3, 0.3).quantiles == (0.15, 0.85)
+    assert CalibratedModel.calibrate(denoise, pairs(8), 0.3, 0.3).quantiles == (0.15, 0.85)
 
 
 def test_an_interval_is_the_model_s_bounds_scaled(calibrated: CalibratedModel) -> None:
@@ -103,29 +103,30 @@ def test_only_restored_pixels_are_judged() -> None:
             mask[1:4, 2:5] = 1
             yield Pair(target * (1 - mask), target, mask)
 
-    filling = CalibratedModel.calibrate(fill, holes(50, 0))
+    filling = CalibratedModel.calibrate(fill, holes(30, 0), 0.3, 0.3)
     (pair,) = holes(1, 1)
     interval = filling(pair.image, pair.mask)
     np.testing.assert_array_equal(interval.mask, pair.mask)
     np.testing.assert_array_equal(interval.lower[:, pair.mask == 0], pair.target[:, pair.mask == 0])
     np.testing.assert_array_equal(interval.upper[:, pair.mask == 0], pair.target[:, pair.mask == 0])
     assert filling.calibration.risk == pytest.approx(filling.evidence.losses.mean())
-    assert 0.03 < filling.evaluate(holes(60, 2)).measured.risk < 0.12
+    assert 0.1 < filling.evaluate(holes(60, 2)).measured.risk < 0.3
 
 
 def test_a_model_without_bounds_gets_intervals_of_one_width() -> None:
-    plain = CalibratedModel.calibrate(lambda image: (image, image), pairs(60), scaling="additive")
-    ((image, target),) = pairs(1, seed=5)
-    size = plain(image).size
-    np.testing.assert_allclose(size, 2 * plain.calibration.lambda_hat, atol=1e-6)
+    plain = CalibratedModel.calibrate(lambda image: (image, image), pairs(25), scaling="additive")
+    ((image, _),) = pairs(1, seed=5)
+    reach = plain.calibration.lambda_hat
+    expected = (image + reach).clip(0, 1) - (image - reach).clip(0, 1)
+    np.testing.assert_allclose(plain(image).size, expected, atol=1e-6)
     assert plain(image).estimate_kind == "midpoint"
     with pytest.raises(CalibrationError, match="mend bounds or targets"):
-        CalibratedModel.calibrate(lambda image: (image, image), pairs(60), scaling="interval")
+        CalibratedModel.calibrate(lambda image: (image, image), pairs(25), scaling="interval")
 
 
 def test_too_few_pairs_are_told_how_many_are_needed(tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match=r"about \d+ images would be needed"):
-        CalibratedModel.calibrate(denoise, pairs(10), folder=tmp_path)
+        CalibratedModel.calibrate(denoise, pairs(6), folder=tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -151,7 +152,7 @@ def test_pairs_are_asked_for_one_at_a_time() -> None:
     events = []
 
     def data() -> Iterator[tuple]:
-        for number, pair in enumerate(pairs(30)):
+        for number, pair in enumerate(pairs(8)):
             events.append(f"pair {number}")
             yield pair
 
@@ -160,7 +161,7 @@ def test_pairs_are_asked_for_one_at_a_time() -> None:
         return denoise(image)
 
     CalibratedModel.calibrate(model, data(), 0.3, 0.3)
-    assert events == [event for number in range(30) for event in (f"pair {number}", "model")]
+    assert events == [event for number in range(8) for event in (f"pair {number}", "model")]
 
 
 def test_what_was_saved_predicts_the_same(calibrated: CalibratedModel, tmp_path: Path) -> None:
