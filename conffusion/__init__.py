@@ -3,17 +3,25 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from conffusion.calibration.estimator import IntervalCalibrator
+    from conffusion.own_images.calibrated_model import CalibratedModel, Pair
     from conffusion.predict.interval import Interval
     from conffusion.predict.predictor import Predictor
 
 __version__ = "0.1.0"
-__all__ = ["Interval", "Predictor", "__version__"]
+__all__ = ["CalibratedModel", "Interval", "IntervalCalibrator", "Pair", "Predictor", "__version__"]
 
-_PLACES = {"Interval": "conffusion.predict.interval", "Predictor": "conffusion.predict.predictor"}
+_PLACES = {
+    "CalibratedModel": "conffusion.own_images.calibrated_model",
+    "Interval": "conffusion.predict.interval",
+    "IntervalCalibrator": "conffusion.calibration.estimator",
+    "Pair": "conffusion.own_images.calibrated_model",
+    "Predictor": "conffusion.predict.predictor",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """`Predictor` and `Interval`, imported when they are first asked for: calibration needs no torch."""
+    """The names of `__all__`, imported when they are first asked for: calibration needs no torch."""
     if name not in _PLACES:
         raise AttributeError(f"module 'conffusion' has no attribute {name!r}")
     from importlib import import_module

@@ -4,6 +4,7 @@ Works on arrays from any model and needs NumPy and SciPy only.
 """
 
 from conffusion.calibration.betting import star_ucb, wsr_ucb
+from conffusion.calibration.estimator import IntervalCalibrator, Selection
 from conffusion.calibration.families import Family
 from conffusion.calibration.fitting import attainable_risk, choose_family, fit_family
 from conffusion.calibration.learn_then_test import LearnThenTest, learn_then_test
@@ -32,10 +33,12 @@ __all__ = [
     "EveryGroup",
     "Family",
     "ImageQuantile",
+    "IntervalCalibrator",
     "LearnThenTest",
     "MeanRisk",
     "PromisePart",
     "Promises",
+    "Selection",
     "WidestQuarter",
     "attainable_risk",
     "bentkus_ucb",

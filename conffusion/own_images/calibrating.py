@@ -9,10 +9,8 @@ import numpy as np
 from conffusion.arrays import FloatArray
 from conffusion.calibration import Calibration, calibrate
 from conffusion.calibration.procedure import UcbName
-from conffusion.calibration.scaling import get_scaling
 from conffusion.calibration.units import GroupLabels, group_index, group_means, index_by_appearance
 from conffusion.diagnostics import RiskCurve, risk_curve
-from conffusion.metrics import image_losses
 from conffusion.own_images.arrays import Arrays
 from conffusion.own_images.collecting import Collection, new_collection
 from conffusion.own_images.inputs import Inputs
@@ -68,8 +66,8 @@ def calibrate_package(
         _collect(predictor, inputs, collection)
         found, curve = _calibrate(collection.arrays, package.family.scaling.name, promise, inputs.groups)
         calibration = replace(found, scaling=package.family.name, shape=package.family.shape)
-        before = _losses(collection, package.family.scaling.name, package.calibration.lambda_hat)
-        losses = _losses(collection, package.family.scaling.name, calibration.lambda_hat)
+        before = collection.losses(package.family.scaling.name, package.calibration.lambda_hat)
+        losses = collection.losses(package.family.scaling.name, calibration.lambda_hat)
         on = CalibratedOn(description=description, smallest=collection.smallest, largest=collection.largest)
         numbers = None if inputs.groups is None else index_by_appearance(inputs.groups, len(losses))
         evidence = Evidence(losses, np.concatenate(collection.features), numbers)
@@ -118,16 +116,6 @@ def _calibrate(
     }  # fmt: skip
     calibration = calibrate(*values, mask=arrays["mask"], **options)
     return calibration, risk_curve(*values, arrays["mask"], **options)
-
-
-def _losses(collection: Collection, scaling: str, scale: float) -> FloatArray:
-    """(n_images,) losses at a scale."""
-    family, losses = get_scaling(scaling), []
-    for row in range(len(collection.names)):
-        lower, upper, target, mask = (array[row : row + 1] for array in collection.arrays.values())
-        low, high = (bound.clip(0, 1) for bound in family.apply(lower, upper, scale))
-        losses.append(image_losses(low, high, target, mask)[0])
-    return np.concatenate(losses)
 
 
 def _unit_mean(losses: FloatArray, groups: GroupLabels | None) -> float:

@@ -1,7 +1,7 @@
 """Bounds and truths of images of any sizes, row by row on disk, as calibration and metrics take them."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +12,12 @@ import numpy.typing as npt
 import zarr
 
 from conffusion.arrays import FloatArray
+from conffusion.calibration.scaling import get_scaling
 from conffusion.errors import StoreError
+from conffusion.metrics import image_losses
 
 _CHUNK = 1 << 16  # values
+_FLAT: Any = {"name": "default", "separator": "."}  # no folders in folders, which take long to make and to remove
 _ARRAYS = {"lower": "float64", "upper": "float64", "target": "float64", "mask": "uint8"}
 
 
@@ -47,18 +50,24 @@ class Collection:
         chosen = np.broadcast_to(mask == 1, lower.shape)
         values = {"lower": lower[chosen], "upper": upper[chosen], "target": target[chosen]}
         values["mask"] = np.ones(values["lower"].size, np.uint8)
-        row, n_values = len(self.names), values["lower"].size
-        try:
-            for key, array in self.arrays.items():
-                array.resize((row + 1, 1, 1, max(array.shape[3], n_values)))
-                array[row, 0, 0, :n_values] = values[key]
-        except OSError as error:
-            raise StoreError(
-                f"the values of {name} cannot be kept ({error}): free space in the folder of results"
-            ) from error
-        self.names.append(name)
-        self.features.append(features)
-        self.sizes.append((lower.shape[1], lower.shape[2]))
+        self._keep(name, values, features, (lower.shape[1], lower.shape[2]))
+
+    def take(self, other: "Collection", order: Sequence[int]) -> None:
+        """Take images of another collection, in this order; in place of any of its own."""
+        for key, array in self.arrays.items():
+            array.resize((len(order), *other.arrays[key].shape[1:]))
+        for row in order:
+            values = {key: array[row, 0, 0] for key, array in other.arrays.items()}
+            self._keep(other.names[row], values, other.features[row], other.sizes[row])
+
+    def losses(self, scaling: str, scale: float) -> FloatArray:
+        """(n_images,) share of each image's values outside, at a scale of a plain set family."""
+        family, losses = get_scaling(scaling), []
+        for row in range(len(self.names)):
+            lower, upper, target, mask = (array[row : row + 1] for array in self.arrays.values())
+            low, high = (bound.clip(0, 1) for bound in family.apply(lower, upper, scale))
+            losses.append(image_losses(low, high, target, mask)[0])
+        return np.concatenate(losses)
 
     @property
     def smallest(self) -> tuple[int, int]:
@@ -69,6 +78,22 @@ class Collection:
     def largest(self) -> tuple[int, int]:
         """Largest height and largest width."""
         return max(height for height, _ in self.sizes), max(width for _, width in self.sizes)
+
+    def _keep(self, name: str, values: Mapping[str, Any], features: FloatArray, size: tuple[int, int]) -> None:
+        row, n_values = len(self.names), len(values["lower"])
+        try:
+            for key, array in self.arrays.items():
+                wanted = max(array.shape[0], row + 1), 1, 1, max(array.shape[3], n_values)
+                if wanted != array.shape:
+                    array.resize(wanted)
+                array[row, 0, 0, :n_values] = values[key]
+        except OSError as error:
+            raise StoreError(
+                f"the values of {name} cannot be kept ({error}): free space in the folder of results"
+            ) from error
+        self.names.append(name)
+        self.features.append(features)
+        self.sizes.append(size)
 
 
 @contextmanager
@@ -83,7 +108,9 @@ def new_collection(folder: Path) -> Iterator[Collection]:
         group = zarr.open_group(place, mode="w")
         yield Collection(
             {
-                name: group.create_array(name, shape=(0, 1, 1, 1), chunks=(1, 1, 1, _CHUNK), dtype=dtype)
+                name: group.create_array(
+                    name, shape=(0, 1, 1, 1), chunks=(1, 1, 1, _CHUNK), dtype=dtype, chunk_key_encoding=_FLAT
+                )
                 for name, dtype in _ARRAYS.items()
             }
         )

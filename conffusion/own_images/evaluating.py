@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from conffusion.arrays import FloatArray
 from conffusion.calibration.scaling import get_scaling
-from conffusion.calibration.units import GroupLabels, group_index, group_means
+from conffusion.calibration.units import GroupLabels
 from conffusion.metrics import evaluate, image_losses
 from conffusion.own_images.arrays import Arrays
 from conffusion.own_images.collecting import new_collection
@@ -17,7 +16,7 @@ from conffusion.own_images.inputs import Inputs
 from conffusion.own_images.predicting import describe_item, drift_summary
 from conffusion.own_images.records import write_prediction, write_tables
 from conffusion.own_images.restoring import restore
-from conffusion.own_images.verdicts import evaluation_verdict, measure_risk
+from conffusion.own_images.verdicts import evaluation_verdict, measure_unit_risk
 from conffusion.predict.predictor import Predictor
 from conffusion.store import write_json, write_text
 
@@ -95,7 +94,7 @@ def _judge(
 ) -> tuple[str, dict[str, Any]]:
     values = (arrays.lower, arrays.upper, arrays.target, arrays.mask)
     losses, sizes = image_losses(*values)
-    measured = measure_risk(*_units(losses, groups))
+    measured = measure_unit_risk(losses, groups)
     whole = evaluate(*values)
     metrics = {
         "alpha": alpha,
@@ -107,12 +106,6 @@ def _judge(
     }
     metrics["standard_error"] = None if np.isnan(measured.standard_error) else measured.standard_error
     return evaluation_verdict(measured, alpha, drift_warning), metrics
-
-
-def _units(losses: FloatArray, groups: GroupLabels | None) -> tuple[FloatArray, str]:
-    if groups is None:
-        return losses, "image"
-    return group_means(losses, group_index(groups, len(losses))), "group"
 
 
 def _write(output: Path, verdict: str, metrics: dict[str, Any]) -> None:

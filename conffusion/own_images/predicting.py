@@ -13,7 +13,8 @@ from conffusion.own_images.inputs import Inputs, Item
 from conffusion.own_images.records import ATYPICAL, RECORD, fingerprint, finished_record, write_prediction, write_tables
 from conffusion.own_images.restoring import restore
 from conffusion.packages.card import promise_in_words
-from conffusion.predict.predictor import Predictor, Unscaled
+from conffusion.predict.predictor import Predictor
+from conffusion.predict.unscaled import Unscaled
 from conffusion.store import atomic_path
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from conffusion.own_images.inputs import Inputs, Item
-from conffusion.predict.predictor import Predictor, Unscaled
+from conffusion.predict.predictor import Predictor
+from conffusion.predict.unscaled import Unscaled
 from conffusion.progress import Progress
 
 

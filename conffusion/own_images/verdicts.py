@@ -6,6 +6,7 @@ import numpy as np
 
 from conffusion.arrays import FloatArray
 from conffusion.calibration import Calibration, hoeffding_bentkus_ucb
+from conffusion.calibration.units import GroupLabels, group_index, group_means
 
 _CERTAINTY = 0.95  # of the one-sided limits of a measured risk
 
@@ -37,6 +38,13 @@ def measure_risk(losses: FloatArray, unit: str) -> MeasuredRisk:
     error = float(losses.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
     low = 1 - hoeffding_bentkus_ucb(1 - risk, n, 1 - _CERTAINTY)
     return MeasuredRisk(risk, error, low, hoeffding_bentkus_ucb(risk, n, 1 - _CERTAINTY), n, unit)
+
+
+def measure_unit_risk(losses: FloatArray, groups: GroupLabels | None) -> MeasuredRisk:
+    """Risk over images, or over groups where there are labels, from the (n_images,) losses of images."""
+    if groups is None:
+        return measure_risk(losses, "image")
+    return measure_risk(group_means(losses, group_index(groups, len(losses))), "group")
 
 
 def calibration_verdict(

@@ -5,9 +5,7 @@ import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
@@ -15,7 +13,8 @@ from safetensors.numpy import load, save
 from conffusion.errors import ConfigError, PackageError
 from conffusion.methods.registry import METHODS
 from conffusion.packages.card import model_card
-from conffusion.packages.package import Evidence, Package, PackageRecord
+from conffusion.packages.evidence import Evidence
+from conffusion.packages.package import Package, PackageRecord
 from conffusion.store.files import atomic_path
 
 SUFFIX = ".conffusion"
@@ -44,7 +43,7 @@ def write_package(package: Package, path: str | Path, licence: str) -> str:
         raise PackageError(f"{path}: the name of a package must end in {SUFFIX}")
     files = {
         WEIGHTS: package.weights,
-        EVIDENCE: _evidence_bytes(package.evidence),
+        EVIDENCE: save(package.evidence.arrays()),
         CARD: model_card(package).encode(),
         LICENCE: licence.encode(),
     }
@@ -117,21 +116,8 @@ def _check(path: str | Path, package: Package) -> None:
         raise PackageError(f"{path}: {RECORD} is damaged or of a newer version ({error})") from error
 
 
-def _evidence_bytes(evidence: Evidence) -> bytes:
-    arrays: dict[str, Any] = {"losses": evidence.losses, "features": evidence.features}
-    if evidence.groups is not None:
-        arrays["groups"] = evidence.groups
-    return save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-
-
 def _evidence(path: str | Path, content: bytes) -> Evidence:
     try:
-        arrays = load(content)
-        evidence = Evidence(arrays["losses"], arrays["features"], arrays.get("groups"))
-    except (SafetensorError, KeyError, ValueError) as error:
+        return Evidence.from_arrays(load(content))
+    except (SafetensorError, ValueError) as error:
         raise PackageError(f"{path}: {EVIDENCE} is damaged ({error}); fetch the package again") from error
-    n_images = len(evidence.losses)
-    groups_fit = evidence.groups is None or evidence.groups.shape == (n_images,)
-    if evidence.losses.ndim != 1 or evidence.features.shape[:1] != (n_images,) or not groups_fit:
-        raise PackageError(f"{path}: {EVIDENCE} is damaged: its arrays are of different lengths")
-    return evidence

@@ -20,9 +20,9 @@ from conffusion.errors import PackageError
 from conffusion.methods.protocols import PROTOCOLS
 from conffusion.methods.registry import get_method
 from conffusion.metrics import image_losses
+from conffusion.packages.evidence import Evidence
 from conffusion.packages.package import (
     CalibratedOn,
-    Evidence,
     Package,
     PackageRecord,
     SamplingRecord,

@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from conffusion.arrays import FloatArray, IntArray
 from conffusion.calibration import Calibration, Family
 from conffusion.methods.registry import METHODS, Method
+from conffusion.packages.evidence import Evidence
 from conffusion.tasks import Task, build_task
 
 
@@ -81,21 +81,6 @@ class PackageRecord(_Strict):
     family: dict[str, Any]
     calibrated_on: CalibratedOn
     provenance: dict[str, Any]
-
-
-@dataclass(frozen=True, eq=False)
-class Evidence:
-    """What the calibration images said; it lets others check the scale, and new images be compared with them.
-
-    Attributes:
-        losses: (n_images,) share of each image's evaluated values outside its calibrated interval.
-        features: (n_images, 10) `conffusion.drift.interval_features` of the bounds before the scale, on [0, 1].
-        groups: (n_images,) number of each image's group; None where every image is its own.
-    """
-
-    losses: FloatArray
-    features: FloatArray
-    groups: IntArray | None
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,40 +14,17 @@ from conffusion.arrays import ArrayLike, FloatArray, as_numpy
 from conffusion.bounds import sort_bounds
 from conffusion.compute import BatchLimit, select_compute
 from conffusion.data.resize import resize_bicubic
-from conffusion.drift import Drift, check_drift, image_p_values, interval_features
+from conffusion.drift import Drift
 from conffusion.errors import DataError, ShapeError
 from conffusion.packages import Package, package_run, read_package
 from conffusion.predict.interval import Interval
 from conffusion.predict.one_pass import CorruptedImages
 from conffusion.predict.sources import open_source
 from conffusion.predict.tiles import Canvas, Tile, grid_tiles, hole_tiles
+from conffusion.predict.unscaled import Unscaled
 from conffusion.tasks.inpainting import MID_GREY
 
 COLOURS = 3
-
-
-@dataclass(frozen=True, eq=False)
-class Unscaled:
-    """Bounds of one image, of any size, before the scale lambda_hat.
-
-    Attributes:
-        lower: (C, H, W) float64, after the shape of the set family; may leave [0, 1].
-        upper: Same shape.
-        point: The method's own estimate, same shape, in [0, 1].
-        mask: (H, W) uint8, 1 where pixels were restored.
-        n_tiles: Number of tiles that it was put together from.
-    """
-
-    lower: FloatArray
-    upper: FloatArray
-    point: FloatArray
-    mask: npt.NDArray[np.uint8]
-    n_tiles: int
-
-    def features(self) -> FloatArray:
-        """(1, 10) features for the drift check."""
-        lower, upper = (bound.clip(0, 1)[None] for bound in (self.lower, self.upper))
-        return interval_features(lower, upper, self.mask[None, None])
 
 
 @dataclass(eq=False)
@@ -133,17 +110,12 @@ class Predictor:
 
     def scale(self, unscaled: Unscaled) -> Interval:
         """The calibrated interval of an image."""
-        lower, upper = self.calibration.family.scaling.apply(
-            unscaled.lower, unscaled.upper, self.calibration.lambda_hat
+        return unscaled.scaled(
+            self.calibration,
+            self._source.estimate_kind,
+            has_mask=self.task.known_outside,
+            image_p_value=self.package.evidence.image_p_value(unscaled.features()),
         )
-        restored = unscaled.mask == 1
-        known = ~restored & np.ones(lower.shape, bool)
-        lower, upper = (np.where(known, unscaled.point, bound.clip(0, 1)) for bound in (lower, upper))
-        kind = self._source.estimate_kind
-        estimate = np.where(known, unscaled.point, (lower + upper) / 2) if kind == "midpoint" else unscaled.point
-        low, high, middle = (array.astype(np.float32) for array in (lower, upper, estimate))
-        mask = unscaled.mask if self.task.known_outside else None
-        return Interval(low, high, middle, kind, mask, self._image_p_value(unscaled))
 
     def unscaled(self, images: Iterable[tuple[ArrayLike, ArrayLike | None]]) -> Iterator[Unscaled]:
         """Bounds before the scale of many images, in order, in batches of tiles across images, as they are asked for.
@@ -174,11 +146,7 @@ class Predictor:
             groups: (n_images,) label of each image's group, where the model was calibrated on groups.
             seed: Of permutations.
         """
-        evidence = self.package.evidence
-        if evidence.groups is not None and groups is None:
-            groups = np.arange(len(features))
-        reference, new = (None, None) if evidence.groups is None else (evidence.groups, groups)
-        return check_drift(evidence.features, features, reference_groups=reference, new_groups=new, seed=seed)
+        return self.package.evidence.drift(features, groups, seed)
 
     def enlarge(self, image: FloatArray) -> FloatArray:
         """What the network sees of a (C, H, W) image: for super-resolution enlarged, (C, factor H, factor W)."""
@@ -242,10 +210,6 @@ class Predictor:
             blended = blended.mean(axis=1, keepdims=True)
         point, lower, upper = blended
         return Unscaled(lower, upper, point, work.mask, len(work.tiles))
-
-    def _image_p_value(self, unscaled: Unscaled) -> float:
-        evidence = self.package.evidence
-        return float(image_p_values(evidence.features, unscaled.features(), reference_groups=evidence.groups)[0])
 
 
 def _checked_image(image: ArrayLike) -> FloatArray:

@@ -1,0 +1,67 @@
+"""What the images behind a calibration said: whoever gets the model can check its scale and compare new images."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from conffusion.arrays import ArrayLike, FloatArray, IntArray
+from conffusion.calibration.units import GroupLabels
+from conffusion.drift import Drift, check_drift, image_p_values
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What the calibration images said.
+
+    Attributes:
+        losses: (n_images,) share of each image's evaluated values outside its calibrated interval.
+        features: (n_images, 10) `conffusion.drift.interval_features` of the bounds before the scale, on [0, 1].
+        groups: (n_images,) number of each image's group; None where every image is its own.
+    """
+
+    losses: FloatArray
+    features: FloatArray
+    groups: IntArray | None
+
+    def drift(self, features: ArrayLike, groups: GroupLabels | None = None, seed: int = 0) -> Drift:
+        """Whether new images look like these.
+
+        Args:
+            features: (n_new, 10) as `features`.
+            groups: (n_new,) label of each image's group; by default each is its own. Without an effect where these
+                images have no groups.
+            seed: Of permutations.
+        """
+        if self.groups is None:
+            return check_drift(self.features, features, seed=seed)
+        new = np.arange(len(features)) if groups is None else groups
+        return check_drift(self.features, features, reference_groups=self.groups, new_groups=new, seed=seed)
+
+    def image_p_value(self, features: ArrayLike) -> float:
+        """How typical one image is, by its (1, 10) features: small where it is unlike these."""
+        return float(image_p_values(self.features, features, reference_groups=self.groups)[0])
+
+    def arrays(self) -> dict[str, Any]:
+        """Arrays by name, as they are kept in a file."""
+        arrays: dict[str, Any] = {"losses": self.losses, "features": self.features}
+        if self.groups is not None:
+            arrays["groups"] = self.groups
+        return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Any]) -> Self:
+        """Inverse of `arrays`.
+
+        Raises:
+            ValueError: If an array is missing or they do not fit each other.
+        """
+        if not {"losses", "features"} <= arrays.keys():
+            raise ValueError("losses or features are missing")
+        evidence = cls(arrays["losses"], arrays["features"], arrays.get("groups"))
+        n_images = len(evidence.losses)
+        groups_fit = evidence.groups is None or evidence.groups.shape == (n_images,)
+        if evidence.losses.ndim != 1 or evidence.features.shape[:1] != (n_images,) or not groups_fit:
+            raise ValueError("its arrays are of different lengths")
+        return evidence

@@ -1,0 +1,101 @@
+"""`IntervalCalibrator`: the numbers of `calibrate`, the manners of scikit-learn."""
+
+import numpy as np
+import pytest
+
+from conffusion import IntervalCalibrator
+from conffusion.calibration import Family, Selection, calibrate
+from conffusion.errors import CalibrationError, ConfigError
+from conffusion.metrics import image_losses
+
+sklearn_base = pytest.importorskip("sklearn.base", reason="needs scikit-learn: pip install scikit-learn")
+
+
+def images(n_images: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    target = generator.uniform(0.1, 0.9, (n_images, 2, 6, 7))
+    width = generator.uniform(0.01, 0.1, target.shape)
+    middle = target + width * generator.standard_normal(target.shape) * generator.uniform(0.3, 1.5, (n_images, 1, 1, 1))
+    return (middle - width).clip(0, 1), (middle + width).clip(0, 1), target
+
+
+def test_it_is_calibrate() -> None:
+    lower, upper, target = images(80)
+    mask = (target > 0.3).astype(np.uint8)
+    groups = np.arange(80) // 2
+    calibrator = IntervalCalibrator(0.15, 0.2, scaling="additive", ucb="wsr")
+    assert calibrator.fit(lower, upper, target, mask=mask, groups=groups) is calibrator
+    expected = calibrate(
+        lower, upper, target, alpha=0.15, delta=0.2, scaling="additive", ucb="wsr", mask=mask, groups=groups
+    )
+    assert calibrator.calibration_ == expected and calibrator.lambda_hat_ == expected.lambda_hat
+    for found, wanted in zip(calibrator.transform(lower, upper), expected.apply(lower, upper), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_risk_and_score_are_those_of_the_calibrated_intervals() -> None:
+    calibrator = IntervalCalibrator(0.2, 0.2).fit(*images(60))
+    lower, upper, target = images(30, seed=1)
+    mask, groups = (target > 0.3).astype(np.uint8), np.arange(30) // 3
+    losses, _ = image_losses(*calibrator.transform(lower, upper), target, mask)
+    assert calibrator.risk(lower, upper, target, mask) == pytest.approx(losses.mean(), abs=1e-12)
+    by_group = losses.reshape(10, 3).mean(axis=1).mean()
+    assert calibrator.risk(lower, upper, target, mask, groups) == pytest.approx(by_group, abs=1e-12)
+    assert calibrator.score(lower, upper, target, mask) == 1 - calibrator.risk(lower, upper, target, mask)
+    assert calibrator.risk(*images(60)) == pytest.approx(calibrator.calibration_.risk)
+
+
+def test_the_narrowest_family_is_chosen_on_other_images() -> None:
+    lower, upper, target = images(120)
+    selection = images(40, seed=2)
+    calibrator = IntervalCalibrator(0.2, 0.2, scaling=("multiplicative", "interval")).fit(
+        lower, upper, target, selection=selection
+    )
+    sizes = calibrator.family_sizes_
+    assert set(sizes) == {"multiplicative", "interval"}
+    assert calibrator.calibration_.scaling == min(sizes, key=sizes.get)
+    fixed = IntervalCalibrator(0.2, 0.2, scaling=calibrator.calibration_.scaling).fit(lower, upper, target)
+    assert fixed.lambda_hat_ == calibrator.lambda_hat_ and fixed.family_sizes_ == {}
+
+
+def test_a_family_with_a_shape_is_fitted_on_the_selection() -> None:
+    data = images(80)
+    groups = np.arange(40) // 2
+    calibrator = IntervalCalibrator(0.3, 0.3, scaling="pixel_groups")
+    calibrator.fit(*data, selection=Selection(*images(40, seed=3), groups=groups))
+    assert calibrator.calibration_.shape is not None and calibrator.risk(*data) <= 0.3
+    again = IntervalCalibrator(0.3, 0.3, scaling=calibrator.calibration_.family).fit(*data)
+    assert again.lambda_hat_ == calibrator.lambda_hat_
+
+
+def test_clone_copies_parameters_and_nothing_fitted() -> None:
+    calibrator = IntervalCalibrator(0.3, 0.2, scaling=["additive", "interval"], ucb="wsr")
+    calibrator.fit(*images(30), selection=images(30, seed=4))
+    copy = sklearn_base.clone(calibrator)
+    assert copy.get_params() == calibrator.get_params() and not hasattr(copy, "calibration_")
+    with pytest.raises(CalibrationError, match=r"not fitted: call fit"):
+        copy.transform(*images(2)[:2])
+    shaped = IntervalCalibrator(scaling=Family("additive"))
+    assert sklearn_base.clone(shaped).scaling.name == "additive"
+
+
+def test_set_params_changes_what_fit_looks_at() -> None:
+    calibrator = IntervalCalibrator()
+    assert calibrator.set_params(alpha=0.3, delta=0.3).get_params()["alpha"] == 0.3
+    assert repr(calibrator) == "IntervalCalibrator(alpha=0.3, delta=0.3, scaling='interval', ucb='star')"
+    with pytest.raises(ConfigError, match=r"beta = 1: the parameters are alpha, delta"):
+        calibrator.set_params(beta=1)
+
+
+@pytest.mark.parametrize(
+    ("scaling", "selection", "message"),
+    [
+        (("additive", "interval"), None, "give fit a selection"),
+        (Family("additive"), images(10), "additive.: is a family already"),
+        ("learned", None, "has a shape"),
+        ("square", None, "must be one of"),
+    ],
+)
+def test_family_and_selection_have_to_go_together(scaling: object, selection: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        IntervalCalibrator(scaling=scaling).fit(*images(30), selection=selection)
