@@ -33,8 +33,10 @@ FEATURE_NAMES = (
     "midpoint_texture",
     "saturated_share",
 )
+GIVEN_FEATURE_NAMES = ("given_mean", "given_std", "given_texture", "given_detail")
 MAX_UNITS = 2000  # of each set: the kernel of 4,000 x 4,000 float32 takes 64 MB
 
+_ALL_NAMES = FEATURE_NAMES + GIVEN_FEATURE_NAMES
 _READ_PIXELS = 1 << 20  # read at a time
 _SMALLEST_SIZE = 1e-4  # stands in for smaller sizes where their logarithm is taken
 _SATURATION = 0.5 / 255  # half an 8-bit step from 0 or 1
@@ -127,6 +129,30 @@ def interval_features(lower: ArrayLike, upper: ArrayLike, mask: ArrayLike | None
     return features
 
 
+def given_features(images: ArrayLike, mask: ArrayLike | None = None) -> FloatArray:
+    """Describe each image that was given to be restored, where predicted intervals alone would not show a change.
+
+    The features are those of `GIVEN_FEATURE_NAMES`: mean and standard deviation; texture as in `interval_features`; and
+    detail, the mean absolute difference of a pixel and the mean of its four neighbours, which blur lowers and noise
+    raises most.
+
+    Args:
+        images: (N, C, H, W) in [0, 1], as the network sees them.
+        mask: Same shape, or (N, 1, H, W), 1 at the pixels that were given. None = all.
+    Returns:
+        (N, 4) float64.
+    Raises:
+        ShapeError: If shapes do not match.
+        DataError: If a given value is NaN or infinite, or an image has no given pixel.
+    """
+    shape = _check_images(images, images, mask)
+    features = np.empty((shape[0], len(GIVEN_FEATURE_NAMES)))
+    for rows, values, _, chosen in _blocks(images, images, mask):
+        for row, parts in enumerate(zip(values, chosen, strict=True), start=rows.start):
+            features[row] = _given_features(row, *parts)
+    return features
+
+
 def check_drift(
     reference: ArrayLike,
     new: ArrayLike,
@@ -154,8 +180,9 @@ def check_drift(
     Above `MAX_UNITS` units a set is thinned to a seeded sample of so many. Memory stays below about 300 MB.
 
     Args:
-        reference: (n_reference, 10) features of the calibration images by `interval_features`; at least 2 units.
-        new: (n_new, 10) features of the new images; one is enough.
+        reference: (n_reference, 10) features of the calibration images by `interval_features`, or (n_reference, 14)
+            with those by `given_features` behind them; at least 2 units.
+        new: Features of the new images, as many of each; one image is enough.
         reference_groups: (n_reference,) label of each image's group; images of a group may depend on each other.
         new_groups: (n_new,) likewise; equal labels in the two sets are different groups. Both or neither.
         n_permutations: Number of random permutations; the p-value is at least 1 / (1 + n_permutations).
@@ -172,7 +199,7 @@ def check_drift(
     """
     _check_request(reference_groups, new_groups, n_permutations)
     sets = _ImageSet.of("reference", reference, reference_groups), _ImageSet.of("new", new, new_groups)
-    _check_reference(sets[0])
+    _check_sets(*sets)
     thin = keyed_generator("drift", "thin", seed)
     old_units, new_units = (_thinned(images.unit_means(), thin) for images in sets)
     permutations = keyed_generator("drift", "permutations", seed)
@@ -209,7 +236,7 @@ def image_p_values(
         DataError: If a feature is NaN or infinite, or there are fewer than 2 reference units.
     """
     sets = _ImageSet.of("reference", reference, reference_groups), _ImageSet.of("new", new, None)
-    _check_reference(sets[0])
+    _check_sets(*sets)
     return _image_p_values(*sets, keyed_generator("drift", "representatives", seed))
 
 
@@ -223,10 +250,10 @@ class _ImageSet:
     @classmethod
     def of(cls, name: str, features: ArrayLike, groups: GroupLabels | None) -> "_ImageSet":
         values = as_numpy(features).astype(np.float64)
-        if values.ndim != 2 or values.shape[1] != len(FEATURE_NAMES) or not len(values):
+        if values.ndim != 2 or values.shape[1] not in (len(FEATURE_NAMES), len(_ALL_NAMES)) or not len(values):
             raise ShapeError(
                 f"{name} has shape {values.shape}: features of at least one image are needed, (n_images,"
-                f" {len(FEATURE_NAMES)}) as `interval_features` makes them"
+                f" {len(FEATURE_NAMES)}) as `interval_features` makes them, or those of `given_features` behind them"
             )
         bad = ~np.isfinite(values).all(axis=1)
         if bad.any():
@@ -302,6 +329,34 @@ def _image_features(image: int, lower: npt.NDArray[Any], upper: npt.NDArray[Any]
     ]
 
 
+def _given_features(image: int, values: npt.NDArray[Any], chosen: BoolArray) -> list[float]:
+    """Features of one given image (C, H, W), in the order of GIVEN_FEATURE_NAMES."""
+    given = values[chosen].astype(np.float64)
+    if not given.size:
+        raise DataError(f"no pixel was given of image {image}")
+    if not np.isfinite(given).all():
+        raise DataError(f"given values are NaN or infinite in image {image}")
+    whole = np.where(chosen, values, 0.0)
+    return [
+        given.mean(),
+        given.std(),
+        _mean_step(whole, chosen, axis=1) + _mean_step(whole, chosen, axis=2),
+        _detail(whole, chosen),
+    ]
+
+
+def _detail(values: FloatArray, chosen: BoolArray) -> float:
+    """Mean absolute difference of a pixel and the mean of its four neighbours, all given; 0 if there are none."""
+    middle, around = (slice(None), slice(1, -1), slice(1, -1)), [(0, 1), (2, 1), (1, 0), (1, 2)]
+    n_rows, n_columns = values.shape[1] - 2, values.shape[2] - 2
+    if n_rows < 1 or n_columns < 1:
+        return 0.0
+    parts = [(slice(None), slice(y, y + n_rows), slice(x, x + n_columns)) for y, x in around]
+    inside = np.logical_and.reduce([chosen[middle], *(chosen[part] for part in parts)])
+    differences = np.abs(values[middle] - sum(values[part] for part in parts) / 4)[inside]
+    return float(differences.mean()) if differences.size else 0.0
+
+
 def _mean_step(values: FloatArray, chosen: BoolArray, axis: int) -> float:
     """Mean absolute difference of neighbours along an axis, both evaluated; 0 if there are none."""
     values, chosen = np.moveaxis(values, axis, 0), np.moveaxis(chosen, axis, 0)
@@ -317,7 +372,11 @@ def _check_request(reference_groups: Any, new_groups: Any, n_permutations: int) 
         raise ConfigError(f"{missing} is missing: give labels for both sets, or for neither")
 
 
-def _check_reference(reference: _ImageSet) -> None:
+def _check_sets(reference: _ImageSet, new: _ImageSet) -> None:
+    if reference.features.shape[1] != new.features.shape[1]:
+        raise ShapeError(
+            f"new has {new.features.shape[1]} features of an image, but reference has {reference.features.shape[1]}"
+        )
     if reference.n_units < 2:
         raise DataError(f"reference has {reference.n_units} {reference.unit}: at least 2 are needed")
 
@@ -418,4 +477,4 @@ def _most_shifted(reference: FloatArray, new: FloatArray) -> tuple[tuple[str, fl
     spread = np.where(spread > _SMALLEST_DEVIATION, spread, pooled_spread)
     shifts = (new.mean(axis=0) - reference.mean(axis=0)) / spread
     order = np.argsort(-np.abs(shifts), kind="stable")[:_N_NAMED]
-    return tuple((FEATURE_NAMES[index], float(shifts[index])) for index in order)
+    return tuple((_ALL_NAMES[index], float(shifts[index])) for index in order)

@@ -7,7 +7,7 @@ import zarr
 from scipy import stats
 
 import conffusion.drift as drift
-from conffusion.drift import FEATURE_NAMES, check_drift, interval_features
+from conffusion.drift import FEATURE_NAMES, GIVEN_FEATURE_NAMES, check_drift, given_features, interval_features
 from conffusion.errors import ConfigError, DataError, ShapeError
 
 N_FEATURES = len(FEATURE_NAMES)
@@ -316,3 +316,39 @@ def test_bad_features_are_refused():
     new[1, 4] = np.nan
     with pytest.raises(DataError, match="new has features that are NaN or infinite in image 1"):
         check_drift(reference, new)
+
+
+def test_given_features_follow_their_definitions() -> None:
+    image = np.zeros((1, 1, 3, 4))
+    image[0, 0, 1] = [0.0, 0.8, 0.4, 0.0]
+    mean, deviation, texture, detail = given_features(image)[0]
+    assert mean == pytest.approx(0.1) and deviation == pytest.approx(image.std())
+    assert texture == pytest.approx((0.8 + 0.4 + 0.4) / 9 + 2 * (0.8 + 0.4) / 8)
+    assert detail == pytest.approx((abs(0.8 - 0.4 / 4) + abs(0.4 - 0.8 / 4)) / 2)
+
+
+def test_given_features_look_at_given_pixels_only() -> None:
+    generator = np.random.default_rng(0)
+    images, mask = generator.random((2, 3, 8, 8)), np.ones((2, 1, 8, 8))
+    mask[:, :, 2:5, 2:5] = 0
+    other = np.where(mask == 1, images, 0.5)
+    np.testing.assert_array_equal(given_features(images, mask), given_features(other, mask))
+    with pytest.raises(DataError, match="no pixel was given of image 0"):
+        given_features(images, 0 * mask)
+
+
+def test_blur_of_what_was_given_is_found_where_intervals_do_not_change() -> None:
+    generator = np.random.default_rng(0)
+    intervals = generator.random((300, N_FEATURES))
+    images = generator.random((300, 3, 8, 8))
+    blurred = (images + np.roll(images, 1, axis=3)) / 2
+    known, new = (np.hstack([intervals, given_features(one)]) for one in (images, blurred))
+    found = check_drift(known[:200], new[200:])
+    assert found.p_value < 0.01 and found.most_shifted[0][0] in GIVEN_FEATURE_NAMES
+    assert check_drift(known[:200], known[200:]).p_value > 0.01
+
+
+def test_both_sets_need_the_same_features() -> None:
+    generator = np.random.default_rng(0)
+    with pytest.raises(ShapeError, match="new has 14 features of an image, but reference has 10"):
+        check_drift(generator.random((9, 10)), generator.random((9, 14)))

@@ -28,7 +28,7 @@ class Collection:
     Attributes:
         arrays: lower, upper, target and mask (1 = a value, 0 = padding) as zarr arrays (n_images, 1, 1, most values).
         names: Name of each image.
-        features: (n_images, 10) for the drift check.
+        features: (n_images, 10 or 14) for the drift check.
         sizes: (height, width) of each image.
     """
 

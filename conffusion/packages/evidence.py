@@ -17,7 +17,8 @@ class Evidence:
 
     Attributes:
         losses: (n_images,) share of each image's evaluated values outside its calibrated interval.
-        features: (n_images, 10) `conffusion.drift.interval_features` of the bounds before the scale, on [0, 1].
+        features: (n_images, 14) `conffusion.drift.interval_features` of the bounds before the scale, on [0, 1], and
+            `given_features` of what was restored; (n_images, 10) without these.
         groups: (n_images,) number of each image's group; None where every image is its own.
     """
 
@@ -29,7 +30,7 @@ class Evidence:
         """Whether new images look like these.
 
         Args:
-            features: (n_new, 10) as `features`.
+            features: (n_new, 10 or 14) as `features`.
             groups: (n_new,) label of each image's group; by default each is its own. Without an effect where these
                 images have no groups.
             seed: Of permutations.
@@ -40,7 +41,7 @@ class Evidence:
         return check_drift(self.features, features, reference_groups=self.groups, new_groups=new, seed=seed)
 
     def image_p_value(self, features: ArrayLike) -> float:
-        """How typical one image is, by its (1, 10) features: small where it is unlike these."""
+        """How typical one image is, by its (1, 10 or 14) features: small where it is unlike these."""
         return float(image_p_values(self.features, features, reference_groups=self.groups)[0])
 
     def arrays(self) -> dict[str, Any]:

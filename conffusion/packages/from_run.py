@@ -15,7 +15,7 @@ from conffusion.compute import select_compute
 from conffusion.config import load_config
 from conffusion.config.schema import Config
 from conffusion.data.splits import groups_of
-from conffusion.drift import interval_features
+from conffusion.drift import given_features, interval_features
 from conffusion.errors import PackageError
 from conffusion.methods.protocols import PROTOCOLS
 from conffusion.methods.registry import get_method
@@ -131,7 +131,8 @@ def _evidence(calibration: Calibration, bounds: SealedStore, images: SealedStore
     losses, _ = image_losses(*calibration.apply(lower, upper), target, mask)
     labels = groups_of(splits, bounds.image_ids)
     groups = None if labels is None else index_by_appearance(labels, len(losses))
-    return Evidence(losses, interval_features(*shaped(calibration, lower, upper), mask), groups)
+    given = given_features(images["condition"], None if mask.all() else 1 - mask)
+    return Evidence(losses, np.hstack([interval_features(*shaped(calibration, lower, upper), mask), given]), groups)
 
 
 def shaped(calibration: Calibration, lower: FloatArray, upper: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -142,7 +142,7 @@ class Predictor:
         """Whether images, described by `Unscaled.features`, look like those that calibrated the model.
 
         Args:
-            features: (n_images, 10).
+            features: (n_images, 14).
             groups: (n_images,) label of each image's group, where the model was calibrated on groups.
             seed: Of permutations.
         """
@@ -209,7 +209,7 @@ class Predictor:
         if work.colours < COLOURS:
             blended = blended.mean(axis=1, keepdims=True)
         point, lower, upper = blended
-        return Unscaled(lower, upper, point, work.mask, len(work.tiles))
+        return Unscaled(lower, upper, point, work.mask, len(work.tiles), work.condition)
 
 
 def _checked_image(image: ArrayLike) -> FloatArray:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from conffusion.arrays import FloatArray
 from conffusion.calibration import Calibration
-from conffusion.drift import interval_features
+from conffusion.drift import given_features, interval_features
 from conffusion.predict.interval import EstimateKind, Interval
 
 
@@ -21,6 +21,7 @@ class Unscaled:
         point: The method's own estimate, same shape, in [0, 1]; the known value where nothing was restored.
         mask: (H, W) uint8, 1 where pixels were restored.
         n_tiles: Number of tiles that it was put together from.
+        given: (C, H, W) what was to be restored, as the network sees it; None where that is not known.
     """
 
     lower: FloatArray
@@ -28,11 +29,16 @@ class Unscaled:
     point: FloatArray
     mask: npt.NDArray[np.uint8]
     n_tiles: int
+    given: FloatArray | None = None
 
     def features(self) -> FloatArray:
-        """(1, 10) features for the drift check."""
+        """(1, 10) features for the drift check, or (1, 14) where it is known what was given."""
         lower, upper = (bound.clip(0, 1)[None] for bound in (self.lower, self.upper))
-        return interval_features(lower, upper, self.mask[None, None])
+        features = interval_features(lower, upper, self.mask[None, None])
+        if self.given is None:
+            return features
+        known = None if self.mask.all() else (1 - self.mask)[None, None]
+        return np.hstack([features, given_features(self.given[None], known)])
 
     def scaled(
         self, calibration: Calibration, kind: EstimateKind, *, has_mask: bool, image_p_value: float | None

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from conffusion.calibration import calibrate
-from conffusion.drift import interval_features
+from conffusion.drift import given_features, interval_features
 from conffusion.methods.models import save_predictor
 from conffusion.metrics import image_losses
 from conffusion.models.checkpoint import save_checkpoint
@@ -50,4 +50,5 @@ def small_package(
         calibrated_on=CalibratedOn(description="noise", smallest=(SIDE, SIDE), largest=(SIDE, SIDE)),
     )  # fmt: skip
     losses, _ = image_losses(*calibration.apply(lower, upper), target)
-    return Package(record, path.read_bytes(), Evidence(losses, interval_features(lower, upper), None))
+    features = np.hstack([interval_features(lower, upper), given_features(target)])
+    return Package(record, path.read_bytes(), Evidence(losses, features, None))
