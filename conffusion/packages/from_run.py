@@ -1,5 +1,7 @@
 """A package from the results of a run of the workflow."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,7 @@ from conffusion.calibration import Calibration
 from conffusion.calibration.files import read_calibration
 from conffusion.calibration.units import index_by_appearance
 from conffusion.compute import select_compute
-from conffusion.config import load_config
-from conffusion.config.schema import Config
+from conffusion.config import read_yaml
 from conffusion.data.splits import groups_of
 from conffusion.drift import given_features, interval_features
 from conffusion.errors import PackageError
@@ -47,7 +48,7 @@ def package_run(run: str | Path, task: str, method: str, protocol: str = "guaran
         PackageError: If the run lacks it, or its scale controls nothing.
         StoreError: If a result is missing or damaged; rerun the workflow.
     """
-    config, folder = _run_config(run), Path(run) / task / method / protocol
+    config, folder = _RunSettings.of(run), Path(run) / task / method / protocol
     rules, record_file = PROTOCOLS.get(protocol), folder / "calibration.json"
     if rules is None or not record_file.is_file():
         raise PackageError(f"{record_file}: is missing; {_what_is_there(Path(run))}")
@@ -57,7 +58,7 @@ def package_run(run: str | Path, task: str, method: str, protocol: str = "guaran
     bounds = open_store(folder / "bounds" / "calibration.zarr")
     side = int(bounds["lower"].shape[-1])
     images = _images(Path(run) / task, bounds, side)
-    settings = config.tasks[task].degradation
+    settings = config.get("tasks", task, "degradation")
     content = PackageRecord(
         version=__version__,
         name=name or f"{Path(run).resolve().name} {task} {method}",
@@ -66,7 +67,7 @@ def package_run(run: str | Path, task: str, method: str, protocol: str = "guaran
         method=method,
         protocol=protocol,
         sorts_bounds=rules.sorts_bounds,
-        seed=config.seed,
+        seed=config.get("seed"),
         image_size=side,
         overlap=_overlap(side, build_task(task, **settings).factor),
         bfloat16=_ran_in_bfloat16(config),
@@ -74,21 +75,41 @@ def package_run(run: str | Path, task: str, method: str, protocol: str = "guaran
         calibration=calibration_record(calibration),
         family=calibration.family.to_dict(),
         calibrated_on=CalibratedOn(
-            description=f"{config.dataset.name}, run {config.run}, split calibration",
+            description=f"{config.get('dataset', 'name')}, run {config.get('run')}, split calibration",
             smallest=(side, side),
             largest=(side, side),
         ),
-        provenance={"run": config.run, "seed": config.seed, "checkpoint_step": record["checkpoint_step"]},
+        provenance={"run": config.get("run"), "checkpoint_step": record["checkpoint_step"]},
     )
     evidence = _evidence(calibration, bounds, images, Path(run) / "splits.csv")
     return Package(content, _weights(config, Path(run), task, folder), evidence)
 
 
-def _run_config(run: str | Path) -> Config:
-    file = Path(run) / "config.yaml"
-    if not file.is_file():
-        raise PackageError(f"{run}: has no config.yaml, so it is no run of the workflow; give results/<run>")
-    return load_config(file)
+@dataclass(frozen=True)
+class _RunSettings:
+    """What a package needs of a run's configuration, be it of this version or of another.
+
+    Attributes:
+        values: All keys, as in the run's config.yaml.
+    """
+
+    values: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, run: str | Path) -> "_RunSettings":
+        file = Path(run) / "config.yaml"
+        if not file.is_file():
+            raise PackageError(f"{run}: has no config.yaml, so it is no run of the workflow; give results/<run>")
+        return cls(read_yaml(file))
+
+    def get(self, *keys: str) -> Any:
+        """The value at a path of keys."""
+        value: Any = self.values
+        for key in keys:
+            if not isinstance(value, Mapping) or key not in value:
+                raise PackageError(f"config.yaml of run {self.values.get('run')}: has no {'.'.join(keys)}")
+            value = value[key]
+        return value
 
 
 def _what_is_there(run: Path) -> str:
@@ -111,18 +132,17 @@ def _overlap(side: int, factor: int) -> int:
     return int(side * _OVERLAP) // factor * factor
 
 
-def _sampling(config: Config) -> SamplingRecord:
-    sampling = config.sampling
-    if sampling.settling.precision is not None:
+def _sampling(config: _RunSettings) -> SamplingRecord:
+    if config.get("sampling", "settling", "precision") is not None:
         raise PackageError("sampling.settling stops drawing early, which packages cannot do: set its precision to null")
     names = ("solver", "n_steps", "n_variants", "shared_start", "storage")
-    values = {name: getattr(sampling, name) for name in names}
-    return SamplingRecord(**values, quantile=config.calibration.alpha / 2)
+    values = {name: config.get("sampling", name) for name in names}
+    return SamplingRecord(**values, quantile=config.get("calibration", "alpha") / 2)
 
 
-def _ran_in_bfloat16(config: Config) -> bool:
+def _ran_in_bfloat16(config: _RunSettings) -> bool:
     """The configured precision; where it was left to the machine, that of this one."""
-    return select_compute(config.device, config.precision, threads=None).bfloat16
+    return select_compute(config.get("device"), config.get("precision"), threads=None).bfloat16
 
 
 def _evidence(calibration: Calibration, bounds: SealedStore, images: SealedStore, splits: Path) -> Evidence:
@@ -143,12 +163,12 @@ def shaped(calibration: Calibration, lower: FloatArray, upper: FloatArray) -> tu
     return lower.clip(0, 1), upper.clip(0, 1)
 
 
-def _weights(config: Config, run: Path, task: str, folder: Path) -> bytes:
+def _weights(config: _RunSettings, run: Path, task: str, folder: Path) -> bytes:
     own: Any = folder / "model.safetensors"
     if own.is_file():
         return bytes(own.read_bytes())
-    prior = f"{config.tasks[task].prior}.safetensors"
-    places = [run / "priors" / prior, *([_project(run) / config.priors_dir / prior] if config.priors_dir else [])]
+    prior, shipped = f"{config.get('tasks', task, 'prior')}.safetensors", config.get("priors_dir")
+    places = [run / "priors" / prior, *([_project(run) / shipped / prior] if shipped else [])]
     for place in places:
         if place.is_file():
             return place.read_bytes()
