@@ -13,6 +13,7 @@ from conffusion.calibration.units import GroupLabels, group_index, group_means, 
 from conffusion.diagnostics import RiskCurve, risk_curve
 from conffusion.own_images.arrays import Arrays
 from conffusion.own_images.collecting import Collection, new_collection
+from conffusion.own_images.curve_figure import draw_risk_curve
 from conffusion.own_images.inputs import Inputs
 from conffusion.own_images.restoring import restore
 from conffusion.own_images.verdicts import calibration_verdict
@@ -21,7 +22,8 @@ from conffusion.packages.package import calibration_record
 from conffusion.predict.predictor import Predictor
 from conffusion.store import write_json, write_text
 
-MODEL, CALIBRATION, CURVE, VERDICT = "model.conffusion", "calibration.json", "risk_curve.csv", "verdict.md"
+MODEL, CALIBRATION, VERDICT = "model.conffusion", "calibration.json", "verdict.md"
+CURVE, FIGURE = "risk_curve.csv", "risk_curve.png"
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ def _write_results(
     rows = zip(curve.lambdas, curve.risk, curve.risk_ucb, curve.size_mean, strict=True)
     lines = ["lambda,risk,risk_ucb,interval_size_mean", *(",".join(f"{value:.9g}" for value in row) for row in rows)]
     write_text(output / CURVE, "\n".join(lines) + "\n")
+    draw_risk_curve(curve, calibration, output / FIGURE)
     write_text(output / VERDICT, verdict + "\n")
     record = calibration_record(calibration)
     if package is not None:

@@ -55,7 +55,7 @@ def test_the_scale_is_that_of_the_whole_images(enlarging: Predictor, tmp_path: P
     assert json.loads((tmp_path / "out" / "calibration.json").read_text())["lambda_hat"] == expected.lambda_hat
     assert (tmp_path / "out" / "risk_curve.csv").read_text().startswith("lambda,risk,risk_ucb,interval_size_mean\n")
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
-        "calibration.json", "model.conffusion", "risk_curve.csv", "verdict.md"
+        "calibration.json", "model.conffusion", "risk_curve.csv", "risk_curve.png", "verdict.md"
     ]  # fmt: skip
 
 
