@@ -29,7 +29,7 @@ def checked_plan(config: Config) -> Plan:
             raise ConfigError(f"networks.{method.network}: is missing; the method {name!r} needs it")
     for task, settings in config.tasks.items():
         for side in {plan.image_size(task, arm) for arm in ["", *plan.arms]}:
-            build_task(task, **settings.degradation).apply(_black(side), ["trial"], config.seed, _black)
+            build_task(task, **settings.degradation).apply(_ramp(side), ["trial"], config.seed, _ramp)
         _check_tuned(plan, task)
     _check_priors(plan)
     _check_training(plan)
@@ -40,9 +40,9 @@ def checked_plan(config: Config) -> Plan:
     return plan
 
 
-def _black(side: int) -> FloatArray:
-    """An image to try the settings of a task on."""
-    return np.zeros((1, 3, side, side), dtype=np.float32)
+def _ramp(side: int) -> FloatArray:
+    """An image to try the settings of a task on: from black to white."""
+    return np.broadcast_to(np.linspace(0, 1, side, dtype=np.float32), (1, 3, side, side)).copy()
 
 
 def _check_tuned(plan: Plan, task: str) -> None:
