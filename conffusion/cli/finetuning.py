@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conffusion.cli.options import add_licence, licence_text, show_progress
-from conffusion.errors import ConfigError
+from conffusion.errors import ConffusionError, ConfigError
 from conffusion.methods.registry import METHODS
 
 if TYPE_CHECKING:
@@ -112,11 +112,14 @@ def _finetune(options: argparse.Namespace) -> str:
         return f"nothing was run; {request.settings_file} holds the settings, and the same command asks again"
     from conffusion.workflow.own_model.result import make
 
-    outcome = make(model, licence)
+    try:
+        outcome = make(model, licence)
+    except KeyboardInterrupt:
+        raise ConffusionError("interrupted; what is finished stays, and the same command goes on from there") from None
     return "\n".join([
         f"{request.output}: done (sha256 of its weights {outcome.sha256})",
         outcome.promise,
-        f"On the test images, which took no part: {outcome.verdict}",
+        f"On the test images, which took no part: {' '.join(outcome.verdict.split())}",
         "next:",
         f"  conffusion predict {request.output} NEW_IMAGES --output restored",
         f"  conffusion evaluate {request.output} --targets OTHER_CLEAN_IMAGES --output evaluated"

@@ -30,7 +30,7 @@ from conffusion.workflow.plan import POOL, PROTOCOL_NAMES, SPLITS, Plan, method_
 GIB = 2**30
 JOB_START = 4.0  # seconds in which a job loads the libraries
 _STORED_BYTES: Mapping[str, int] = MappingProxyType({"uint8": 1, "float16": 2, "float32": 4})
-_TRIAL_SECONDS = 2.0  # a batch that takes less is followed by a larger one, up to the configured size
+_TRIAL_SECONDS = 3.0  # a batch that takes less is followed by a larger one, up to the configured size
 _GROWTH = 4  # how many times larger
 _TRIAL_STEPS = 3  # steps of a timed sampling or fine-tuning run
 _TRIAL_BATCH = 64  # stands for a batch size that is still to be measured
@@ -286,9 +286,8 @@ class Estimate:
         seconds = self._seconds(work, n_items)
         while n_items < batch_size and seconds < _TRIAL_SECONDS:
             n_items = min(batch_size, _GROWTH * n_items)
-            self._seconds(work, n_items)  # kernels are chosen by shape
             seconds = self._seconds(work, n_items)
-        return min(seconds, self._seconds(work, n_items)) / n_items
+        return min(seconds, self._seconds(work, n_items)) / n_items  # in the first, kernels are chosen by shape
 
     def _seconds(self, work: Callable[[int], None], n_items: int) -> float:
         self._wait()

@@ -15,7 +15,7 @@ from conffusion.config.schema import CalibrationSettings
 from conffusion.data.listing import output_names
 from conffusion.data.reading import read_size
 from conffusion.data.sources import open_source
-from conffusion.data.splits import assign_splits, has_groups
+from conffusion.data.splits import assign_splits
 from conffusion.errors import ConfigError
 from conffusion.methods.registry import METHODS
 from conffusion.progress import format_duration
@@ -142,9 +142,9 @@ def choose_shares(table: pd.DataFrame, settings: CalibrationSettings) -> dict[st
     shares["finetune"] = 1 - sum(share for split, share in shares.items() if split != "finetune")
     if shares["finetune"] < _LEAST_FOR_FITTING:
         enough = math.ceil(2 * (needed + 0.5) / (1 - _LEAST_FOR_FITTING - SHARES["test"]))
-        what = "groups of images" if has_groups(table) else "images"
+        what = f"groups ({len(table)} images)" if n_groups < len(table) else "images"
         raise ConfigError(
-            f"{n_groups} {what} ({len(table)} images) are too few for --alpha {settings.alpha:g} --delta "
+            f"{n_groups} {what} are too few for --alpha {settings.alpha:g} --delta "
             f"{settings.delta:g}: the splits that choose and calibrate need {needed} each, and about {enough} in all. "
             "Give more images, or a larger alpha or delta"
         )

@@ -15,6 +15,7 @@ from types import FrameType, MappingProxyType
 from typing import Any
 
 from conffusion.errors import ConffusionError
+from conffusion.progress import format_duration
 from conffusion.store.files import refusals
 from conffusion.workflow.records import JobRecord, read_records
 
@@ -50,24 +51,16 @@ def run_workflow(workflow: Path, run: str, targets: Sequence[str], overlay: Path
         overlay: Configuration laid over config.yaml.
         cores: CPU cores for all jobs together.
     Raises:
-        ConffusionError: If a job fails, another run holds the folder, or the user interrupts; says how to go on.
+        ConffusionError: If a job fails, or another run holds the folder; says how to go on.
+        KeyboardInterrupt: At Ctrl-C, SIGTERM or SIGHUP, after the child and its jobs have ended.
     """
     folder = workflow / "results" / run
     log = folder / "logs" / "snakemake.log"
     with refusals(log):
         log.parent.mkdir(parents=True, exist_ok=True)
         printed = log.open("wb")
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        *targets,
-        "--cores",
-        str(cores),
-        "--nocolor",
-        "--configfile",
-        str(overlay),
-    ]
+    options = ["--cores", str(cores), "--nocolor", "--configfile", str(overlay)]
+    command = [sys.executable, "-m", "snakemake", *targets, *options]  # targets first: some options swallow them
     start = time.time()
     with printed, _termination_interrupts():
         child = subprocess.Popen(
@@ -76,12 +69,8 @@ def run_workflow(workflow: Path, run: str, targets: Sequence[str], overlay: Path
         )  # fmt: skip
         try:
             _watch(child, folder, log)
-        except BaseException as error:
+        except BaseException:
             _end(child)
-            if isinstance(error, KeyboardInterrupt):
-                raise ConffusionError(
-                    "interrupted; what is finished stays, and the same command goes on from there"
-                ) from None
             raise
     if child.returncode:
         raise ConffusionError(_failure(folder, log, start, command))
@@ -107,15 +96,15 @@ def _termination_interrupts() -> Iterator[None]:
 
 def _watch(child: "subprocess.Popen[bytes]", folder: Path, log: Path) -> None:
     """Say what runs until the child ends."""
-    said, when = "", 0.0
+    said, rule, when = "", "", 0.0
     while child.poll() is None:
         time.sleep(_POLL_SECONDS)
         running = _running(folder)
-        line = _progress(running, _end_of(log))
-        what = running.rule if running else ""
-        if line and (what != said or time.monotonic() - when > _SAY_SECONDS):
+        line = _progress(running, _end_of(log)) if running else said
+        is_due = running is not None and running.rule != rule or time.monotonic() - when > _SAY_SECONDS
+        if line != said and is_due:
             LOGGER.info("%s", line)
-            said, when = what, time.monotonic()
+            said, rule, when = line, running.rule if running else "", time.monotonic()
 
 
 def _running(folder: Path) -> JobRecord | None:
@@ -125,13 +114,14 @@ def _running(folder: Path) -> JobRecord | None:
     return min(running, key=lambda one: one.started, default=None)
 
 
-def _progress(running: JobRecord | None, printed: str) -> str:
-    if running is None:
-        return ""
+def _progress(running: JobRecord, printed: str) -> str:
+    """`job 6 of 10, fine-tuning: 120/400 steps, 20s left`."""
     counts = re.findall(r"(\d+) of (\d+) steps \(", printed)
-    place = f"{int(counts[-1][0]) + 1} of {counts[-1][1]}, " if counts else ""
-    words = _WORDS.get(running.rule, running.rule.replace("_", " "))
-    return f"job {place}{words}{f' ({running.progress})' if running.progress else ''}"
+    place = f"job {int(counts[-1][0]) + 1} of {counts[-1][1]}, " if counts else ""
+    words, reading = _WORDS.get(running.rule, running.rule.replace("_", " ")), running.progress
+    if reading is None:
+        return place + words
+    return f"{place}{words}: {reading.done}/{reading.total} {reading.unit}, {format_duration(reading.left)} left"
 
 
 def _end_of(log: Path) -> str:
