@@ -104,7 +104,7 @@ def _finetune(options: argparse.Namespace) -> str:
     model = prepare(request, find_workflow(options.workflow))
     write_overlay(request.settings_file, model.overlay)
     print(describe(model), flush=True)
-    with _quiet_progress():
+    with _quiet():
         print(describe_cost(model), flush=True)
     if options.plan_only:
         return f"nothing was run; {request.settings_file} holds the settings"
@@ -162,14 +162,13 @@ def _check_numbers(options: argparse.Namespace) -> None:
 
 
 @contextmanager
-def _quiet_progress() -> Iterator[None]:
+def _quiet() -> Iterator[None]:
     """Without the progress of what is only timed."""
-    logger = logging.getLogger("conffusion.progress")
-    logger.disabled = True
+    logging.disable(logging.INFO)
     try:
         yield
     finally:
-        logger.disabled = False
+        logging.disable(logging.NOTSET)
 
 
 def _agreed() -> bool:

@@ -130,6 +130,17 @@ def test_without_a_terminal_nobody_is_asked(finetune: Callable[..., int], capsys
     assert "there is no terminal to ask on: add --yes" in capsys.readouterr().err
 
 
+def test_whoever_does_not_say_yes_gets_nothing(
+    finetune: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda question: "")
+    assert finetune("--task", "denoising") == 0
+    out = capsys.readouterr().out
+    assert "with G-Conffusion" in out and "adm, from the shipped adm_photos" in out
+    assert "nothing was run; m.yaml holds the settings" in out and not Path("m.conffusion").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -33,7 +33,7 @@ from conffusion.workflow.plan import Plan
 SHARES = {"finetune": 0.4, "selection": 0.15, "calibration": 0.25, "test": 0.2}
 _LEAST_FOR_FITTING = 0.25  # of the groups
 _TRIED_IMAGES = 2  # on which a degradation is tried
-_UNTIMED_JOBS = 5  # config, splits, calibration, evaluation, package: each loads the libraries and is done
+_UNTIMED_JOBS = 8  # Snakemake, config, splits, calibration, evaluation, package: most load the libraries and are done
 _STREAMED_BYTES = 25  # per pixel value of whole images that are calibrated
 _TILE_AREA = 0.75**2  # that a tile adds to those before it: neighbours share a quarter of their side
 GIB = 2**30
