@@ -1,11 +1,10 @@
 """Commands for people's own images: package, predict, calibrate, evaluate."""
 
 import argparse
-import logging
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from conffusion.cli.options import add_licence, licence_text, show_progress
 from conffusion.errors import ConfigError, PackageError
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ def _add_package(commands: Any) -> None:
     command.add_argument("model", help="results/<run>/<task>/<method>[/<protocol>]")
     command.add_argument("--output", required=True, help="file to write, ending in .conffusion")
     command.add_argument("--name", default="", help="what people shall call the model")
-    _add_licence(command)
+    add_licence(command)
     command.set_defaults(run=_package)
 
 
@@ -57,7 +56,7 @@ def _add_calibrate(commands: Any) -> None:
         "--output", required=True, help="folder for model.conffusion, calibration.json, curve, verdict"
     )
     command.add_argument("--description", default="", help="of the images, for the model card")
-    _add_licence(command)
+    add_licence(command)
     _add_reading(command)
     _add_computing(command)
     command.set_defaults(run=_calibrate)
@@ -101,10 +100,6 @@ def _add_promise(command: argparse.ArgumentParser) -> None:
     command.add_argument("--ucb", default="star", help="bound: star, wsr, hoeffding_bentkus, ... (docs/guarantee.md)")
 
 
-def _add_licence(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--licence", help="text file: the licence under which the model is passed on")
-
-
 def _add_reading(command: argparse.ArgumentParser) -> None:
     command.add_argument("--mask", help="inpainting: an image, or a folder of images; white marks what is missing")
     command.add_argument(
@@ -131,14 +126,14 @@ def _package(options: argparse.Namespace) -> str:
     from conffusion.packages.card import promise_in_words
 
     package = package_run(*_place_in_run(options.model), name=options.name)
-    sha256 = write_package(package, options.output, _licence(options))
+    sha256 = write_package(package, options.output, licence_text(options))
     return f"{options.output}: {package.record.name} (sha256 of its weights {sha256})\n{promise_in_words(package)}"
 
 
 def _predict(options: argparse.Namespace) -> str:
     from conffusion.own_images.predicting import predict_images
 
-    _show_progress()
+    show_progress()
     predictor = _predictor(options)
     inputs = _inputs(options, predictor, options.images, [])
     summary = predict_images(predictor, inputs, options.output, pictures=not options.no_pictures)
@@ -158,7 +153,7 @@ def _predict(options: argparse.Namespace) -> str:
 def _calibrate(options: argparse.Namespace) -> str:
     from conffusion.own_images.calibrating import Promise, calibrate_arrays, calibrate_package
 
-    _show_progress()
+    show_progress()
     promise = Promise(options.alpha, options.delta, options.ucb)
     if _has_arrays(options):
         arrays, groups = _arrays(options)
@@ -167,14 +162,14 @@ def _calibrate(options: argparse.Namespace) -> str:
     inputs = _inputs(options, predictor, options.images, _needed_targets(options))
     description = options.description or f"pairs from {', '.join(map(str, options.targets))}"
     return calibrate_package(
-        predictor, inputs, promise, options.output, description=description, licence=_licence(options)
+        predictor, inputs, promise, options.output, description=description, licence=licence_text(options)
     )
 
 
 def _evaluate(options: argparse.Namespace) -> str:
     from conffusion.own_images.evaluating import evaluate_arrays, evaluate_package
 
-    _show_progress()
+    show_progress()
     if _has_arrays(options):
         if options.alpha is None:
             raise ConfigError("--alpha is missing: the risk level that the arrays' intervals promise")
@@ -184,13 +179,6 @@ def _evaluate(options: argparse.Namespace) -> str:
     predictor = _predictor(options)
     inputs = _inputs(options, predictor, options.images, _needed_targets(options))
     return evaluate_package(predictor, inputs, options.output, pictures=not options.no_pictures)
-
-
-def _show_progress() -> None:
-    """Progress and warnings on the error output, as they come."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("fontTools", "matplotlib", "PIL", "tifffile"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 def _predictor(options: argparse.Namespace) -> "Predictor":
@@ -254,12 +242,3 @@ def _arrays(options: argparse.Namespace) -> tuple[Any, Any]:
     arrays = read_arrays(options.lower, options.upper, options.target, options.mask)
     groups = None if options.group_csv is None else read_groups(options.group_csv, arrays.lower.shape[0])
     return arrays, groups
-
-
-def _licence(options: argparse.Namespace) -> str:
-    if options.licence is None:
-        return "No licence was given by those who made this model.\n"
-    try:
-        return Path(options.licence).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{options.licence}: cannot be read as a text ({error})") from error

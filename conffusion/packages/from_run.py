@@ -30,7 +30,7 @@ from conffusion.packages.package import (
     calibration_record,
 )
 from conffusion.store import SealedStore, open_store, read_json
-from conffusion.tasks import build_task
+from conffusion.tasks import build_task, portable_settings
 
 _OVERLAP = 0.25  # of a tile
 
@@ -58,12 +58,12 @@ def package_run(run: str | Path, task: str, method: str, protocol: str = "guaran
     bounds = open_store(folder / "bounds" / "calibration.zarr")
     side = int(bounds["lower"].shape[-1])
     images = _images(Path(run) / task, bounds, side)
-    settings = config.get("tasks", task, "degradation")
+    settings = portable_settings(task, config.get("tasks", task, "degradation"))
     content = PackageRecord(
         version=__version__,
         name=name or f"{Path(run).resolve().name} {task} {method}",
         task=task,
-        degradation=dict(settings),
+        degradation=settings,
         method=method,
         protocol=protocol,
         sorts_bounds=rules.sorts_bounds,
@@ -79,7 +79,11 @@ def package_run(run: str | Path, task: str, method: str, protocol: str = "guaran
             smallest=(side, side),
             largest=(side, side),
         ),
-        provenance={"run": config.get("run"), "checkpoint_step": record["checkpoint_step"]},
+        provenance={
+            "run": config.get("run"),
+            "checkpoint_step": record["checkpoint_step"],
+            **_code_behind(images),
+        },
     )
     evidence = _evidence(calibration, bounds, images, Path(run) / "splits.csv")
     return Package(content, _weights(config, Path(run), task, folder), evidence)
@@ -126,6 +130,14 @@ def _images(task: Path, bounds: SealedStore, side: int) -> SealedStore:
         if store["target"].shape[-1] == side and store.image_ids == bounds.image_ids:
             return store
     raise PackageError(f"{task}/images: holds no calibration images of {side} pixels; rerun the workflow")
+
+
+def _code_behind(images: SealedStore) -> dict[str, str]:
+    """Name and checksum of the user's function that corrupted the images, where there is one; packages hold no code."""
+    degradation = images.attributes["degradation"]
+    if "function" not in degradation:
+        return {}
+    return {"corrupted_by": f"{Path(degradation['function']).name} (SHA-256 of the file `{degradation['sha256']}`)"}
 
 
 def _overlap(side: int, factor: int) -> int:

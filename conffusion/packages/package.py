@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from conffusion.calibration import Calibration, Family
 from conffusion.methods.registry import METHODS, Method
 from conffusion.packages.evidence import Evidence
-from conffusion.tasks import Task, build_task
+from conffusion.tasks import Task, build_task, portable_settings
 
 
 class _Strict(BaseModel):
@@ -49,7 +49,7 @@ class PackageRecord(_Strict):
         version: Of conffusion that wrote it.
         name: What people call the model.
         task: Name of the task.
-        degradation: Its settings.
+        degradation: Its settings, without any that name code.
         method: Name of the method.
         protocol: "paper" or "guaranteed".
         sorts_bounds: Whether crossing bounds are sorted before calibration.
@@ -99,8 +99,8 @@ class Package:
 
     @property
     def task(self) -> Task:
-        """The restoration task, with its settings."""
-        return build_task(self.record.task, **self.record.degradation)
+        """The restoration task, with its settings; code that a package names is never looked at."""
+        return build_task(self.record.task, **portable_settings(self.record.task, self.record.degradation))
 
     @property
     def method(self) -> Method:

@@ -29,7 +29,7 @@ def checked_plan(config: Config) -> Plan:
             raise ConfigError(f"networks.{method.network}: is missing; the method {name!r} needs it")
     for task, settings in config.tasks.items():
         for side in {plan.image_size(task, arm) for arm in ["", *plan.arms]}:
-            build_task(task, **settings.degradation).apply(_black(side), ["trial"], config.seed, _black)
+            build_task(task, **settings.degradation).apply(_ramp(side), ["trial"], config.seed, _ramp)
         _check_tuned(plan, task)
     _check_priors(plan)
     _check_training(plan)
@@ -40,9 +40,9 @@ def checked_plan(config: Config) -> Plan:
     return plan
 
 
-def _black(side: int) -> FloatArray:
-    """An image to try the settings of a task on."""
-    return np.zeros((1, 3, side, side), dtype=np.float32)
+def _ramp(side: int) -> FloatArray:
+    """An image to try the settings of a task on: from black to white."""
+    return np.broadcast_to(np.linspace(0, 1, side, dtype=np.float32), (1, 3, side, side)).copy()
 
 
 def _check_tuned(plan: Plan, task: str) -> None:
@@ -137,16 +137,35 @@ def check_split_sizes(sizes: Mapping[str, int], units: str, settings: Calibratio
     for split in ("selection", "calibration"):
         if split not in sizes:
             continue
-        shape = (int(sizes[split]), 1, 1, 2)
-        perfect = np.zeros(shape), np.ones(shape), np.full(shape, 0.5)
-        try:
-            calibrate(*perfect, alpha=settings.alpha, delta=settings.delta, ucb=settings.ucb)
-        except CalibrationError as error:
+        error = _shortage(int(sizes[split]), settings)
+        if error is not None:
             reason = str(error).replace("images", units)
             raise ConfigError(
                 f"dataset.splits.{split}: has {sizes[split]} {units}, too few for calibration.alpha and delta: "
                 f"{reason}. Give this split a larger number or share, or raise alpha or delta"
-            ) from None
+            )
+
+
+def units_needed(settings: CalibrationSettings) -> int:
+    """Images or groups that a split must have at least to calibrate intervals that never miss."""
+    low, high = 0, 1
+    while _shortage(high, settings) is not None:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _shortage(middle, settings) is None else (middle, high)
+    return high
+
+
+def _shortage(n_units: int, settings: CalibrationSettings) -> CalibrationError | None:
+    """Why so many units cannot calibrate even intervals that never miss; None if they can."""
+    shape = (n_units, 1, 1, 2)
+    perfect = np.zeros(shape), np.ones(shape), np.full(shape, 0.5)
+    try:
+        calibrate(*perfect, alpha=settings.alpha, delta=settings.delta, ucb=settings.ucb)
+    except CalibrationError as error:
+        return error
+    return None
 
 
 def check_dealt(splits: pd.DataFrame, settings: CalibrationSettings) -> dict[str, tuple[int, int]]:

@@ -30,7 +30,8 @@ from conffusion.workflow.plan import POOL, PROTOCOL_NAMES, SPLITS, Plan, method_
 GIB = 2**30
 JOB_START = 4.0  # seconds in which a job loads the libraries
 _STORED_BYTES: Mapping[str, int] = MappingProxyType({"uint8": 1, "float16": 2, "float32": 4})
-_TRIAL_SECONDS = 2.0  # about how long one timed batch should take
+_TRIAL_SECONDS = 3.0  # a batch that takes less is followed by a larger one, up to the configured size
+_GROWTH = 4  # how many times larger
 _TRIAL_STEPS = 3  # steps of a timed sampling or fine-tuning run
 _TRIAL_BATCH = 64  # stands for a batch size that is still to be measured
 _ADAM_COPIES = 4  # weights, gradients, and two moments of Adam
@@ -280,11 +281,13 @@ class Estimate:
 
     def _seconds_per_item(self, work: Callable[[int], None], batch_size: int, smallest: int = 1) -> float:
         """Seconds per item in batches as large as asked for, or as a trial has time for."""
-        self._seconds(work, smallest)  # warm-up
-        single = self._seconds(work, smallest) / smallest
-        n_items = max(smallest, min(batch_size, int(_TRIAL_SECONDS / single)))
-        self._seconds(work, n_items)  # kernels are chosen by shape
-        return min(self._seconds(work, n_items) for _ in range(2)) / n_items
+        n_items = smallest
+        self._seconds(work, n_items)  # warm-up
+        seconds = self._seconds(work, n_items)
+        while n_items < batch_size and seconds < _TRIAL_SECONDS:
+            n_items = min(batch_size, _GROWTH * n_items)
+            seconds = self._seconds(work, n_items)
+        return min(seconds, self._seconds(work, n_items)) / n_items  # in the first, kernels are chosen by shape
 
     def _seconds(self, work: Callable[[int], None], n_items: int) -> float:
         self._wait()

@@ -11,7 +11,7 @@ import yaml
 from conffusion.config.schema import RULE_FILLED, Config
 from conffusion.data.splits import SPLITS
 from conffusion.methods.registry import METHODS, Method, get_method
-from conffusion.tasks import TASKS
+from conffusion.tasks import TASKS, pinned_settings
 from conffusion.workflow.network_size import network_size
 
 POOL = ("calibration", "test")  # what bounds are evaluated on
@@ -195,7 +195,7 @@ class Plan:
         return {
             **self.settings("split_images"),
             "task": task,
-            "degradation": dict(settings.degradation),
+            "degradation": pinned_settings(task, settings.degradation),
             "resample": settings.resample,
             "side": int(folder.removeprefix("images-")) if "-" in folder else self.image_size(task),
         }
@@ -280,7 +280,9 @@ class Plan:
     def prior_settings(self, name: str) -> dict[str, Any]:
         """What the training of one prior depends on."""
         prior = self.config.priors[name]
-        degradation = self.config.tasks[prior.task].degradation if prior.task in self.config.tasks else {}
+        degradation = {}
+        if prior.task in self.config.tasks:
+            degradation = pinned_settings(prior.task, self.config.tasks[prior.task].degradation)
         return {
             "seed": self.config.seed,
             "name": name,

@@ -4,12 +4,13 @@ import hashlib
 import json
 import pickle
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from conffusion.errors import PackageError
+from conffusion.errors import ConfigError, PackageError
 from conffusion.packages import Package, read_package, write_package
 from tests.packages.small_package import small_package
 
@@ -134,3 +135,15 @@ def test_senseless_records_are_refused(file: Path, key: str, value: object, mess
 def test_names_must_end_in_the_suffix(package: Package, tmp_path: Path) -> None:
     with pytest.raises(PackageError, match="must end in .conffusion"):
         write_package(package, tmp_path / "m.zip", "")
+
+
+def test_code_that_a_package_names_is_not_run(tmp_path: Path) -> None:
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\ndef f(image, generator): return image\n")
+    package = small_package(tmp_path, "denoising", "n_conffusion", "sr3")
+    record = {"task": "custom", "degradation": {"function": f"{tmp_path}/evil.py:f"}}
+    package = replace(package, record=package.record.model_copy(update=record))
+    write_package(package, tmp_path / "evil.conffusion", "none")
+    task = read_package(tmp_path / "evil.conffusion").task
+    with pytest.raises(ConfigError, match="packages carry no code"):
+        task.apply(np.zeros((1, 3, 4, 4)), ["a"], 0)
+    assert not (tmp_path / "ran").exists()

@@ -1,5 +1,6 @@
 import pickle
 from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from conffusion.tasks.inpainting import centre_mask
 from tests.conformance import blocky_image, load, make
 
 IDS = ["a", "b", "c", "d"]
+SETTINGS = {"custom": {"function": f"{Path(__file__).parent / 'degradations.py'}:speckle"}}  # what has no default
 
 
 def photographs(size: int = 32, n_images: int = 4) -> np.ndarray:
@@ -22,7 +24,7 @@ def photographs(size: int = 32, n_images: int = 4) -> np.ndarray:
 
 @pytest.mark.parametrize("name", sorted(TASKS))
 def test_contract_of_every_task(name: str) -> None:
-    task = build_task(name)
+    task = build_task(name, **SETTINGS.get(name, {}))
     target = photographs()
     before = target.copy()
     condition, mask = task.apply(target, IDS, seed=0)
@@ -41,7 +43,7 @@ def test_contract_of_every_task(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(TASKS))
 def test_batches_do_not_matter(name: str) -> None:
-    task = build_task(name)
+    task = build_task(name, **SETTINGS.get(name, {}))
     target = photographs()
     whole, _ = task.apply(target, IDS, seed=7)
     for order in ([2, 0], [3]):
@@ -52,7 +54,7 @@ def test_batches_do_not_matter(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(TASKS))
 def test_tasks_are_plain_data(name: str) -> None:
-    task = build_task(name)
+    task = build_task(name, **SETTINGS.get(name, {}))
     copy = pickle.loads(pickle.dumps(task))
     np.testing.assert_array_equal(copy.apply(photographs(), IDS, 1)[0], task.apply(photographs(), IDS, 1)[0])
     with pytest.raises(FrozenInstanceError):
@@ -123,7 +125,7 @@ def test_noise_is_a_function_of_seed_and_image() -> None:
     ("name", "settings", "message"),
     [
         ("superresolution", {}, "task 'superresolution' is unknown; did you mean 'super_resolution'"),
-        ("x", {}, "known: denoising, inpainting, super_resolution"),
+        ("x", {}, "known: custom, denoising, inpainting, super_resolution"),
         ("super_resolution", {"facter": 4}, "no setting 'facter'; did you mean 'factor'"),
         ("super_resolution", {"factor": 1}, "factor = 1"),
         ("super_resolution", {"factor": 2.5}, "factor = 2.5"),

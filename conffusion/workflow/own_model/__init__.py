@@ -1,0 +1,1 @@
+"""From a folder of clean images to a calibrated model: a front for the workflow (`conffusion finetune`)."""
