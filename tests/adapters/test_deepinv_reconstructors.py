@@ -8,6 +8,7 @@ import pytest
 from conffusion import CalibratedModel
 from conffusion.adapters import from_deepinv
 from conffusion.errors import ConfigError
+from tests.test_docs import blocks
 
 pytestmark = pytest.mark.system
 
@@ -118,6 +119,14 @@ def test_a_calibrated_sampler_keeps_its_promise(deepinv: Any, physics: Any, deno
     calibrated = CalibratedModel.calibrate(model, pairs(25, 0), 0.3, 0.2)
     evaluation = calibrated.evaluate(pairs(50, 1))
     assert evaluation.measured.risk < 0.3 and "Kept on these images" in evaluation.verdict
+
+
+def test_snippet_of_the_page_on_python_runs(deepinv: Any, physics: Any, denoiser: Any) -> None:
+    pairs = [(measurement(k), 0.4 + 0.2 * measurement(k)) for k in range(25)]
+    names = {"reconstructor": reconstructor(deepinv, denoiser, "DDRM"), "physics": physics, "pairs": pairs}
+    (snippet,) = [block for block in blocks("docs/python.md") if "from_deepinv" in block]
+    exec(snippet, names)
+    assert names["calibrated"].calibration.n == 25
 
 
 def test_what_is_no_reconstructor_is_refused(deepinv: Any, physics: Any, denoiser: Any) -> None:

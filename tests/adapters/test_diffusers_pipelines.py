@@ -8,6 +8,7 @@ import pytest
 from conffusion import CalibratedModel
 from conffusion.adapters import from_diffusers
 from conffusion.errors import ConfigError, ShapeError
+from tests.test_docs import blocks
 
 pytestmark = pytest.mark.system
 
@@ -124,6 +125,14 @@ def test_a_calibrated_pipeline_keeps_its_promise(filling: Any) -> None:
     calibrated = CalibratedModel.calibrate(from_diffusers(filling, 8), pairs(20, 0), 0.3, 0.3)
     evaluation = calibrated.evaluate(pairs(40, 1))
     assert evaluation.measured.risk < 0.3 and "Kept on these images" in evaluation.verdict
+
+
+def test_snippet_of_the_page_on_python_runs(enlarging: Any) -> None:
+    generator = np.random.default_rng(0)
+    names = {"pipeline": enlarging, "pairs": [(generator.random((3, 32, 32)), np.full((3, 64, 64), 0.5))] * 40}
+    (snippet,) = [block for block in blocks("docs/python.md") if "from_diffusers" in block]
+    exec(snippet.replace("n_samples=20, num_inference_steps=50", "n_samples=2, num_inference_steps=1"), names)
+    assert names["calibrated"].calibration.n == 40
 
 
 def test_what_is_no_pipeline_is_refused(enlarging: Any) -> None:
