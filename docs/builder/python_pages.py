@@ -25,4 +25,4 @@ def python_pages() -> dict[str, str]:
 
 
 def _page(module: str) -> str:
-    return f"{module}\n{'=' * len(module)}\n\n.. automodule:: {module}\n   :members:\n"
+    return f"{module}\n{'=' * len(module)}\n\n.. automodule:: {module}\n   :members:\n   :special-members: __call__\n"
