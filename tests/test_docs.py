@@ -1,19 +1,25 @@
 """The documentation in the repository: its code runs as it is written, its links lead somewhere, its facts agree."""
 
+import doctest
 import re
 import shlex
 import tomllib
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from conffusion import __version__
 from conffusion.cli import make_parser
+from conffusion.packages import write_package
 from conffusion.tasks import build_task
 from docs.builder.command_line_page import commands as parsers
+from tests.packages.small_package import small_package
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -61,9 +67,42 @@ def test_snippet_of_the_quick_start_prints_what_the_page_says(capsys: pytest.Cap
     assert shown and capsys.readouterr().out == shown[1]
 
 
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a package that enlarges by 4, a photograph and its truth."""
+    write_package(small_package(tmp_path), tmp_path / "faces.conffusion", "No licence.")
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 20, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "truth.png")
+    Image.fromarray(pixels[::4, ::4]).save(tmp_path / "photograph.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_snippets_of_the_page_on_python_run(workplace: Path) -> None:
+    names: dict[str, Any] = {}
+    for block in blocks("docs/python.md"):
+        if "conffusion.adapters" not in block:  # tests/adapters runs those
+            exec(block, names)
+    assert names["inside"].shape == (3, 24, 20)
+    assert names["calibrator"].score(names["lower"], names["upper"], names["target"]) > 0.9
+    assert set(names["chosen"].family_sizes_) == {"multiplicative", "additive", "interval"}
+    assert names["calibrated"].calibration.n == 40 and "Kept" in names["evaluation"].verdict
+    assert (workplace / "denoiser.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["calibration.estimator", "own_images.calibrated_model", "predict.interval", "predict.predictor"],
+)
+def test_examples_in_docstrings_run(workplace: Path, module: str) -> None:
+    result = doctest.testmod(import_module(f"conffusion.{module}"))
+    assert result.attempted > 3 and result.failed == 0
+
+
 def test_snippets_of_every_page_are_run() -> None:
     pages = {page for page in PAGES if blocks(page)}
-    assert pages == {"README.md", "docs/guarantee.md", "docs/own_images.md", "docs/quick_start.md"} | NEED_A_RUN
+    run = {"README.md", "docs/guarantee.md", "docs/own_images.md", "docs/python.md", "docs/quick_start.md"}
+    assert pages == run | NEED_A_RUN
 
 
 def commands(page: str) -> Iterator[list[str]]:

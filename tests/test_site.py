@@ -123,6 +123,11 @@ def test_docstrings_keep_what_they_say_as_restructured_text() -> None:
     ]
 
 
+def test_examples_in_docstrings_stay_as_they_are() -> None:
+    example = ["    >>> image = noise((10, *shape))  # a `name_` | b", "    ... + 1", "    3"]
+    assert to_rst(example) == example
+
+
 class Assets(HTMLParser):
     """What a page loads by itself."""
 

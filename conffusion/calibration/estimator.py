@@ -1,7 +1,8 @@
 """Calibration with the manners of scikit-learn: parameters in the constructor, then fit, transform and score."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Self
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 
@@ -17,7 +18,8 @@ _PARAMETERS = ("alpha", "delta", "scaling", "ucb")
 _UNCALIBRATED = Family("interval"), 1.0  # leaves bounds as they are
 
 
-class Selection(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Selection:
     """Images that choose and fit the set family, and calibrate nothing; a plain tuple of the first three will do.
 
     Attributes:
@@ -197,7 +199,7 @@ class IntervalCalibrator:
                 f"scaling = {self.scaling.name!r}: is a family already; leave the selection out, or give names"
             )
         names = [self.scaling] if isinstance(self.scaling, str) else list(self.scaling)
-        images = Selection(*selection)
+        images = selection if isinstance(selection, Selection) else Selection(*selection)
         losses = _unit_losses(images, *_UNCALIBRATED)
         level = attainable_risk(losses, n=n_units, alpha=self.alpha, delta=self.delta, ucb=self.ucb)
         bounds = images.lower, images.upper, images.target

@@ -1,8 +1,8 @@
 """Restoration models of one's own: what they are asked, and how their answers become bounds."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass, field, fields
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,8 @@ class RestorationModel(Protocol):
         """Restore one image."""
 
 
-class Pair(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Pair:
     """An image with its truth; a plain tuple of the first two, or more, will do.
 
     Attributes:
@@ -51,7 +52,7 @@ class Pair(NamedTuple):
     target: ArrayLike
     mask: ArrayLike | None = None
     group: Any | None = None
-    options: Mapping[str, Any] = {}
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,10 +165,11 @@ def _bounds_of(answer: Any, quantiles: Quantiles) -> tuple[FloatArray, FloatArra
 
 
 def _checked_pair(given: Any) -> Pair:
-    if not isinstance(given, tuple | list) or not 2 <= len(given) <= len(Pair._fields):
-        raise DataError(
-            f"is a {type(given).__name__}: give (image, target), and after these {', '.join(Pair._fields[2:])}"
-        )
+    if isinstance(given, Pair):
+        return given
+    names = [one.name for one in fields(Pair)]
+    if not isinstance(given, tuple | list) or not 2 <= len(given) <= len(names):
+        raise DataError(f"is a {type(given).__name__}: give (image, target), and after these {', '.join(names[2:])}")
     return Pair(*given)
 
 

@@ -26,6 +26,17 @@ class Interval:
             interval is a point.
         image_p_value: How typical the image's intervals are beside those of the calibration images: P(value <= level)
             <= level if it is exchangeable with them (conformal; `conffusion.drift`). None without evidence.
+
+    Example:
+        >>> import numpy as np
+        >>> from conffusion import Interval
+        >>> estimate = np.full((1, 2, 2), 0.5, np.float32)
+        >>> interval = Interval(estimate - 0.25, estimate + 0.25, estimate, "midpoint")
+        >>> truth = np.array([[0.3, 0.5], [0.7, 0.9]])
+        >>> interval.contains(truth).tolist()
+        [[[True, True], [True, False]]]
+        >>> interval.risk(truth), interval.size_mean
+        (0.25, 0.5)
     """
 
     lower: FloatArray

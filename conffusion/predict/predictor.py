@@ -56,6 +56,15 @@ class Predictor:
     Raises:
         PackageError: If the package's weights are unusable.
         ConfigError: If the device is not there.
+
+    Example:
+        >>> import numpy as np
+        >>> from conffusion import Predictor
+        >>> predictor = Predictor.from_package("faces.conffusion", device="cpu")
+        >>> image = np.full((3, 6, 5), 0.5)
+        >>> interval = predictor(image)  # super-resolution by 4
+        >>> interval.lower.shape
+        (3, 24, 20)
     """
 
     def __init__(

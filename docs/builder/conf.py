@@ -28,6 +28,7 @@ python_display_short_literal_types = True
 python_maximum_signature_line_length = 100
 add_module_names = False
 default_role = "py:obj"
+suppress_warnings = ["ref.python"]  # attributes of several classes share a name, and each becomes a link by it
 
 html_theme = "furo"
 html_static_path = ["style"]

@@ -2,7 +2,7 @@
 
 import re
 
-_CODE = re.compile(r"(``.*?``|`[^`]+`)", flags=re.DOTALL)
+_CODE = re.compile(r"(``.*?``|`[^`]+`|^ *(?:>>>|\.\.\.) [^\n]*)", flags=re.DOTALL | re.MULTILINE)
 _MARKUP = re.compile(r"[*|\\]|(?<=\w)_(?=\W|$)")  # would be emphasis, a substitution, an escape, a link
 
 
@@ -25,4 +25,4 @@ def to_rst(lines: list[str]) -> list[str]:
 
 def _as_code(piece: str) -> str:
     is_class = re.match(r"`[A-Z]\w*[a-z]", piece)
-    return piece if is_class or piece.startswith("``") else f"`{piece}`"
+    return piece if is_class or not piece.startswith("`") or piece.startswith("``") else f"`{piece}`"

@@ -1,7 +1,22 @@
 """Reference of the Python interface: one page per public module, which Sphinx fills from the docstrings."""
 
-# Public modules below `conffusion`, in the order of the navigation; "predict.interval" would be one, too.
-MODULES = ("calibration", "metrics", "diagnostics", "drift", "losses", "bounds", "models", "sampling", "errors")
+# Public modules below `conffusion`, in the order of the navigation.
+MODULES = (
+    "predict.predictor",
+    "predict.interval",
+    "own_images.calibrated_model",
+    "adapters",
+    "packages",
+    "calibration",
+    "metrics",
+    "diagnostics",
+    "drift",
+    "losses",
+    "bounds",
+    "models",
+    "sampling",
+    "errors",
+)
 
 
 def python_pages() -> dict[str, str]:
@@ -10,4 +25,4 @@ def python_pages() -> dict[str, str]:
 
 
 def _page(module: str) -> str:
-    return f"{module}\n{'=' * len(module)}\n\n.. automodule:: {module}\n   :members:\n"
+    return f"{module}\n{'=' * len(module)}\n\n.. automodule:: {module}\n   :members:\n   :special-members: __call__\n"

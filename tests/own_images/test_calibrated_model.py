@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conffusion import CalibratedModel, Pair
+from conffusion import CalibratedModel, Pair, Predictor
 from conffusion.bounds import sampled_bounds
 from conffusion.calibration import calibrate
 from conffusion.errors import CalibrationError, ConfigError, DataError, PackageError
 from conffusion.metrics import image_losses
 from conffusion.randomness import keyed_generator
+from tests.packages.small_package import small_package
 
 NOISE = 0.05
 
@@ -122,6 +123,18 @@ def test_a_model_without_bounds_gets_intervals_of_one_width() -> None:
     assert plain(image).estimate_kind == "midpoint"
     with pytest.raises(CalibrationError, match="mend bounds or targets"):
         CalibratedModel.calibrate(lambda image: (image, image), pairs(25), scaling="interval")
+
+
+def test_a_predictor_is_a_restoration_model(tmp_path: Path) -> None:
+    predictor = Predictor(small_package(tmp_path), device="cpu")
+    generator = np.random.default_rng(0)
+    data = [(generator.random((3, 4, 4)), generator.random((3, 16, 16))) for _ in range(10)]
+    calibrated = CalibratedModel.calibrate(predictor, data, 0.3, 0.3, scaling="additive")
+    before, after = predictor(data[0][0]), calibrated(data[0][0])
+    reach = calibrated.calibration.lambda_hat
+    np.testing.assert_allclose(after.lower, (before.lower - reach).clip(0, 1), atol=1e-6)
+    assert after.estimate_kind == "midpoint"
+    np.testing.assert_allclose(after.estimate, (after.lower + after.upper) / 2, atol=1e-6)
 
 
 def test_too_few_pairs_are_told_how_many_are_needed(tmp_path: Path) -> None:
