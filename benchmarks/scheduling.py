@@ -3,8 +3,8 @@
     .venv/bin/python -m benchmarks.scheduling --run results/default --cores 2 --seconds 1100
 
 Wall time of every job comes from Snakemake's benchmarks, its computing from the job's own record (from the moment at
-which its libraries are loaded to its end). What the cores did not spend on jobs at all is scheduling, and the end of the
-run, when fewer jobs are left than cores.
+which its libraries are loaded to its end). What the cores did not spend on jobs at all is scheduling, and the end of
+the run, when fewer jobs are left than cores.
 """
 
 import argparse
