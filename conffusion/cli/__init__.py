@@ -5,10 +5,10 @@ import sys
 from collections.abc import Sequence
 
 from conffusion import __version__
-from conffusion.cli import importing, own_images, status, workflow
+from conffusion.cli import exporting, importing, own_images, status, workflow
 from conffusion.errors import ConffusionError
 
-COMMANDS = (own_images, workflow, importing, status)
+COMMANDS = (own_images, exporting, workflow, importing, status)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,9 +13,18 @@ from conffusion.calibration.scaling import get_scaling
 from conffusion.errors import ExportError
 from conffusion.export.features import pixel_features
 
+PLAIN_FAMILIES = (
+    "make the model anew with `calibration.families: [multiplicative, additive, interval]` in the run's configuration"
+)
+
 
 class LearnedShape(nn.Module):
     """`conffusion.calibration.learned.LearnedScale` on tensors."""
+
+    mean: Tensor
+    deviation: Tensor
+    inner: Tensor
+    outer: Tensor
 
     def __init__(self, shape: LearnedScale) -> None:
         super().__init__()
@@ -36,6 +45,8 @@ class LearnedShape(nn.Module):
 
 class PixelGroupShape(nn.Module):
     """`conffusion.calibration.krcps.PixelGroups` on tensors."""
+
+    shift: Tensor
 
     def __init__(self, shape: PixelGroups) -> None:
         super().__init__()
@@ -78,12 +89,16 @@ def _shape_module(family: Family, n_channels: int) -> nn.Module | None:
         return None
     if isinstance(shape, PixelGroups) and len(shape.label) == n_channels:
         return PixelGroupShape(shape)
-    if isinstance(shape, LearnedScale) and len(shape.mean) == pixel_features(*torch.zeros(2, 1, n_channels, 1, 1)).shape[-1]:
+    if isinstance(shape, LearnedScale) and len(shape.mean) == _n_features(n_channels):
         return LearnedShape(shape)
     raise ExportError(
-        f"the set family {family.name!r} of this model was fitted to other images than {n_channels} channels: calibrate "
-        "the model anew with a plain family (multiplicative, additive or interval)"
+        f"the set family {family.name!r} was not fitted to images of {n_channels} channels: {PLAIN_FAMILIES}"
     )
+
+
+def _n_features(n_channels: int) -> int:
+    pixel = torch.zeros(1, n_channels, 1, 1)
+    return pixel_features(pixel, pixel).shape[-1]
 
 
 def _tensor(array: FloatArray) -> Tensor:

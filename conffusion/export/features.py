@@ -27,13 +27,14 @@ def pixel_features(lower: Tensor, upper: Tensor) -> Tensor:
     log_size = size.log()
     planes = [log_size, middle, (lower.clamp(min=0) + EDGE).log(), (1 - upper.clamp(max=1) + EDGE).log()]
     planes += [size.mean((1, 2, 3), keepdim=True).log(), middle.mean((1, 2, 3), keepdim=True)]
-    slope = _slope(middle)
+    level, widths = _Surroundings(middle), _Surroundings(log_size)
+    slope = level.step((1, 0)).abs() + level.step((0, 1)).abs()
     for window in WINDOWS:
         above = middle - _mean(middle, window)
         texture = (_mean(slope, window) + LEAST_TEXTURE).log()
         planes += [_mean(size, window).log() - log_size, above, above / size, texture]
-    planes += [part for step in NEIGHBOURS for part in (_step(middle, step), _step(log_size, step))]
-    planes += [_step(middle, step) for step in DISTANT]
+    planes += [part for step in NEIGHBOURS for part in (level.step(step), widths.step(step))]
+    planes += [level.step(step) for step in DISTANT]
     for channel in range(1, lower.shape[1]):
         planes += [torch.roll(array, channel, dims=1) - array for array in (middle, log_size)]
     planes += _places(lower)
@@ -46,18 +47,18 @@ def _mean(values: Tensor, window: int) -> Tensor:
     return F.avg_pool2d(F.pad(values, (reach,) * 4, mode="replicate"), window, stride=1)
 
 
-def _slope(values: Tensor) -> Tensor:
-    """Absolute differences to the next pixel below and to the right, added."""
-    return _step(values, (1, 0)).abs() + _step(values, (0, 1)).abs()
+class _Surroundings:
+    """Images with their borders repeated, to look at what lies around each pixel."""
 
+    def __init__(self, values: Tensor) -> None:
+        self._values, self._reach = values, max(abs(d) for step in (*NEIGHBOURS, *DISTANT) for d in step)
+        self._padded = F.pad(values, (self._reach,) * 4, mode="replicate")
 
-def _step(values: Tensor, step: tuple[int, int]) -> Tensor:
-    """Value so many rows and columns away, the border repeated, less the pixel's own."""
-    (rows, columns), (height, width) = step, values.shape[2:]
-    reach = max(abs(rows), abs(columns))
-    padded = F.pad(values, (reach,) * 4, mode="replicate")
-    top, left = reach + rows, reach + columns
-    return padded[:, :, top : top + height, left : left + width] - values
+    def step(self, step: tuple[int, int]) -> Tensor:
+        """Value so many rows and columns away, less the pixel's own."""
+        height, width = self._values.shape[2:]
+        top, left = (self._reach + d for d in step)
+        return self._padded[:, :, top : top + height, left : left + width] - self._values
 
 
 def _places(like: Tensor) -> list[Tensor]:

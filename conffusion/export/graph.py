@@ -96,7 +96,7 @@ class ExportedPredictor(nn.Module):
             noise: (N, 3, H, W) float32, standard normal; where the network fills holes or noises its input.
             labels: (N,) int64 in [0, n_classes); where the network is class-conditional.
         """
-        point, low, high = self.raw(condition, mask, noise, labels)
+        point, low, high = self.raw(_whole_blocks(condition, self.size_multiple), mask, noise, labels)
         if self._sorts:
             low, high = low.minimum(high), low.maximum(high)
         low, high = self.family(low, high)
@@ -119,6 +119,13 @@ class ExportedPredictor(nn.Module):
         bounds = self.predictor(to_pm1(condition), missing, unused, labels)
         point, lower, upper = (to_01(bound.float()).clamp(0, 1) for bound in bounds)
         return point, lower, upper
+
+
+def _whole_blocks(images: Tensor, side: int) -> Tensor:
+    """The images as they are; a runtime refuses those whose height or width is no multiple of `side`."""
+    n_images, n_channels, height, width = images.shape
+    blocks = images.reshape(n_images, n_channels, height // side, side, width // side, side)
+    return blocks.reshape(n_images, n_channels, height, width)
 
 
 def _float32_predictor(package: Package) -> BoundPredictor:

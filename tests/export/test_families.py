@@ -37,9 +37,7 @@ def test_features_are_those_of_the_calibration(shape: tuple[int, ...]) -> None:
 def test_bounds_are_those_of_the_calibration(name: str, lambda_hat: float) -> None:
     shape = (3, 16, 16)
     family = synthetic_families.family(name, shape)
-    calibration = Calibration(
-        lambda_hat, 0.0, 0.0, 1, 0.1, 0.1, family.name, "wsr", "image", 1, family.shape
-    )  # fmt: skip
+    calibration = Calibration(lambda_hat, 0.0, 0.0, 1, 0.1, 0.1, family.name, "wsr", "image", 1, family.shape)
     module = ScaledFamily(family, lambda_hat)
     for bounds in (rough_bounds(4, shape), synthetic_families.images(4, shape)[:2]):
         found = module(*(torch.as_tensor(bound) for bound in bounds))
@@ -48,5 +46,5 @@ def test_bounds_are_those_of_the_calibration(name: str, lambda_hat: float) -> No
 
 
 def test_a_family_of_other_channels_is_refused() -> None:
-    with pytest.raises(ExportError, match="calibrate the model anew with a plain family"):
+    with pytest.raises(ExportError, match="make the model anew with `calibration.families"):
         ScaledFamily(synthetic_families.family("learned", (1, 8, 8)), 1.0)
