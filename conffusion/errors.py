@@ -31,3 +31,7 @@ class CalibrationError(ConffusionError):
 
 class PackageError(ConffusionError):
     """A package is unreadable, damaged, unsafe, or not made for what is asked of it."""
+
+
+class ExportError(ConffusionError):
+    """A model cannot be exported as asked, or what that needs is not installed."""

@@ -10,10 +10,11 @@ from conffusion.arrays import FloatArray, check_same_shape
 from conffusion.errors import ShapeError
 
 SMALLEST_SIZE = 1.0 / 255.0  # an interval counts as at least this wide, so that it can grow
-_WINDOWS = (3, 7, 15)  # pixels, of local means
-_NEIGHBOURS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
-_DISTANT = ((-2, 0), (2, 0), (0, -2), (0, 2))
-_EDGE = 0.02  # softens logarithms of distances to 0 and 1
+WINDOWS = (3, 7, 15)  # pixels, of local means
+NEIGHBOURS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
+DISTANT = ((-2, 0), (2, 0), (0, -2), (0, 2))
+EDGE = 0.02  # softens logarithms of distances to 0 and 1
+LEAST_TEXTURE = 1e-3  # added, before the logarithm
 
 
 def pixel_features(lower: FloatArray, upper: FloatArray) -> FloatArray:
@@ -35,12 +36,12 @@ def pixel_features(lower: FloatArray, upper: FloatArray) -> FloatArray:
         raise ShapeError(f"lower has shape {shape}: must be (N, C, H, W), since features come from whole images")
     middle, size = (lower + upper) / 2, np.maximum(upper - lower, SMALLEST_SIZE)
     log_size = np.log(size)
-    planes = [log_size, middle, np.log(np.maximum(lower, 0) + _EDGE), np.log(1 - np.minimum(upper, 1) + _EDGE)]
+    planes = [log_size, middle, np.log(np.maximum(lower, 0) + EDGE), np.log(1 - np.minimum(upper, 1) + EDGE)]
     planes += _whole_image(middle, size)
-    for window in _WINDOWS:
+    for window in WINDOWS:
         planes += _local(middle, size, log_size, window)
-    planes += [part for step in _NEIGHBOURS for part in (_step(middle, step), _step(log_size, step))]
-    planes += [_step(middle, step) for step in _DISTANT]
+    planes += [part for step in NEIGHBOURS for part in (_step(middle, step), _step(log_size, step))]
+    planes += [_step(middle, step) for step in DISTANT]
     for channel in range(1, lower.shape[1]):
         planes += [np.roll(array, channel, axis=1) - array for array in (middle, log_size)]
     planes += _places(lower.shape)
@@ -56,7 +57,7 @@ def _whole_image(middle: FloatArray, size: FloatArray) -> list[FloatArray]:
 def _local(middle: FloatArray, size: FloatArray, log_size: FloatArray, window: int) -> list[FloatArray]:
     """Local means relative to the pixel: of the size, of the level (also in units of the size), and the texture."""
     above = middle - _mean(middle, window)
-    texture = np.log(_mean(_slope(middle), window) + 1e-3)
+    texture = np.log(_mean(_slope(middle), window) + LEAST_TEXTURE)
     return [np.log(_mean(size, window)) - log_size, above, above / size, texture]
 
 

@@ -18,9 +18,9 @@ from conffusion.calibration.features import SMALLEST_SIZE, pixel_features
 from conffusion.errors import DataError
 from conffusion.randomness import keyed_generator
 
-_LOG_LEAST, _LOG_MOST = np.log(0.5), np.log(3.0)  # an end moves to between half and three times its usual reach
+LOG_LEAST, LOG_MOST = np.log(0.5), np.log(3.0)  # an end moves to between half and three times its usual reach
 _LEAST_DEVIATION = 1e-6  # added, so that nothing is divided by 0
-_CLIP = 4.0  # standard deviations to which features are clipped
+CLIP = 4.0  # standard deviations to which features are clipped
 _HIDDEN = 32
 _STEPS = 500
 _BATCH = 8192
@@ -290,7 +290,7 @@ def _chosen(mask: Any, k: int, shape: tuple[int, ...]) -> IntArray:
 
 def _standardise(features: FloatArray, mean: FloatArray, deviation: FloatArray) -> FloatArray:
     """Features less their mean, in clipped standard deviations."""
-    return np.clip((features - mean) / deviation, -_CLIP, _CLIP)
+    return np.clip((features - mean) / deviation, -CLIP, CLIP)
 
 
 def _half_size(lower: FloatArray, upper: FloatArray) -> FloatArray:
@@ -326,7 +326,7 @@ def _swish(values: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 def _squash(values: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Smoothly into (log 1/2, log 3), with slope 1 at 0; and the derivative."""
-    limit = np.where(values < 0, np.float32(_LOG_LEAST), np.float32(_LOG_MOST))
+    limit = np.where(values < 0, np.float32(LOG_LEAST), np.float32(LOG_MOST))
     bent = np.tanh(values / limit)
     return limit * bent, 1 - bent**2
 

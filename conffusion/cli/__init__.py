@@ -5,10 +5,10 @@ import sys
 from collections.abc import Sequence
 
 from conffusion import __version__
-from conffusion.cli import finetuning, importing, own_images, status, view, workflow
+from conffusion.cli import exporting, finetuning, importing, own_images, status, view, workflow
 from conffusion.errors import ConffusionError
 
-COMMANDS = (own_images, finetuning, view, workflow, importing, status)
+COMMANDS = (own_images, finetuning, exporting, view, workflow, importing, status)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

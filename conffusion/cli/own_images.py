@@ -1,17 +1,15 @@
 """Commands for people's own images: package, predict, calibrate, evaluate."""
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from conffusion.cli.models import MODEL, open_package, place_in_run
 from conffusion.cli.options import add_licence, licence_text, show_progress
-from conffusion.errors import ConfigError, PackageError
+from conffusion.errors import ConfigError
 
 if TYPE_CHECKING:
     from conffusion.own_images.inputs import Inputs
     from conffusion.predict.predictor import Predictor
-
-_MODEL = "a package (NAME.conffusion), or a method's folder of a run: results/<run>/<task>/<method>[/<protocol>]"
 
 
 def add(commands: Any) -> None:
@@ -35,7 +33,7 @@ def _add_package(commands: Any) -> None:
 def _add_predict(commands: Any) -> None:
     purpose = "restore images with a lower and an upper bound for every pixel"
     command = commands.add_parser("predict", help=purpose, description=purpose)
-    command.add_argument("model", help=_MODEL)
+    command.add_argument("model", help=MODEL)
     command.add_argument("images", nargs="+", help="images (PNG, TIFF, JPEG, PGM, zarr) and folders of them")
     command.add_argument("--output", required=True, help="folder for the predictions; what is there is not made again")
     _add_reading(command)
@@ -77,7 +75,7 @@ def _add_evaluate(commands: Any) -> None:
 
 
 def _add_pairs(command: argparse.ArgumentParser) -> None:
-    command.add_argument("model", nargs="?", help=_MODEL + "; none with arrays")
+    command.add_argument("model", nargs="?", help=MODEL + "; none with arrays")
     command.add_argument(
         "--images", nargs="+", default=[], help="corrupted images; none: made from the truths by the task"
     )
@@ -125,7 +123,7 @@ def _package(options: argparse.Namespace) -> str:
     from conffusion.packages import package_run, write_package
     from conffusion.packages.card import promise_in_words
 
-    package = package_run(*_place_in_run(options.model), name=options.name)
+    package = package_run(*place_in_run(options.model), name=options.name)
     sha256 = write_package(package, options.output, licence_text(options))
     return f"{options.output}: {package.record.name} (sha256 of its weights {sha256})\n{promise_in_words(package)}"
 
@@ -182,27 +180,11 @@ def _evaluate(options: argparse.Namespace) -> str:
 
 
 def _predictor(options: argparse.Namespace) -> "Predictor":
-    from conffusion.packages import package_run, read_package
     from conffusion.predict.predictor import Predictor
 
     if options.model is None:
-        raise ConfigError(f"give a model ({_MODEL}), or --lower, --upper and --target")
-    model = Path(options.model)
-    package = package_run(*_place_in_run(options.model)) if model.is_dir() else read_package(model)
-    return Predictor(package, options.device, options.batch_size, options.threads)
-
-
-def _place_in_run(model: str) -> tuple[Path, str, str, str]:
-    """Run, task, method and protocol of a folder of results."""
-    from conffusion.methods.protocols import PROTOCOLS
-
-    folder = Path(model)
-    protocol = folder.name if folder.name in PROTOCOLS else "guaranteed"
-    method = folder.parent if folder.name in PROTOCOLS else folder
-    run = method.parents[1] if len(method.parts) > 2 else None
-    if run is None or not (run / "config.yaml").is_file():
-        raise PackageError(f"{model}: is no method of a run; give results/<run>/<task>/<method>[/<protocol>]")
-    return run, method.parent.name, method.name, protocol
+        raise ConfigError(f"give a model ({MODEL}), or --lower, --upper and --target")
+    return Predictor(open_package(options.model), options.device, options.batch_size, options.threads)
 
 
 def _inputs(options: argparse.Namespace, predictor: "Predictor", images: list[str], targets: list[str]) -> "Inputs":

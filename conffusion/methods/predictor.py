@@ -82,6 +82,11 @@ class BoundPredictor(nn.Module):
         """What the `noise` argument of `forward` is for: "fill" (holes) or "forward" (noise added to the input)."""
         return "forward" if self._style.adds_noise else "fill"
 
+    @property
+    def takes_noise(self) -> bool:
+        """Whether the `noise` argument of `forward` has any effect."""
+        return self._style.adds_noise or (self._style.fills_holes and self._has_holes)
+
     def forward(self, condition_pm1: Tensor, mask: Tensor, noise: Tensor, labels: Tensor | None = None) -> Bounds:
         """Bounds of a batch.
 

@@ -25,7 +25,7 @@ def level_input(kind: str, abar: float, timestep: int, like: Tensor) -> Tensor:
         timestep: Step in the schedule that the network was trained on.
         like: Batch that gives size, device and type.
     """
-    n_images = len(like)
+    n_images = like.shape[0]  # len() would fix the number in an exported graph
     levels = torch.full((n_images,), abar, dtype=torch.float32, device=like.device)
     return LEVEL_INPUTS[kind](levels, torch.full((n_images,), timestep, dtype=torch.float32, device=like.device))
 

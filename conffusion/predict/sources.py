@@ -40,18 +40,20 @@ class OnePassSource:
         path: Its file.
         estimate_kind: "point_head" where the network was fitted to a point estimate, else "midpoint".
         compute: Device and precision.
+    Attributes:
+        predictor: The network, placed.
     """
 
     forward_passes = 1
 
     def __init__(self, path: Path, estimate_kind: EstimateKind, compute: Compute) -> None:
-        self._predictor, _ = load_predictor(path)
+        self.predictor, _ = load_predictor(path)
         self._compute, self.estimate_kind = compute, estimate_kind
-        compute.place(self._predictor)
+        compute.place(self.predictor)
 
     def bounds(self, images: CorruptedImages) -> RawBounds:
         """As `BoundSource.bounds`."""
-        return forward(self._predictor, images, self._compute, slice(0, len(images.image_ids)))
+        return forward(self.predictor, images, self._compute, slice(0, len(images.image_ids)))
 
 
 class SampledSource:
