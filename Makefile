@@ -23,6 +23,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 TORCH := $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 MOTO := "moto[s3]==5.2.5" flask==3.1.3 flask-cors==6.0.5
+S3_PLUGIN := snakemake-storage-plugin-s3==0.3.6 boto3==1.44.5 botocore==1.44.5 jmespath==1.1.0 \
+	python-dateutil==2.9.0.post0 s3transfer==0.19.3 six==1.17.0
 UV := uv==0.13.8
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	--no-emit-index-url $(UPGRADE) pyproject.toml requirements.in
@@ -62,10 +64,12 @@ setup: $(VENV)/.set-up
 
 setup-dev: $(VENV)/.set-up-dev
 
-# The S3 server of the system tests has a place of its own: what it needs does not go together with requirements.lock.
+# The S3 server of the system tests, and Snakemake's storage plugin, have a place of their own: what they need does not go
+# together with requirements.lock.
 .venv-moto/.set-up: Makefile
 	$(PYTHON) -m venv .venv-moto
 	.venv-moto/bin/python -m pip install --quiet $(MOTO)
+	.venv-moto/bin/python -m pip install --quiet --no-deps --target .venv-moto/plugin $(S3_PLUGIN)
 	@touch $@
 
 # The stamps keep a finished set-up from being repeated; an edited lock or pyproject.toml makes them stale.

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+PLUGIN = ROOT / ".venv-moto" / "plugin"  # Snakemake's storage plugin, without what is installed anyway
 
 
 def python_with_moto() -> str | None:
