@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import calibration, calibration_memory, common, data, forward, gpu, peers_calibration, sampling
+from benchmarks import calibration, calibration_memory, common, data, forward, gpu, peers_calibration, predict, sampling
 from conffusion.calibration.validity import loss_curves
 from conffusion.store import write_json, write_store
 
@@ -105,6 +105,28 @@ def test_sampling_benchmark_compares_quantiles_and_fits_slopes(tmp_path: Path) -
     rows = run(sampling.main, tmp_path / "sampling.json", "--small", "--device", "cpu", "--rounds", "1")["rows"]
     assert [row["slope"] is None for row in rows] == [True] * 4 + [False] * 2
     assert all(row["times_faster"] > 0 for row in rows[:4])
+
+
+def test_predict_compares_one_pass_with_the_variants_of_dm_sb(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    output = tmp_path / "predict.json"
+    assert predict.main(["--small", "--rounds", "2", "--threads", "1", "--output", str(output)]) == 0
+    content = json.loads(output.read_text())
+    times = {row["side"]: row for row in content["times"]}
+    for row in times.values():
+        for unit in ("wall_s", "cpu_s"):
+            assert 0 < row[unit]["smallest"] <= row[unit]["median"] <= row[unit]["largest"]
+    assert times["DM_SB, J = 200, T = 200"]["basis"].startswith("product")
+    one_pass = times[predict.SAMPLED_PASS]["cpu_s"]["smallest"]
+    assert times["DM_SB, J = 200, T = 200"]["cpu_s"]["smallest"] == pytest.approx(40_000 * one_pass)
+    assert {row["fast"] for row in content["ratios"]} == {
+        predict.PASS, predict.MEMORY, predict.RUNTIME, predict.FILES
+    }  # fmt: skip
+
+
+def test_predict_names_what_the_run_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert predict.main(["--run", str(tmp_path)]) == 1
+    assert f"{tmp_path}: has no config.yaml" in capsys.readouterr().err
 
 
 def test_a_folder_without_official_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

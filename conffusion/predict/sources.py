@@ -65,6 +65,9 @@ class SampledSource:
         has_holes: Whether the task's condition lacks the pixels where the mask is 1.
         compute: Device and precision.
         batch_size: Variants per network call.
+    Attributes:
+        network: The diffusion network, placed.
+        schedule: Its noise schedule.
     """
 
     estimate_kind: EstimateKind = "mean_of_variants"
@@ -79,7 +82,7 @@ class SampledSource:
             raise CheckpointError(f"{path}: is no diffusion network, so no variants can be drawn from it")
         network = architecture.build_prior()
         load_weights(network, weights)
-        self._network, self._schedule, self._compute = compute.place(network), schedule, compute
+        self.network, self.schedule, self._compute = compute.place(network), schedule, compute
         self._sampling, self._has_holes, self._batch_size = sampling, has_holes, batch_size
         self._solver = Solver(sampling.solver, sampling.n_steps, sampling.shared_start)
         self.forward_passes = self._solver.n_calls(schedule) * sampling.n_variants
@@ -90,7 +93,7 @@ class SampledSource:
             images.task, images.seed, tuple(images.image_ids), images.condition, images.mask, self._has_holes
         )
         sampling, storage = self._sampling, self._sampling.storage
-        sampler = ChainSampler(self._network, self._schedule, inputs, self._solver, storage, self._compute)
+        sampler = ChainSampler(self.network, self.schedule, inputs, self._solver, storage, self._compute)
         scale = np.float32(255 if storage == "uint8" else 1)
         parts = []
         for drawn in draw_variants(sampler, inputs, sampling.n_variants, self._batch_size):
