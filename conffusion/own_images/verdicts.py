@@ -5,10 +5,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from conffusion.arrays import FloatArray
-from conffusion.calibration import Calibration, hoeffding_bentkus_ucb
+from conffusion.calibration import Calibration, star_ucb
 from conffusion.calibration.units import GroupLabels, group_index, group_means
+from conffusion.randomness import keyed_generator
 
 _CERTAINTY = 0.95  # of the one-sided limits of a measured risk
+_DEVIATION = 0.1  # that losses of new kinds of images are expected to have; any constant is valid
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,12 @@ class MeasuredRisk:
 
 
 def measure_risk(losses: FloatArray, unit: str) -> MeasuredRisk:
-    """Risk of independent units from their (n_units,) losses; limits by Hoeffding and Bentkus, each one-sided."""
-    risk, n = float(losses.mean()), len(losses)
+    """Risk of independent units from their (n_units,) losses; limits by `star_ucb`, valid for any number of them."""
+    n = len(losses)
     error = float(losses.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
-    low = 1 - hoeffding_bentkus_ucb(1 - risk, n, 1 - _CERTAINTY)
-    return MeasuredRisk(risk, error, low, hoeffding_bentkus_ucb(risk, n, 1 - _CERTAINTY), n, unit)
+    shuffled = losses[keyed_generator("measured risk").permutation(n)]  # the order must not follow names or sizes
+    high, low = (star_ucb(one, 1 - _CERTAINTY, deviation=_DEVIATION) for one in (shuffled, 1 - shuffled))
+    return MeasuredRisk(float(losses.mean()), error, 1 - low, high, n, unit)
 
 
 def measure_unit_risk(losses: FloatArray, groups: GroupLabels | None) -> MeasuredRisk:
