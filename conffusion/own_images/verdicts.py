@@ -80,10 +80,11 @@ def calibration_verdict(
 
 def evaluation_verdict(measured: MeasuredRisk, alpha: float, drift_warning: str | None = None) -> str:
     """Whether the promise was kept on a test set."""
-    units = "images" if measured.unit == "image" else "groups"
+    units = measured.unit + ("s" if measured.n > 1 else "")
+    spread = f"standard error {measured.standard_error:.2%} over " if measured.n > 1 else ""
     found = (
-        f"{measured.risk:.2%} of the true pixel values lie outside their intervals (standard error "
-        f"{measured.standard_error:.2%} over {measured.n} {units}); promised: at most {alpha:.0%} on average."
+        f"{measured.risk:.2%} of the true pixel values lie outside their intervals ({spread}{measured.n} {units}); "
+        f"promised: at most {alpha:.0%} on average."
     )
     if measured.risk <= alpha:
         verdict = "Kept on these images."

@@ -43,3 +43,8 @@ def test_the_verdict_follows_from_the_limits(mean: float, spread: float, words: 
 def test_drift_is_said_beside_the_verdict() -> None:
     text = evaluation_verdict(measure_risk(np.full(30, 0.05), "image"), 0.1, "they differ")
     assert text.endswith("Warning: they differ.")
+
+
+def test_one_image_has_no_standard_error() -> None:
+    text = evaluation_verdict(measure_risk(np.array([0.05]), "image"), 0.1)
+    assert text.startswith("5.00% of the true pixel values lie outside their intervals (1 image);")
