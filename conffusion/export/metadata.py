@@ -15,7 +15,8 @@ METADATA_KEY = "conffusion"
 _IMAGES = "(n, 3, height, width) float32"
 _INPUTS: Mapping[str, str] = {
     "condition": f"{_IMAGES} in [0, 1]: the corrupted image; for super-resolution already enlarged by `factor` "
-    "(bicubic); grey images repeated in three channels; height and width multiples of `size_multiple`",
+    "(Pillow's bicubic filter on 8-bit pixels); grey images repeated in three channels; height and width multiples of "
+    "`size_multiple`",
     "mask": "(n, 1, height, width) float32: 1 where pixels are missing, 0 where they are known; holes no larger than "
     "`hole`, which was the hole of the training in an image of `tile_size`",
     "noise": f"{_IMAGES}, standard normal, independent for each image; the same again for the same bounds again",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from conffusion import Predictor
 from conffusion.bounds import sort_bounds
@@ -22,7 +24,6 @@ from conffusion.packages import Package, write_package
 from conffusion.packages.card import promise_in_words
 from conffusion.predict.one_pass import CorruptedImages
 from conffusion.predict.sources import OnePassSource, open_source
-from conffusion.predict.tiles import Canvas, grid_tiles
 from tests import synthetic_families
 from tests.methods.small_specs import SIDE, SPECS
 from tests.packages.small_package import small_package
@@ -182,25 +183,21 @@ def test_crossing_bounds_stay_as_they_are_where_the_protocol_leaves_them(tmp_pat
     assert (found["upper"] < found["lower"]).any()
 
 
-def test_tiles_are_put_together_as_the_predictor_does(tmp_path: Path) -> None:
-    """The lines that docs/deployment.md shows."""
+def test_tiles_are_put_together_as_the_predictor_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the lines of docs/deployment.md."""
     package = package_of(tmp_path, "learned")
-    export_onnx(package, tmp_path / "model.onnx")
-    session, about = session_of(tmp_path / "model.onnx")
-    predictor = Predictor(package, device="cpu")
-    image = np.random.default_rng(0).random((3, 7, 11), dtype=np.float32)
-    condition = predictor.enlarge(image)
-    tiles = grid_tiles(*condition.shape[1:], about["tile_size"], about["overlap"], about["factor"])
-    batch = np.stack([tile.cut(condition) for tile in tiles])
-    lower, upper = session.run(["lower_unclipped", "upper_unclipped"], {"condition": batch})
-    canvas = Canvas(tiles, (2, *condition.shape))
-    for tile, low, high in zip(tiles, lower, upper, strict=True):
-        canvas.add(tile, np.stack([low, high]))
-    lower, upper = canvas.blend(condition).clip(0, 1)
-    interval = predictor(image)
-    assert len(tiles) > 4
-    np.testing.assert_allclose(lower, interval.lower, atol=TOLERANCE)
-    np.testing.assert_allclose(upper, interval.upper, atol=TOLERANCE)
+    export_onnx(package, tmp_path / "faces.onnx")
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 11, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "small.png")
+    monkeypatch.chdir(tmp_path)
+    page = Path(__file__).parents[2] / "docs" / "deployment.md"
+    (lines,) = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    names: Arrays = {}
+    exec(lines, names)
+    interval = Predictor(package, device="cpu")(pixels.transpose(2, 0, 1).astype(np.float32) / 255)
+    assert len(names["tiles"]) > 4
+    np.testing.assert_allclose(names["lower"], interval.lower, atol=TOLERANCE)
+    np.testing.assert_allclose(names["upper"], interval.upper, atol=TOLERANCE)
 
 
 def test_sampled_methods_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
