@@ -35,9 +35,11 @@ CONTRACT |= {"Family", "attainable_risk", "choose_family", "fit_family", "LearnT
 CONTRACT |= {
     "EveryGroup",
     "ImageQuantile",
+    "IntervalCalibrator",
     "MeanRisk",
     "PromisePart",
     "Promises",
+    "Selection",
     "WidestQuarter",
     "calibrate_promises",
 }

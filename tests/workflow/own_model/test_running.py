@@ -79,7 +79,9 @@ def processes_in(folder: Path) -> list[str]:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_all_processes_and_leaves_no_lock(workflow: Path, number: int) -> None:
     code = (
-        "import sys; from pathlib import Path; from conffusion.workflow.own_model.running import run_workflow as run; "
+        "import signal, sys; from pathlib import Path; "
+        "from conffusion.workflow.own_model.running import run_workflow as run; "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "  # what starts tests in the background may ignore it
     )
     code += "folder = Path(sys.argv[1]); run(folder, 'mine', ['results/mine/slow.txt'], folder / 'mine.yaml', 1)"
     front = subprocess.Popen([sys.executable, "-c", code, str(workflow)], stderr=subprocess.PIPE, text=True)
