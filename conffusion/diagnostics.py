@@ -18,7 +18,7 @@ from conffusion.calibration.families import Family
 from conffusion.calibration.procedure import UcbName
 from conffusion.calibration.rules import Level, get_rule
 from conffusion.calibration.ucb import check_level
-from conffusion.calibration.units import GroupLabels, group_index, group_means
+from conffusion.calibration.units import GroupLabels, group_index, group_means, random_places
 from conffusion.calibration.validity import LossCurves, loss_curves
 from conffusion.errors import ConfigError, DataError, ShapeError
 from conffusion.metrics import Block, image_losses, open_intervals, size_quantiles
@@ -214,6 +214,7 @@ def risk_curve(
     delta: float,
     groups: GroupLabels | None = None,
     n_points: int = 41,
+    order_seed: int | None = None,
 ) -> RiskCurve:
     """What a larger or smaller scale would cost: risk, its upper confidence bound and interval size along lambda.
 
@@ -232,6 +233,7 @@ def risk_curve(
         delta: Error level of each bound, in (0, 1).
         groups: (N,) group label of each image; the units are then groups, with the mean loss of their images.
         n_points: Number of scales, at most; at least 2.
+        order_seed: As in `calibrate`.
     Raises:
         ConfigError: If alpha, delta, n_points or a name is invalid.
         ShapeError: If shapes do not match.
@@ -246,6 +248,8 @@ def risk_curve(
     curves = loss_curves(lower, upper, target, mask, scaling, groups=groups)
     at = _curve_points(curves, alpha, n_points)
     losses, sizes = (_per_unit(values[:, at], curves) for values in (curves.losses, curves.sizes))
+    if order_seed is not None:
+        losses = losses[np.argsort(random_places(len(losses), order_seed))]
     level = Level(alpha, delta, len(losses))
     bounds = np.array([rule.bound(column, level) for column in losses.T])
     return RiskCurve(curves.lambdas[at], losses.mean(axis=0), bounds, sizes.mean(axis=0), level.n)

@@ -92,8 +92,8 @@ class IntervalCalibrator:
         """Find the smallest scale that keeps the promise.
 
         Args:
-            lower: (N, C, H, W) lower bounds in [0, 1], in an order that does not depend on how well they do; NumPy
-                array, torch tensor, or zarr array, which is streamed.
+            lower: (N, C, H, W) lower bounds in [0, 1], in any order; NumPy array, torch tensor, or zarr array, which is
+                streamed.
             upper: Upper bounds, same shape.
             target: Truth, same shape, in [0, 1].
             mask: Same shape, or (N, 1, H, W), 1 where a pixel counts; None counts all.
@@ -111,7 +111,7 @@ class IntervalCalibrator:
         family, self.family_sizes_ = self._choose(selection, n_units)
         self.calibration_: Calibration = calibrate(
             lower, upper, target, alpha=self.alpha, delta=self.delta, mask=mask, groups=groups, scaling=family,
-            ucb=self.ucb,
+            ucb=self.ucb, order_seed=0,
         )  # fmt: skip
         self.lambda_hat_ = self.calibration_.lambda_hat
         return self

@@ -103,6 +103,7 @@ def calibrate(
     ucb: UcbName = "wsr",
     unit: UnitName | None = None,
     lambda_grid: LambdaGrid | None = None,
+    order_seed: int | None = None,
 ) -> Calibration:
     """Find the smallest scale lambda_hat whose risk is at most alpha with probability at least 1 - delta.
 
@@ -136,6 +137,8 @@ def calibrate(
             since pixels of an image depend on each other; not for "star" and the bounds that use the sample
             variance). None = "group" where groups are given, else "image".
         lambda_grid: (start, stop, num); reproduces the official scan of a float32 grid from the top down.
+        order_seed: Puts images (or groups) into a random order before "wsr" and "star" bet on them, for arrays that are
+            sorted by anything: a stack by dose or by time breaks the promise as given. None = the order given.
     Returns:
         The calibration. On the calibration data its `apply` misses the fraction `.risk`, or less by pixels whose
         critical value exceeds lambda_hat by rounding alone, and by truths of exactly 0 or 1 on which clamping throws a
@@ -163,6 +166,7 @@ def calibrate(
         raise ConfigError("weights with unit = 'pixel': they weigh the pixels of a unit, so choose 'image' or 'group'")
     pixels = open_pixels(lower, upper, target, mask, family, weights)
     units = make_units(unit, pixels.totals(), groups)
+    units = units if order_seed is None else units.shuffled(order_seed)
     name, n_images = units.name, units.n_images
     if name == "pixel" and ucb == "wsr":
         pixels, units = _pixels_as_images(pixels, units)

@@ -1,7 +1,7 @@
 """Units of a guarantee: what counts as one independent loss (an image, a group of images, or each pixel value)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -23,7 +23,8 @@ class Units:
         name: "image" (loss = share of the image's evaluated pixels missed), "group" (mean of its images' losses), or
             "pixel" (all pixels in one pot: a single column of losses that holds their mean).
         n_pixels: (N,) evaluated pixels of each image, or sum of their weights.
-        group: (N,) index of the image's group, as `group_index` gives it; only for "group".
+        group: (N,) index of the image's group, as `group_index` gives it, for "group"; for "image" the place of each
+            image in the order of the losses. None = the order given.
     """
 
     name: UnitName
@@ -58,6 +59,18 @@ class Units:
             return np.asarray(counts.sum(axis=0, keepdims=True) / self.n_pixels.sum())
         per_image = counts / self.n_pixels[:, None]
         return per_image if self.group is None else group_means(per_image, self.group)
+
+    def shuffled(self, seed: int) -> "Units":
+        """The same units in a random order that depends on the seed and their number alone."""
+        if self.name == "pixel":
+            return self
+        places = random_places(self.n_units, seed)
+        return replace(self, group=places if self.group is None else places[self.group])
+
+
+def random_places(n_units: int, seed: int) -> IntArray:
+    """(n_units,) place of each unit in a random order."""
+    return keyed_generator("unit order", seed).permutation(n_units)
 
 
 def make_units(name: UnitName | None, n_pixels: IntArray, groups: GroupLabels | None) -> Units:

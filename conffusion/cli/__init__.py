@@ -19,6 +19,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConffusionError as error:
         print(f"conffusion: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("conffusion: stopped; the same command goes on from what was finished", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -36,6 +36,7 @@ def _add_predict(commands: Any) -> None:
     command.add_argument("model", help=MODEL)
     command.add_argument("images", nargs="+", help="images (PNG, TIFF, JPEG, PGM, zarr) and folders of them")
     command.add_argument("--output", required=True, help="folder for the predictions; what is there is not made again")
+    _add_groups(command)
     _add_reading(command)
     _add_computing(command)
     command.set_defaults(run=_predict)
@@ -87,6 +88,10 @@ def _add_pairs(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--scaling", default="interval", choices=("multiplicative", "additive", "interval"), help="set family of arrays"
     )
+    _add_groups(command)
+
+
+def _add_groups(command: argparse.ArgumentParser) -> None:
     group = command.add_mutually_exclusive_group()
     group.add_argument("--group-pattern", help="regular expression on file names; its part in brackets is the group")
     group.add_argument("--group-csv", help="table with columns file, group; for arrays a column group, in their order")
@@ -108,7 +113,7 @@ def _add_reading(command: argparse.ArgumentParser) -> None:
         type=float,
         nargs=2,
         metavar=("LOW", "HIGH"),
-        help="sample values that stand for black and white",
+        help="sample values that stand for black and white (default: as the model was calibrated)",
     )
 
 
@@ -141,8 +146,8 @@ def _predict(options: argparse.Namespace) -> str:
         summary["promise"],
         f"mean interval size {summary['interval_size_mean']:.4f}; drift check p = {drift['p_value']:.3g}",
     ]
-    if summary["n_with_warnings"]:
-        lines.append(f"{summary['n_with_warnings']} images have warnings: see their interval.json")
+    lines += [f"{count} of the images: {warning}" for warning, count in summary["kinds_of_warnings"].items()]
+    lines += [f"WARNING: {warning}" for warning in summary["warnings"]]
     if drift["warning"]:
         lines.append(f"WARNING: {drift['warning']}")
     return "\n".join([*lines, f"look at them: conffusion view {options.output}"])
@@ -190,7 +195,8 @@ def _predictor(options: argparse.Namespace) -> "Predictor":
 def _inputs(options: argparse.Namespace, predictor: "Predictor", images: list[str], targets: list[str]) -> "Inputs":
     from conffusion.own_images.inputs import InputOptions, gather
 
-    value_range = None if options.value_range is None else (options.value_range[0], options.value_range[1])
+    given = options.value_range
+    value_range = (given[0], given[1]) if given else predictor.package.record.calibrated_on.value_range
     reading = InputOptions(
         masks=options.mask,
         max_pixels=options.max_pixels,

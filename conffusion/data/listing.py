@@ -8,6 +8,8 @@ from conffusion.data.reading import SUFFIXES
 from conffusion.data.zarr_file import is_zarr_folder
 from conffusion.errors import DataError
 
+RESULT_MARKER = "interval.json"  # a folder with it holds results, not images to restore
+
 
 def list_originals(paths: Sequence[str | Path]) -> list[Path]:
     """The images that files and folders on a command line stand for.
@@ -80,6 +82,8 @@ def _files_of(path: Path) -> Iterator[Path]:
         path.stat()
         is_folder = _is_plain_folder(path)
         entries = sorted(path.iterdir()) if is_folder else []
+        if any(entry.name == RESULT_MARKER for entry in entries):
+            return  # a prediction made earlier
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file or folder") from error
     except OSError as error:

@@ -86,16 +86,20 @@ def _open(path: str | Path) -> Any:
 
 
 def _scaled(path: str | Path, array: Any) -> Any:
-    """(N, C, H, W) floats in [0, 1]; zarr arrays of floats stay on disk."""
-    if array.ndim == 4 and array.dtype.kind == "f":
+    """(N, C, H, W) floats in [0, 1]; zarr arrays of floats in that order stay on disk."""
+    is_last = array.ndim == 4 and array.shape[1] > 4 >= array.shape[3]  # colours last, as TIFF has them
+    if array.ndim == 4 and array.dtype.kind == "f" and not is_last:
         return array
+    if array.ndim not in (3, 4) or (array.ndim == 3 and min(array.shape[0], array.shape[2]) <= 4):
+        raise DataError(
+            f"{path}: has shape {array.shape}: (N, C, H, W) is needed, or (N, H, W) for at least 5 grey images; a "
+            "single image is no calibration set"
+        )
     values = np.asarray(array)
-    if values.ndim == 4 and values.shape[1] > 4 >= values.shape[3]:  # colours last, as TIFF has them
+    if is_last:
         values = values.transpose(0, 3, 1, 2)
     if values.ndim == 3:
         values = values[:, None]
-    if values.ndim != 4:
-        raise DataError(f"{path}: has shape {array.shape}: (N, C, H, W) is needed, or (N, H, W) for grey images")
     if values.dtype.kind not in "uf":
         raise DataError(f"{path}: holds {values.dtype}: give floats in [0, 1] or unsigned integers")
     return values / np.float32(np.iinfo(values.dtype).max) if values.dtype.kind == "u" else values

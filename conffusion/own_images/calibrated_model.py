@@ -16,7 +16,7 @@ from conffusion import __version__
 from conffusion.arrays import ArrayLike
 from conffusion.calibration import Calibration, calibrate
 from conffusion.calibration.procedure import UcbName
-from conffusion.calibration.rules import get_rule
+from conffusion.calibration.rules import finite_sample_rule
 from conffusion.calibration.scaling import get_scaling
 from conffusion.calibration.ucb import check_level
 from conffusion.calibration.units import index_by_appearance
@@ -241,7 +241,7 @@ def _check_settings(alpha: float, delta: float, scaling: str, ucb: UcbName, quan
     check_level("alpha", alpha)
     check_level("delta", delta)
     get_scaling(scaling)
-    get_rule(ucb)
+    finite_sample_rule(ucb)
     if not 0 <= quantiles[0] < quantiles[1] <= 1:
         raise ConfigError(f"quantiles = {quantiles}: must be in order and lie in [0, 1]")
 

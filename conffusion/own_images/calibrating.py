@@ -9,6 +9,8 @@ import numpy as np
 from conffusion.arrays import FloatArray
 from conffusion.calibration import Calibration, calibrate
 from conffusion.calibration.procedure import UcbName
+from conffusion.calibration.rules import finite_sample_rule
+from conffusion.calibration.ucb import check_level
 from conffusion.calibration.units import GroupLabels, group_index, group_means, index_by_appearance
 from conffusion.diagnostics import RiskCurve, risk_curve
 from conffusion.own_images.arrays import Arrays
@@ -22,6 +24,7 @@ from conffusion.packages.package import calibration_record
 from conffusion.predict.predictor import Predictor
 from conffusion.store import write_json, write_text
 
+ORDER_SEED = 0  # arrays may come sorted; pairs, shuffled already, do not mind
 MODEL, CALIBRATION, VERDICT = "model.conffusion", "calibration.json", "verdict.md"
 CURVE, FIGURE = "risk_curve.csv", "risk_curve.png"
 
@@ -39,6 +42,12 @@ class Promise:
     alpha: float = 0.1
     delta: float = 0.1
     ucb: UcbName = "star"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be promised, before any image is predicted."""
+        check_level("alpha", self.alpha)
+        check_level("delta", self.delta)
+        finite_sample_rule(self.ucb)
 
 
 def calibrate_package(
@@ -70,10 +79,17 @@ def calibrate_package(
         calibration = replace(found, scaling=package.family.name, shape=package.family.shape)
         before = collection.losses(package.family.scaling.name, package.calibration.lambda_hat)
         losses = collection.losses(package.family.scaling.name, calibration.lambda_hat)
-        on = CalibratedOn(description=description, smallest=collection.smallest, largest=collection.largest)
+        on = CalibratedOn(
+            description=description,
+            smallest=collection.smallest,
+            largest=collection.largest,
+            channels=tuple(sorted(collection.channels)),
+            masks=inputs.masks,
+            value_range=inputs.value_range,
+        )
         numbers = None if inputs.groups is None else index_by_appearance(inputs.groups, len(losses))
         evidence = Evidence(losses, np.concatenate(collection.features), numbers)
-    new = package.recalibrated(calibration, on, evidence)
+    new = package.recalibrated(calibration, on, evidence, bfloat16=predictor.bfloat16)
     write_package(new, output / MODEL, licence)
     verdict = calibration_verdict(calibration, _unit_mean(before, inputs.groups), package.calibration)
     _write_results(output, calibration, curve, verdict, new)
@@ -114,7 +130,8 @@ def _calibrate(
 ) -> tuple[Calibration, RiskCurve]:
     values = (arrays["lower"], arrays["upper"], arrays["target"])
     options: dict[str, Any] = {
-        "alpha": promise.alpha, "delta": promise.delta, "scaling": scaling, "ucb": promise.ucb, "groups": groups
+        "alpha": promise.alpha, "delta": promise.delta, "scaling": scaling, "ucb": promise.ucb, "groups": groups,
+        "order_seed": ORDER_SEED,
     }  # fmt: skip
     calibration = calibrate(*values, mask=arrays["mask"], **options)
     return calibration, risk_curve(*values, arrays["mask"], **options)

@@ -30,12 +30,14 @@ class Collection:
         names: Name of each image.
         features: (n_images, 10 or 14) for the drift check.
         sizes: (height, width) of each image.
+        channels: Numbers of channels that images have.
     """
 
     arrays: dict[str, Any]
     names: list[str] = field(default_factory=list)
     features: list[FloatArray] = field(default_factory=list)
     sizes: list[tuple[int, int]] = field(default_factory=list)
+    channels: set[int] = field(default_factory=set)
 
     def append(
         self,
@@ -47,6 +49,7 @@ class Collection:
         features: FloatArray,
     ) -> None:
         """Take one image: (C, H, W) arrays and its (H, W) mask."""
+        self.channels.add(len(lower))
         chosen = np.broadcast_to(mask == 1, lower.shape)
         values = {"lower": lower[chosen], "upper": upper[chosen], "target": target[chosen]}
         values["mask"] = np.ones(values["lower"].size, np.uint8)

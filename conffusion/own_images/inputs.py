@@ -1,8 +1,9 @@
 """What a command is given: images, masks and truths, matched by name, all checked before any work starts."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -66,11 +67,15 @@ class Inputs:
     Attributes:
         names: Name of each image, which is that of its folder of results.
         groups: Group of each image; None where no rule joins images.
+        masks: "own" where they were given, "centre" where the hole of the training is cut out, "none" without.
+        value_range: Sample values that stand for 0 and 1; None: by the type of the samples.
     """
 
     names: Sequence[str]
     groups: npt.NDArray[np.str_] | None
     _load: Callable[[str], Item] = field(repr=False)
+    masks: Literal["none", "centre", "own"] = "none"
+    value_range: tuple[float, float] | None = None
 
     def __len__(self) -> int:
         """Number of images."""
@@ -89,7 +94,7 @@ class Inputs:
         sorted_names = np.argsort(np.asarray(self.names))
         order = sorted_names[keyed_generator("order", seed, "pairs").permutation(len(self.names))]
         groups = None if self.groups is None else self.groups[order]
-        return Inputs([self.names[k] for k in order], groups, self._load)
+        return replace(self, names=[self.names[k] for k in order], groups=groups)
 
 
 def gather(task: Task, seed: int, images: Paths, targets: Paths, options: InputOptions, hole_of: int) -> Inputs:
@@ -113,7 +118,7 @@ def gather(task: Task, seed: int, images: Paths, targets: Paths, options: InputO
     first = corrupted or truths
     if not first:
         raise DataError("no images: name at least one file or folder")
-    if task.known_outside and options.masks is None and not targets:
+    if task.known_outside and options.masks is None and (images or not targets):
         raise DataError(
             f"{task.label} needs --mask: an image, or a folder of images, in which white marks what is missing"
         )
@@ -125,7 +130,10 @@ def gather(task: Task, seed: int, images: Paths, targets: Paths, options: InputO
     def load(name: str) -> Item:
         return reader.load(name, corrupted.get(name), truths.get(name), masks.get(name))
 
-    return Inputs(names, _groups(first, options), load)
+    kind: Literal["none", "centre", "own"] = "none"
+    if task.known_outside:
+        kind = "centre" if options.masks is None else "own"
+    return Inputs(names, _groups(first, options), load, kind, options.value_range)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """`conffusion predict`: intervals of every image of a folder, as files."""
 
+import re
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +58,9 @@ def predict_images(
         "n_images": len(records),
         "n_predicted_now": len(names),
         "drift": drift_summary(predictor, features, inputs),
+        "warnings": input_warnings(predictor, inputs),
         "n_with_warnings": sum(bool(record["warnings"]) for record in records),
+        "kinds_of_warnings": _kinds([warning for record in records for warning in record["warnings"]]),
         "interval_size_mean": float(np.mean([record["interval_size_mean"] for record in records])),
         "seconds": time.monotonic() - start,
     }
@@ -70,7 +74,12 @@ def describe_item(predictor: Predictor, item: Item, unscaled: Unscaled, seconds:
     return {
         "fingerprint": fingerprint(item, predictor.package),
         "features": unscaled.features()[0].tolist(),
-        "tiles": {"size": record.image_size, "overlap": record.overlap, "n": unscaled.n_tiles},
+        "tiles": {
+            "size": record.image_size,
+            "overlap": record.overlap,
+            "n": unscaled.n_tiles,
+            "odd_holes": unscaled.odd_holes,
+        },
         "seconds": seconds,
     }
 
@@ -87,6 +96,32 @@ def drift_summary(predictor: Predictor, features: FloatArray, inputs: Inputs) ->
         "most_shifted": [list(shift) for shift in drift.most_shifted],
         "warning": drift.warning(ATYPICAL),
     }
+
+
+def input_warnings(predictor: Predictor, inputs: Inputs) -> list[str]:
+    """Reasons, common to all images, not to rely on the promise."""
+    on, warnings = predictor.package.record.calibrated_on, []
+    if inputs.value_range != on.value_range:
+        ranges = (inputs.value_range, on.value_range)
+        ours, theirs = ("by the type" if one is None else f"{one[0]:g} {one[1]:g}" for one in ranges)
+        warnings.append(
+            f"values are read with --value-range {ours}, but those that calibrated the model {theirs}: use the same"
+        )
+    if predictor.package.record.bfloat16 and not predictor.bfloat16:
+        warnings.append(
+            "the model was calibrated in bfloat16, which this device has not: bounds differ by its rounding"
+        )
+    return warnings
+
+
+def _kinds(warnings: Sequence[str]) -> dict[str, int]:
+    """How many images have each kind of warning; numbers make no kind of their own, and the first stands for all."""
+    first: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    for warning in warnings:
+        kind = re.sub(r"[\d.e-]+", "#", warning)
+        counts[first.setdefault(kind, warning)] += 1
+    return dict(counts)
 
 
 def _finished(predictor: Predictor, inputs: Inputs, output: Path) -> dict[str, dict[str, Any]]:

@@ -80,26 +80,39 @@ def write_prediction(
         "bit_depth": item.original.bit_depth,
         "value_range": [item.original.encoding.black, item.original.encoding.white],  # samples that stand for 0 and 1
         "files": files,
-        "warnings": [*item.original.warnings, *image_warnings(package, interval, facts["tiles"]["n"])],
+        "warnings": [*item.original.warnings, *image_warnings(package, item, interval, facts["tiles"])],
         **facts,
     }
     write_json(folder / RECORD, record)
     return record
 
 
-def image_warnings(package: Package, interval: Interval, n_tiles: int) -> list[str]:
-    """Reasons not to rely on the promise for this image, in words."""
-    warnings = []
-    smallest, largest = package.record.calibrated_on.smallest, package.record.calibrated_on.largest
+def image_warnings(package: Package, item: Item, interval: Interval, tiles: Mapping[str, Any]) -> list[str]:
+    """Reasons not to rely on the promise for this image, in words.
+
+    Args:
+        package: The model.
+        item: What was restored.
+        interval: The result.
+        tiles: Number of tiles `n`, and whether some holes lie otherwise than in training, `odd_holes`.
+    """
+    on, warnings = package.record.calibrated_on, []
     height, width = interval.lower.shape[1:]
-    if not (smallest[0] <= height <= largest[0] and smallest[1] <= width <= largest[1]):
-        sizes = f"{smallest[1]}x{smallest[0]}" + ("" if smallest == largest else f" to {largest[1]}x{largest[0]}")
+    if not (on.smallest[0] <= height <= on.largest[0] and on.smallest[1] <= width <= on.largest[1]):
+        sizes = f"{on.smallest[1]}x{on.smallest[0]}"
+        sizes += "" if on.smallest == on.largest else f" to {on.largest[1]}x{on.largest[0]}"
         warnings.append(
             f"the model was calibrated on images of {sizes} pixels, and this one has {width}x{height}, put together "
-            f"from {n_tiles} tiles: the promise is not shown to hold for it; calibrate on pairs like it"
+            f"from {tiles['n']} tiles: the promise is not shown to hold for it; calibrate on pairs like it"
         )
-    if len(interval.lower) == 1:
-        warnings.append("a grey image through a colour model: calibrate on grey pairs")
+    if len(interval.lower) not in on.channels:
+        ours, theirs = ("a grey image", "colour") if len(interval.lower) == 1 else ("a colour image", "grey")
+        warnings.append(f"{ours} through a model that was calibrated on {theirs} ones: calibrate on pairs like it")
+    if on.masks == "centre" and tiles["odd_holes"]:
+        warnings.append(
+            "a hole lies at the border or near another one, where less is known than around the holes that calibrated "
+            "the model: far more than promised may lie outside; calibrate on pairs with masks like these (--mask)"
+        )
     if package.record.protocol != "guaranteed":
         warnings.append(promise_in_words(package))
     if interval.image_p_value is not None and interval.image_p_value <= ATYPICAL:
@@ -114,7 +127,8 @@ def fingerprint(item: Item, package: Package) -> str:
     """Of all that a prediction depends on, so that a finished one is not made again."""
     digest = hashlib.sha256(package.weights_sha256.encode())
     digest.update(package.record.model_dump_json().encode())
-    for array in (item.image, item.mask, item.target):
+    digest.update(repr((item.original.suffix, item.original.bit_depth, item.original.encoding)).encode())
+    for array in (item.image, item.original.alpha, item.mask, item.target):
         digest.update(b"none" if array is None else np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 

@@ -6,9 +6,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from conffusion.arrays import ArrayLike, FloatArray, IntArray
+from conffusion.arrays import ArrayLike, FloatArray, IntArray, as_numpy
 from conffusion.calibration.units import GroupLabels
 from conffusion.drift import Drift, check_drift, image_p_values
+from conffusion.randomness import keyed_generator
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,14 +32,14 @@ class Evidence:
 
         Args:
             features: (n_new, 10 or 14) as `features`.
-            groups: (n_new,) label of each image's group; by default each is its own. Without an effect where these
-                images have no groups.
-            seed: Of permutations.
+            groups: (n_new,) label of each image's group. Where only one of the two sets has groups, each group is
+                represented by one of its images, drawn at random, so that single images are compared.
+            seed: Of permutations and draws.
         """
-        if self.groups is None:
-            return check_drift(self.features, features, seed=seed)
-        new = np.arange(len(features)) if groups is None else groups
-        return check_drift(self.features, features, reference_groups=self.groups, new_groups=new, seed=seed)
+        if self.groups is not None and groups is not None:
+            return check_drift(self.features, features, reference_groups=self.groups, new_groups=groups, seed=seed)
+        known, new = _one_each(self.features, self.groups, seed), _one_each(as_numpy(features), groups, seed)
+        return check_drift(known, new, seed=seed)
 
     def image_p_value(self, features: ArrayLike) -> float:
         """How typical one image is, by its (1, 10 or 14) features: small where it is unlike these."""
@@ -66,3 +67,11 @@ class Evidence:
         if evidence.losses.ndim != 1 or evidence.features.shape[:1] != (n_images,) or not groups_fit:
             raise ValueError("its arrays are of different lengths")
         return evidence
+
+
+def _one_each(features: FloatArray, groups: GroupLabels | None, seed: int) -> FloatArray:
+    """One image of each group, drawn at random; all images where there are no groups."""
+    if groups is None:
+        return features
+    order = keyed_generator("drift", "one of each group", seed).permutation(len(features))
+    return features[np.sort(order[np.unique(as_numpy(groups)[order], return_index=True)[1]])]

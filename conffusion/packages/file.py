@@ -67,7 +67,7 @@ def read_package(path: str | Path) -> Package:
     try:
         with zipfile.ZipFile(path) as archive:
             files = _members(path, archive)
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, RuntimeError, zipfile.BadZipFile) as error:  # encrypted members raise RuntimeError
         raise PackageError(
             f"{path}: cannot be read as a package ({error}); make it with `conffusion package`"
         ) from error
@@ -102,7 +102,7 @@ def _record(path: str | Path, content: bytes) -> tuple[PackageRecord, Mapping[st
         if written != PackageRecord.model_fields["format"].default:
             raise PackageError(f"{path}: has format {written}, which this version cannot read: update conffusion")
         return PackageRecord(**values["record"]), dict(values["sha256"])
-    except (ValidationError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValidationError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise PackageError(f"{path}: {RECORD} is damaged ({error}); fetch the package again") from error
 
 

@@ -24,6 +24,7 @@ from conffusion.metrics import image_losses
 from conffusion.packages.evidence import Evidence
 from conffusion.packages.package import (
     CalibratedOn,
+    CalibrationValues,
     Package,
     PackageRecord,
     SamplingRecord,
@@ -72,12 +73,13 @@ def package_run(run: str | Path, task: str, method: str, protocol: str = "guaran
         overlap=_overlap(side, build_task(task, **settings).factor),
         bfloat16=_ran_in_bfloat16(config),
         sampling=_sampling(config) if get_method(method).is_sampled else None,
-        calibration=calibration_record(calibration),
+        calibration=CalibrationValues(**calibration_record(calibration)),
         family=calibration.family.to_dict(),
         calibrated_on=CalibratedOn(
             description=f"{config.get('dataset', 'name')}, run {config.get('run')}, split calibration",
             smallest=(side, side),
             largest=(side, side),
+            masks="centre" if build_task(task, **settings).known_outside else "none",
         ),
         provenance={
             "run": config.get("run"),

@@ -7,6 +7,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from conffusion.calibration import Calibration, Family
+from conffusion.calibration.procedure import UcbName
+from conffusion.calibration.units import UnitName
 from conffusion.methods.registry import METHODS, Method
 from conffusion.packages.evidence import Evidence
 from conffusion.tasks import Task, build_task, portable_settings
@@ -27,6 +29,21 @@ class SamplingRecord(_Strict):
     quantile: float = Field(gt=0, lt=0.5)
 
 
+class CalibrationValues(_Strict):
+    """The fields of `conffusion.calibration.Calibration`, without the shape, which the family has."""
+
+    lambda_hat: float
+    risk: float = Field(ge=0, le=1)
+    risk_ucb: float
+    n: int = Field(ge=1)
+    alpha: float = Field(gt=0, lt=1)
+    delta: float = Field(gt=0, lt=1)
+    scaling: str
+    ucb: UcbName
+    unit: UnitName
+    n_images: int = Field(ge=1)
+
+
 class CalibratedOn(_Strict):
     """Which images the scale was found on.
 
@@ -34,11 +51,18 @@ class CalibratedOn(_Strict):
         description: In words, for people.
         smallest: (height, width) of the smallest of them, in pixels of the restored image.
         largest: Of the largest.
+        channels: Numbers of channels that they had: 1 for grey, 3 for colour.
+        masks: "centre" where the hole was that of the training, in the middle of each image; "own" where people gave
+            masks; "none" for tasks without.
+        value_range: Sample values that stood for 0 and 1; None: by the type of the samples.
     """
 
     description: str
     smallest: tuple[int, int]
     largest: tuple[int, int]
+    channels: tuple[int, ...] = (3,)
+    masks: Literal["none", "centre", "own"] = "none"
+    value_range: tuple[float, float] | None = None
 
 
 class PackageRecord(_Strict):
@@ -58,7 +82,7 @@ class PackageRecord(_Strict):
         overlap: Pixels that neighbouring tiles share, at least.
         bfloat16: Whether the network ran in bfloat16 when it was calibrated.
         sampling: How variants are drawn, for a sampled method.
-        calibration: The fields of `conffusion.calibration.Calibration`, without the shape.
+        calibration: The scale and its promise.
         family: `conffusion.calibration.Family.to_dict`.
         calibrated_on: The images behind `calibration`.
         provenance: Free facts: run, training step, splits, licence.
@@ -73,11 +97,11 @@ class PackageRecord(_Strict):
     protocol: str
     sorts_bounds: bool
     seed: int
-    image_size: int = Field(ge=1)
+    image_size: int = Field(ge=1, le=4096)
     overlap: int = Field(ge=0)
     bfloat16: bool
     sampling: SamplingRecord | None
-    calibration: dict[str, Any]
+    calibration: CalibrationValues
     family: dict[str, Any]
     calibrated_on: CalibratedOn
     provenance: dict[str, Any]
@@ -115,16 +139,30 @@ class Package:
     @property
     def calibration(self) -> Calibration:
         """The scale and its promise."""
-        return Calibration(**self.record.calibration, shape=self.family.shape)
+        return Calibration(**self.record.calibration.model_dump(), shape=self.family.shape)
 
     @property
     def weights_sha256(self) -> str:
         """Checksum of the weights file."""
         return hashlib.sha256(self.weights).hexdigest()
 
-    def recalibrated(self, calibration: Calibration, on: CalibratedOn, evidence: Evidence) -> "Package":
-        """The same model with a scale found on other images, for the same family."""
-        changes = {"calibration": calibration_record(calibration), "calibrated_on": on}
+    def recalibrated(
+        self, calibration: Calibration, on: CalibratedOn, evidence: Evidence, *, bfloat16: bool
+    ) -> "Package":
+        """The same model with a scale found on other images, for the same family, and with a guarantee.
+
+        Args:
+            calibration: The scale; by a bound that holds for any number of units.
+            on: The images.
+            evidence: What they said.
+            bfloat16: Whether the network ran in bfloat16.
+        """
+        changes = {
+            "calibration": CalibrationValues(**calibration_record(calibration)),
+            "calibrated_on": on,
+            "protocol": "guaranteed",
+            "bfloat16": bfloat16,
+        }
         return replace(self, record=self.record.model_copy(update=changes), evidence=evidence)
 
 

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from conffusion.arrays import ArrayLike, FloatArray, as_numpy
 from conffusion.bounds import sort_bounds
 from conffusion.compute import BatchLimit, select_compute
-from conffusion.data.resize import resize_bicubic
+from conffusion.data.resize import from_uint8, resize_bicubic, resize_pixels, to_uint8
 from conffusion.drift import Drift
-from conffusion.errors import DataError, ShapeError
+from conffusion.errors import ConffusionError, DataError, ShapeError
 from conffusion.packages import Package, package_run, read_package
 from conffusion.predict.interval import Interval
 from conffusion.predict.one_pass import CorruptedImages
@@ -25,6 +25,7 @@ from conffusion.predict.unscaled import Unscaled
 from conffusion.tasks.inpainting import MID_GREY
 
 COLOURS = 3
+MAX_OUTPUT_PIXELS = 100_000_000  # of one restored image; each takes some 150 bytes of memory
 
 
 @dataclass(eq=False)
@@ -72,7 +73,8 @@ class Predictor:
     ) -> None:
         self.package, self.task, self.calibration = package, package.task, package.calibration
         precision = "auto" if package.record.bfloat16 else "float32"
-        self._source = open_source(package, select_compute(device, precision, threads), batch_size)
+        compute = select_compute(device, precision, threads)
+        self._source, self.bfloat16 = open_source(package, compute, batch_size), compute.bfloat16
         self._batch_size, self._family = batch_size, package.family
         self._trained_hole = self.task.mask((1, 1, self.tile_size, self.tile_size))[0, 0]
 
@@ -134,8 +136,15 @@ class Predictor:
         """
         works: deque[_Work] = deque()
         waiting: deque[tuple[_Work, Tile]] = deque()
-        for image, mask in images:
-            work = self._prepare(image, mask)
+        iterator, failure = iter(images), None
+        while True:
+            try:
+                work = self._prepare(*next(iterator))
+            except StopIteration:
+                break
+            except ConffusionError as error:  # once what came before it is finished
+                failure = error
+                break
             works.append(work)
             waiting.extend((work, tile) for tile in work.tiles)
             while len(waiting) >= self._batch_size:
@@ -146,6 +155,8 @@ class Predictor:
             self._predict([waiting.popleft() for _ in range(min(self._batch_size, len(waiting)))])
         while works:
             yield self._finish(works.popleft())
+        if failure is not None:
+            raise failure
 
     def drift(self, features: ArrayLike, groups: Any | None = None, seed: int = 0) -> Drift:
         """Whether images, described by `Unscaled.features`, look like those that calibrated the model.
@@ -162,7 +173,15 @@ class Predictor:
         if self.task.factor == 1:
             return image
         height, width = (side * self.task.factor for side in image.shape[1:])
-        return resize_bicubic(image[None], height, width)[0]
+        if height * width > MAX_OUTPUT_PIXELS:
+            raise DataError(
+                f"an image of {image.shape[2]}x{image.shape[1]} pixels would become {width}x{height}, more than "
+                f"{MAX_OUTPUT_PIXELS:,} pixels: cut it into parts"
+            )
+        if np.array_equal(from_uint8(to_uint8(image)), image):  # 8 bits, as in the workflow
+            return resize_bicubic(image[None], height, width)[0]
+        planes = [resize_pixels(np.repeat(plane[..., None], 3, axis=2), height, width)[..., 0] for plane in image]
+        return np.stack(planes)
 
     def _prepare(self, image: ArrayLike, mask: ArrayLike | None) -> _Work:
         pixels = _checked_image(image)
@@ -218,7 +237,8 @@ class Predictor:
         if work.colours < COLOURS:
             blended = blended.mean(axis=1, keepdims=True)
         point, lower, upper = blended
-        return Unscaled(lower, upper, point, work.mask, len(work.tiles), work.condition)
+        odd = self.task.known_outside and any(tile.mask.sum() > self._trained_hole.sum() for tile in work.tiles)
+        return Unscaled(lower, upper, point, work.mask, len(work.tiles), work.condition, odd)
 
 
 def _checked_image(image: ArrayLike) -> FloatArray:

@@ -121,9 +121,12 @@ class Canvas:
         self._n_missing -= 1
 
     def blend(self, background: FloatArray) -> FloatArray:
-        """The weighted means, with the background (broadcast to the shape) where no tile wanted a say."""
-        with np.errstate(invalid="ignore"):
-            return np.where(self._weight > 0, self._sum / self._weight, background)
+        """The weighted means, with the background where no tile wanted a say. To be asked for once."""
+        seen = self._weight > 0
+        np.divide(self._sum, self._weight, out=self._sum, where=seen)
+        if not seen.all():
+            self._sum[..., ~seen] = np.broadcast_to(background, self._sum.shape)[..., ~seen]
+        return self._sum
 
 
 def _mirrored(start: int, length: int, n: int) -> npt.NDArray[np.intp]:

@@ -22,6 +22,7 @@ class Unscaled:
         mask: (H, W) uint8, 1 where pixels were restored.
         n_tiles: Number of tiles that it was put together from.
         given: (C, H, W) what was to be restored, as the network sees it; None where that is not known.
+        odd_holes: Whether around some hole more is missing than in training: at borders, or near other holes.
     """
 
     lower: FloatArray
@@ -30,6 +31,7 @@ class Unscaled:
     mask: npt.NDArray[np.uint8]
     n_tiles: int
     given: FloatArray | None = None
+    odd_holes: bool = False
 
     def features(self) -> FloatArray:
         """(1, 10) features for the drift check, or (1, 14) where it is known what was given."""

@@ -212,6 +212,8 @@ def _find(folder: Path, record: Mapping[str, Any], part: str) -> Path | None:
     """A file of a prediction: what the record says, else whatever has its name; None where there is none."""
     named = record.get("files", {}).get(part)
     if named is not None:
+        if not isinstance(named, str) or Path(named).name != named:
+            raise DataError(f"{folder}: names the file {named!r} outside its folder; predict again")
         return folder / named
     return next(iter(sorted(folder.glob(f"{part}.*"))), None)
 

@@ -44,7 +44,9 @@ def package_of(folder: Path, family: str, **options: Any) -> Package:
     save_predictor(path, predictor, SPECS[options.get("kind", "sr3")], {"step": 1})
     changes = {
         "family": synthetic_families.family(family, (3, SIDE, SIDE)).to_dict(),
-        "calibration": {**record.calibration, "scaling": family, "lambda_hat": 0.02 if family == "additive" else 1.1},
+        "calibration": record.calibration.model_copy(
+            update={"scaling": family, "lambda_hat": 0.02 if family == "additive" else 1.1}
+        ),
     }
     return dataclasses.replace(package, record=record.model_copy(update=changes), weights=path.read_bytes())
 

@@ -9,7 +9,7 @@ import zarr
 
 from conffusion import Predictor
 from conffusion.calibration import calibrate
-from conffusion.errors import CalibrationError, DataError
+from conffusion.errors import CalibrationError, ConfigError, DataError
 from conffusion.own_images.arrays import read_arrays, read_groups
 from conffusion.own_images.calibrating import Promise, calibrate_arrays, calibrate_package
 from conffusion.own_images.evaluating import evaluate_arrays, evaluate_package
@@ -43,7 +43,7 @@ def test_the_scale_is_that_of_the_whole_images(enlarging: Predictor, tmp_path: P
             arrays[name][row, 0, 0, : one.lower.size] = 1 if values is None else values.reshape(-1)
     expected = calibrate(
         arrays["lower"], arrays["upper"], arrays["target"], mask=arrays["mask"], alpha=0.3, delta=0.3,
-        scaling="additive", ucb="star", groups=inputs.groups,
+        scaling="additive", ucb="star", groups=inputs.groups, order_seed=0,
     )  # fmt: skip
     assert model.calibration.lambda_hat == expected.lambda_hat
     assert (model.calibration.unit, model.calibration.n) == (expected.unit, expected.n)
@@ -100,7 +100,7 @@ def test_bounds_of_any_method_are_calibrated_and_judged(tmp_path: Path) -> None:
     arrays = made_up()
     opened = read_arrays(**save(tmp_path, arrays))
     verdict = calibrate_arrays(opened, Promise(), tmp_path / "out", scaling="interval", groups=None)
-    expected = calibrate(*arrays.values(), alpha=0.1, delta=0.1, scaling="interval", ucb="star")
+    expected = calibrate(*arrays.values(), alpha=0.1, delta=0.1, scaling="interval", ucb="star", order_seed=0)
     found = json.loads((tmp_path / "out" / "calibration.json").read_text())
     assert found["lambda_hat"] == expected.lambda_hat and "Calibrated on 80 images" in verdict
     fresh = made_up()
@@ -131,6 +131,17 @@ def test_unsuitable_arrays_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "half.npy", np.full((80, 6, 6), 0.5))
     with pytest.raises(DataError, match="0 and 1 only"):
         read_arrays(**paths, mask=tmp_path / "half.npy")
+    np.save(tmp_path / "rgb.npy", np.zeros((40, 30, 3), np.uint8))
+    with pytest.raises(DataError, match="a single image is no calibration set"):
+        read_arrays(*[tmp_path / "rgb.npy"] * 3)
     (tmp_path / "g.csv").write_text("group\na\n")
     with pytest.raises(DataError, match="1 rows for 80 images"):
         read_groups(tmp_path / "g.csv", 80)
+
+
+def test_only_bounds_that_hold_are_promised() -> None:
+    for ucb in ("clt", "official", "conformal_risk_control"):
+        with pytest.raises(ConfigError, match="must hold for any number of units"):
+            Promise(ucb=ucb)
+    with pytest.raises(ConfigError, match="alpha"):
+        Promise(alpha=1.5)

@@ -54,7 +54,7 @@ def test_sixteen_bit_grey_comes_back_as_such_and_rounding_loses_no_coverage(
     assert lower.dtype == np.uint16 and lower.shape == (32, 32)
     interval = enlarging(pixels.astype(np.float32) / 65535)
     assert (lower / 65535 <= interval.lower[0] + 1e-6).all() and (upper / 65535 >= interval.upper[0] - 1e-6).all()
-    assert any("grey image" in warning for warning in record(tmp_path / "out" / "g")["warnings"])
+    assert any("calibrated on colour ones" in warning for warning in record(tmp_path / "out" / "g")["warnings"])
 
 
 def test_what_is_done_is_kept_and_what_is_not_is_made(enlarging: Predictor, tmp_path: Path) -> None:
@@ -103,3 +103,17 @@ def test_the_folder_must_be_one_that_can_be_written(enlarging: Predictor, tmp_pa
     (tmp_path / "out").write_text("a file")
     with pytest.raises(StoreError, match="is a file"):
         predict(enlarging, [image], tmp_path / "out")
+
+
+def test_results_below_the_input_folder_are_no_images(enlarging: Predictor, tmp_path: Path) -> None:
+    write_images(tmp_path, ["a.png", "b.png"], side=8)
+    assert predict(enlarging, [tmp_path], tmp_path / "restored")["n_images"] == 2
+    again = predict(enlarging, [tmp_path], tmp_path / "restored")
+    assert (again["n_images"], again["n_predicted_now"]) == (2, 0)
+
+
+def test_another_value_range_than_in_calibration_is_said(enlarging: Predictor, tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", np.full((8, 8), 900, np.uint16))
+    summary = predict(enlarging, [tmp_path / "a.tif"], tmp_path / "out", value_range=(0.0, 4095.0))
+    assert "--value-range 0 4095" in summary["warnings"][0]
+    assert not predict(enlarging, [tmp_path / "a.tif"], tmp_path / "other")["warnings"]

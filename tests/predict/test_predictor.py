@@ -9,7 +9,7 @@ import pytest
 from conffusion import Predictor
 from conffusion.data.resize import resize_bicubic
 from conffusion.errors import DataError, ShapeError
-from conffusion.packages import Package
+from conffusion.packages import Evidence, Package
 from tests.methods.small_specs import SIDE
 from tests.packages.small_package import small_package
 
@@ -53,7 +53,7 @@ def test_super_resolution_returns_the_enlarged_size(enlarging: Predictor, shape:
 def test_one_tile_is_the_network_s_bounds_calibrated(enlarging: Predictor) -> None:
     from conffusion.predict.one_pass import CorruptedImages
 
-    small = image(3, 4, 4)
+    small = np.round(image(3, 4, 4) * 255).astype(np.float32) / np.float32(255)
     condition = resize_bicubic(small[None], SIDE, SIDE)
     raw = enlarging._source.bounds(CorruptedImages("super_resolution", 5, ["x"], condition, np.ones_like(condition)))
     lower, upper = np.minimum(raw.lower, raw.upper), np.maximum(raw.lower, raw.upper)
@@ -149,13 +149,58 @@ def test_unsuitable_masks_are_refused(filling: Predictor, mask: object, message:
         filling(image(3, 16, 16), mask)
 
 
-def test_a_grouped_reference_takes_every_new_image_as_a_group(folder: Path) -> None:
+def test_single_images_are_compared_with_one_image_of_each_group(folder: Path) -> None:
     package = small_package(folder)
     groups = np.arange(30) // 3
     grouped = Package(package.record, package.weights, dataclasses.replace(package.evidence, groups=groups))
     predictor = Predictor(grouped, device="cpu")
     drift = predictor.drift(package.evidence.features[:5])
-    assert drift.unit == "group" and drift.n_reference_used == 10 and drift.n_new_used == 5
+    assert drift.unit == "image" and drift.n_reference_used == 10 and drift.n_new_used == 5
+    drift = predictor.drift(package.evidence.features[:6], groups=np.arange(6) // 2)
+    assert drift.unit == "group" and drift.n_reference_used == 10 and drift.n_new_used == 3
+
+
+def test_groups_raise_no_false_alarms() -> None:
+    p_values = []
+    for seed in range(60):
+        generator = np.random.default_rng(seed)
+        people = generator.standard_normal((40, 1, 14))
+        known = (people + 0.3 * generator.standard_normal((40, 5, 14))).reshape(200, 14)
+        new = generator.standard_normal((40, 14)) + 0.3 * generator.standard_normal((40, 14))
+        evidence = Evidence(np.zeros(200), known, np.repeat(np.arange(40), 5))
+        p_values.append(evidence.drift(new, seed=seed).p_value)
+    assert np.mean(np.array(p_values) <= 0.05) < 0.15
+
+
+def test_sixteen_bits_are_not_reduced_to_eight(enlarging: Predictor) -> None:
+    fine = np.linspace(1000, 1143, 16, dtype=np.float32).reshape(1, 4, 4) / np.float32(65535)
+    assert len(np.unique(enlarging.enlarge(fine))) > 50
+
+
+def test_what_comes_before_a_damaged_image_is_finished(enlarging: Predictor) -> None:
+    def images():
+        yield image(3, 4, 4), None
+        yield image(3, 4, 4) + 9, None
+
+    stream = enlarging.unscaled(images())
+    assert next(stream).lower.shape == (3, 16, 16)
+    with pytest.raises(DataError, match="outside"):
+        next(stream)
+
+
+def test_images_that_would_become_too_large_are_refused(enlarging: Predictor) -> None:
+    with pytest.raises(DataError, match="would become 12000x12000"):
+        enlarging(np.zeros((1, 3000, 3000), np.float32))
+
+
+def test_holes_at_borders_and_in_clusters_are_marked(filling: Predictor) -> None:
+    pixels, mask = image(3, 40, 40), np.zeros((40, 40), np.uint8)
+    mask[16:24, 16:24] = 1
+    assert not next(filling.unscaled([(pixels, mask)])).odd_holes
+    border, cluster = np.roll(mask, 16, axis=0), mask.copy()
+    cluster[16:20, 26:30] = 1
+    assert next(filling.unscaled([(pixels, border)])).odd_holes
+    assert next(filling.unscaled([(pixels, cluster)])).odd_holes
 
 
 def test_drift_of_the_calibration_images_themselves_is_unremarkable(enlarging: Predictor) -> None:

@@ -81,7 +81,7 @@ def test_an_interrupt_ends_all_processes_and_leaves_no_lock(workflow: Path, numb
     code = (
         "import signal, sys; from pathlib import Path; "
         "from conffusion.workflow.own_model.running import run_workflow as run; "
-        "signal.signal(signal.SIGINT, signal.default_int_handler); "  # what starts tests in the background may ignore it
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "  # a shell in the background ignores it
     )
     code += "folder = Path(sys.argv[1]); run(folder, 'mine', ['results/mine/slow.txt'], folder / 'mine.yaml', 1)"
     front = subprocess.Popen([sys.executable, "-c", code, str(workflow)], stderr=subprocess.PIPE, text=True)
