@@ -53,7 +53,14 @@ def evaluate_package(predictor: Predictor, inputs: Inputs, output: str | Path, *
         drift = drift_summary(predictor, np.concatenate(collection.features), inputs)
         alpha, warning = predictor.calibration.alpha, drift["warning"]
         verdict, metrics = _judge(Arrays(**arrays), alpha, inputs.groups, warning)
-    summary = {"package": predictor.package.record.name, "n_images": len(records), "drift": drift, **metrics}
+    summary = {
+        "package": predictor.package.record.name,
+        "model_sha256": predictor.package.weights_sha256,
+        "lambda_hat": predictor.calibration.lambda_hat,
+        "n_images": len(records),
+        "drift": drift,
+        **metrics,
+    }
     write_tables(output, records, summary)
     _write(output, verdict, {**metrics, "drift": drift})
     return verdict

@@ -12,12 +12,20 @@ import numpy as np
 from conffusion.arrays import FloatArray
 from conffusion.errors import StoreError
 from conffusion.own_images.inputs import Inputs, Item
-from conffusion.own_images.records import ATYPICAL, RECORD, fingerprint, finished_record, write_prediction, write_tables
+from conffusion.own_images.records import (
+    ATYPICAL,
+    RECORD,
+    SUMMARY,
+    fingerprint,
+    finished_record,
+    write_prediction,
+    write_tables,
+)
 from conffusion.own_images.restoring import restore
 from conffusion.packages.card import promise_in_words
 from conffusion.predict.predictor import Predictor
 from conffusion.predict.unscaled import Unscaled
-from conffusion.store import atomic_path
+from conffusion.store import atomic_path, read_json
 
 
 def predict_images(
@@ -37,7 +45,7 @@ def predict_images(
         StoreError: If the disk refuses; likewise.
     """
     output = Path(output)
-    _check_writable(output)
+    _check_writable(output, predictor)
     start = time.monotonic()
     done = _finished(predictor, inputs, output)
     names = [name for name in inputs.names if name not in done]
@@ -54,6 +62,7 @@ def predict_images(
     summary = {
         "package": predictor.package.record.name,
         "model_sha256": predictor.package.weights_sha256,
+        "lambda_hat": predictor.calibration.lambda_hat,
         "promise": promise_in_words(predictor.package),
         "n_images": len(records),
         "n_predicted_now": len(names),
@@ -114,6 +123,10 @@ def input_warnings(predictor: Predictor, inputs: Inputs) -> list[str]:
     return warnings
 
 
+def _identity(predictor: Predictor) -> tuple[str, float]:
+    return predictor.package.weights_sha256, predictor.calibration.lambda_hat
+
+
 def _kinds(warnings: Sequence[str]) -> dict[str, int]:
     """How many images have each kind of warning; numbers make no kind of their own, and the first stands for all."""
     first: dict[str, str] = {}
@@ -137,10 +150,17 @@ def _with_record(inputs: Inputs, output: Path) -> Iterator[str]:
     return (name for name in inputs.names if (output / name / RECORD).is_file())
 
 
-def _check_writable(output: Path) -> None:
-    """Raise before any work if nothing could be written."""
+def _check_writable(output: Path, predictor: Predictor) -> None:
+    """Raise before any work if nothing could be written, or another model's predictions would be mixed with these."""
     if output.exists() and not output.is_dir():
         raise StoreError(f"{output}: is a file; give the folder for the predictions")
+    if (output / SUMMARY).is_file():
+        earlier = read_json(output / SUMMARY)
+        if (earlier.get("model_sha256"), earlier.get("lambda_hat")) != _identity(predictor):
+            raise StoreError(
+                f"{output}: holds predictions of another model or calibration, {earlier.get('package')}; choose another "
+                "folder, or remove it"
+            )
     with atomic_path(output / ".writable") as temporary:
         temporary.touch()
     (output / ".writable").unlink(missing_ok=True)

@@ -95,7 +95,7 @@ def evaluation_verdict(measured: MeasuredRisk, alpha: float, drift_warning: str 
         )
     else:
         verdict = (
-            f"BROKEN: the true risk on such images is at least {measured.low:.2%} (with 95 % confidence). These images "
-            "are not like those that calibrated the model: calibrate on pairs like them."
+            f"BROKEN: the true risk on such images is at least {measured.low:.2%} (with 95 % confidence). Either they "
+            "are not like those that calibrated, or nothing was calibrated: calibrate on pairs like them."
         )
     return "\n\n".join([found, verdict, *([f"Warning: {drift_warning}."] if drift_warning else [])])

@@ -13,6 +13,7 @@ from conffusion import Predictor
 from conffusion.errors import DataError, StoreError
 from conffusion.own_images.inputs import InputOptions, gather
 from conffusion.own_images.predicting import predict_images
+from conffusion.packages import Package
 from tests.own_images.conftest import write_images
 
 
@@ -117,3 +118,13 @@ def test_another_value_range_than_in_calibration_is_said(enlarging: Predictor, t
     summary = predict(enlarging, [tmp_path / "a.tif"], tmp_path / "out", value_range=(0.0, 4095.0))
     assert "--value-range 0 4095" in summary["warnings"][0]
     assert not predict(enlarging, [tmp_path / "a.tif"], tmp_path / "other")["warnings"]
+
+
+def test_predictions_of_two_models_are_not_mixed(enlarging: Predictor, tmp_path: Path) -> None:
+    (image,) = write_images(tmp_path / "in", ["a.png"], side=8)
+    predict(enlarging, [image], tmp_path / "out")
+    record = enlarging.package.record
+    other = record.model_copy(update={"calibration": record.calibration.model_copy(update={"lambda_hat": 0.5})})
+    recalibrated = Predictor(Package(other, enlarging.package.weights, enlarging.package.evidence), device="cpu")
+    with pytest.raises(StoreError, match="holds predictions of another model or calibration"):
+        predict(recalibrated, [image], tmp_path / "out")
