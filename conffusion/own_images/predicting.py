@@ -158,8 +158,8 @@ def _check_writable(output: Path, predictor: Predictor) -> None:
         earlier = read_json(output / SUMMARY)
         if (earlier.get("model_sha256"), earlier.get("lambda_hat")) != _identity(predictor):
             raise StoreError(
-                f"{output}: holds predictions of another model or calibration, {earlier.get('package')}; choose another "
-                "folder, or remove it"
+                f"{output}: holds predictions of another model or calibration, {earlier.get('package')}; choose "
+                "another folder, or remove it"
             )
     with atomic_path(output / ".writable") as temporary:
         temporary.touch()
