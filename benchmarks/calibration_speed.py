@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks import peers_calibration as peers
 from benchmarks.calibration_memory import Record, Table, made_up_bounds
-from conffusion.arrays import FloatArray
+from conffusion.core.arrays import FloatArray
 from conffusion.calibration import Calibration, Family, calibrate
 from conffusion.calibration.krcps import fit_pixel_groups
 

@@ -15,11 +15,11 @@ from conffusion.calibration import Family
 from conffusion.calibration.files import FAMILY_FILE, read_calibration
 from conffusion.calibration.procedure import UcbName
 from conffusion.calibration.units import UnitName
-from conffusion.calibration.validity import LossCurves, assess_validity
+from conffusion.evaluation.validity import LossCurves, assess_validity
 from conffusion.config.schema import PLAIN_FAMILIES, CalibrationSettings, FamilyName
 from conffusion.errors import StoreError
-from conffusion.stages.calibration import CalibrationFiles, calibrate_method, matching_stores
-from conffusion.stages.evaluation import pool_curves
+from conffusion.pipeline.stages.calibration import CalibrationFiles, calibrate_method, matching_stores
+from conffusion.pipeline.stages.evaluation import pool_curves
 from conffusion.store import read_json
 
 IMAGE_COUNTS = (50, 100, 200, 500)

@@ -21,7 +21,7 @@ import torch
 from tabulate import tabulate
 from torch import nn
 
-from conffusion.compute import Compute, keep_freed_memory
+from conffusion.core.device import Compute, keep_freed_memory
 from conffusion.models import UNet, build_unet
 from tests import conformance
 

@@ -24,8 +24,8 @@ from tabulate import tabulate
 from benchmarks.calibration_memory import _peak
 from conffusion.config import load_config
 from conffusion.config.schema import DatasetSettings
-from conffusion.data.faces import render_faces
-from conffusion.stages.images import prepare_images, split_images
+from conffusion.demo import render_faces
+from conffusion.pipeline.stages.images import prepare_images, split_images
 
 ROOT = Path(__file__).parents[1]
 SEED = 2022

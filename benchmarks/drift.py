@@ -19,10 +19,10 @@ from scipy import ndimage, stats
 from tabulate import tabulate
 
 from conffusion import Predictor
-from conffusion.arrays import FloatArray
-from conffusion.data.resize import resize_bicubic, to_uint8
-from conffusion.drift import check_drift
-from conffusion.packages import package_run
+from conffusion.core.arrays import FloatArray
+from conffusion.images.resize import resize_bicubic, to_uint8
+from conffusion.evaluation.drift import check_drift
+from conffusion.inference.from_run import package_run
 from conffusion.store import open_store
 
 LEVEL = 0.01  # of the warning that `conffusion predict` gives

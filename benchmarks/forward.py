@@ -24,7 +24,7 @@ from benchmarks.common import (
     report,
     set_tf32,
 )
-from conffusion.compute import Compute, select_compute
+from conffusion.core.device import Compute, select_compute
 from conffusion.models import UNet
 from tests import conformance
 

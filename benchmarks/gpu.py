@@ -29,7 +29,7 @@ from benchmarks.common import (
     report,
     set_tf32,
 )
-from conffusion.compute import Compute, select_compute
+from conffusion.core.device import Compute, select_compute
 from conffusion.methods.predictor import BoundPredictor, Bounds
 from conffusion.models import UNet
 from conffusion.models.schedules import NoiseSchedule, noise_schedule

@@ -12,7 +12,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from conffusion.arrays import FloatArray, IntArray
+from conffusion.core.arrays import FloatArray, IntArray
 from conffusion.calibration.krcps import ConvexProblem, quantile_groups
 from conffusion.calibration.ucb import OfficialVariant, official_ucb
 

@@ -25,18 +25,20 @@ from tabulate import tabulate
 
 from benchmarks.calibration_speed import Times
 from benchmarks.common import Record, machine, positive, precision_of
-from conffusion.arrays import FloatArray, to_pm1
-from conffusion.compute import Compute, keep_freed_memory, select_compute
-from conffusion.data.resize import resize_bicubic, to_uint8
+from conffusion.core.arrays import FloatArray, to_pm1
+from conffusion.core.device import Compute, keep_freed_memory, select_compute
+from conffusion.images.resize import resize_bicubic, to_uint8
 from conffusion.errors import ConffusionError
-from conffusion.export import export_onnx
+from conffusion.contrib.onnx import export_onnx
 from conffusion.models.denoiser import ConditionalDenoiser
-from conffusion.own_images.inputs import InputOptions, gather
-from conffusion.own_images.predicting import predict_images
-from conffusion.packages import Package, package_run, write_package
-from conffusion.predict.predictor import Predictor
-from conffusion.predict.sources import OnePassSource, SampledSource, open_source
-from conffusion.predict.tiles import Canvas, Tile, grid_tiles
+from conffusion.inference.inputs import InputOptions, gather
+from conffusion.inference.predicting import predict_images
+from conffusion.inference.from_run import package_run
+from conffusion.inference.model_file import write_package
+from conffusion.inference.package import Package
+from conffusion.inference.predictor import Predictor
+from conffusion.inference.backends import OnePassSource, SampledSource, open_source
+from conffusion.inference.tiling import Canvas, Tile, grid_tiles
 from conffusion.store import write_json
 
 PAPER_VARIANTS, PAPER_STEPS = 200, 200  # J and T of the paper
@@ -147,7 +149,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _scene(options: argparse.Namespace, folder: Path) -> Scene:
     if options.small:
-        from tests.packages.small_package import small_package
+        from tests.inference.small_package import small_package
 
         packages = [small_package(folder, method=method) for method in ("n_conffusion", "dm_sb")]
     else:

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.common import Record, Side, common_options, measure, network_of_fixture, report
 from conffusion.bounds import sampled_bounds
-from conffusion.compute import Compute, select_compute
+from conffusion.core.device import Compute, select_compute
 from conffusion.models import UNet
 from conffusion.models.schedules import noise_schedule
 from conffusion.sampling import ChainSampler, SamplingInput, Solver, draw_variants

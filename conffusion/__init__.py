@@ -4,19 +4,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from conffusion.calibration.estimator import IntervalCalibrator
-    from conffusion.own_images.calibrated_model import CalibratedModel, Pair
-    from conffusion.predict.interval import Interval
-    from conffusion.predict.predictor import Predictor
+    from conffusion.inference.calibrated_model import CalibratedModel, Pair
+    from conffusion.inference.interval import Interval
+    from conffusion.inference.predictor import Predictor
 
 __version__ = "0.1.0"
 __all__ = ["CalibratedModel", "Interval", "IntervalCalibrator", "Pair", "Predictor", "__version__"]
 
 _PLACES = {
-    "CalibratedModel": "conffusion.own_images.calibrated_model",
-    "Interval": "conffusion.predict.interval",
+    "CalibratedModel": "conffusion.inference.calibrated_model",
+    "Interval": "conffusion.inference.interval",
     "IntervalCalibrator": "conffusion.calibration.estimator",
-    "Pair": "conffusion.own_images.calibrated_model",
-    "Predictor": "conffusion.predict.predictor",
+    "Pair": "conffusion.inference.calibrated_model",
+    "Predictor": "conffusion.inference.predictor",
 }
 
 

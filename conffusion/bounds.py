@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from conffusion.arrays import ArrayLike, FloatArray, IntArray, as_numpy, check_same_shape
+from conffusion.core.arrays import ArrayLike, FloatArray, IntArray, as_numpy, check_same_shape
 from conffusion.errors import ConfigError, DataError, ShapeError
 
 _BLOCK_BYTES = 1 << 14  # of one variant, handled at a time: the values kept stay in the processor's cache

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from conffusion.arrays import check_same_shape
+from conffusion.core.arrays import check_same_shape
 from conffusion.errors import ConfigError
 
 _GREY_LEVEL = 1 / 255

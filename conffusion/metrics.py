@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from conffusion.arrays import ArrayLike, BoolArray, FloatArray, as_numpy, check_same_shape, is_zarr, iterate_blocks
+from conffusion.core.arrays import ArrayLike, BoolArray, FloatArray, as_numpy, check_same_shape, is_zarr, iterate_blocks
 from conffusion.errors import ConfigError, DataError, ShapeError
 
 Stratify: TypeAlias = Literal["pixel", "image", "image_channel"]

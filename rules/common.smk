@@ -1,12 +1,12 @@
-# Names shared by all rules. What they mean, and which files exist, is decided in conffusion/workflow.
+# Names shared by all rules. What they mean, and which files exist, is decided in conffusion/pipeline.
 
 from conffusion.config import parse_config
 from conffusion.errors import ConffusionError
-from conffusion.workflow.checks import checked_plan
-from conffusion.workflow.cluster import check_array_jobs
-from conffusion.workflow.code_digest import code_versions, write_code_versions
-from conffusion.workflow.gpu import gpus_per_job
-from conffusion.workflow.plan import (
+from conffusion.pipeline.checks import checked_plan
+from conffusion.pipeline.cluster import check_array_jobs
+from conffusion.pipeline.code_digest import code_versions, write_code_versions
+from conffusion.pipeline.gpu import gpus_per_job
+from conffusion.pipeline.plan import (
     POOL,
     PROTOCOL_NAMES,
     SPLITS,

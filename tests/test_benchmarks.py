@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from benchmarks import calibration, calibration_memory, common, data, forward, gpu, peers_calibration, predict, sampling
-from conffusion.calibration.validity import loss_curves
+from conffusion.evaluation.validity import loss_curves
 from conffusion.store import write_json, write_store
 
 Main = Callable[[Sequence[str]], int]

@@ -16,9 +16,9 @@ from PIL import Image
 
 from conffusion import __version__
 from conffusion.cli import make_parser
-from conffusion.packages import write_package
+from conffusion.inference.model_file import write_package
 from conffusion.tasks import build_task
-from tests.packages.small_package import small_package
+from tests.inference.small_package import small_package
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -79,7 +79,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_snippets_of_the_page_on_python_run(workplace: Path) -> None:
     names: dict[str, Any] = {}
     for block in blocks("docs/python.md"):
-        if "conffusion.adapters" not in block:  # tests/adapters runs those
+        if "conffusion.contrib.adapters" not in block:  # tests/adapters runs those
             exec(block, names)
     assert names["inside"].shape == (3, 24, 20)
     assert names["calibrator"].score(names["lower"], names["upper"], names["target"]) > 0.9
@@ -100,7 +100,7 @@ def test_examples_in_docstrings_run(workplace: Path, module: str) -> None:
 def test_snippets_of_every_page_are_run() -> None:
     pages = {page for page in PAGES if blocks(page)}
     run = {"README.md", "docs/guarantee.md", "docs/own_images.md", "docs/python.md", "docs/quick_start.md"}
-    run |= {"docs/deployment.md"}  # tests/export/test_onnx_file.py
+    run |= {"docs/deployment.md"}  # tests/contrib/onnx/test_onnx_file.py
     assert pages == run | NEED_A_RUN
 
 

@@ -12,7 +12,7 @@ from conffusion.config import load_config
 from conffusion.data.photos import PhotoPatches
 from conffusion.models.checkpoint import load_checkpoint
 from conffusion.store import open_store
-from conffusion.workflow.plan import SPLITS
+from conffusion.pipeline.plan import SPLITS
 from tests.test_workflow_end_to_end import PARTS, ROOT, Workflow, check_contract
 
 TASKS = ["super_resolution", "inpainting"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from conffusion.config import load_config
-from conffusion.workflow.plan import Plan
+from conffusion.pipeline.plan import Plan
 from tests.clusters.test_two_nodes import SMALL
 from tests.moto import PLUGIN, empty_bucket, environment, moto_server
 from tests.test_workflow_end_to_end import TASK, set_up

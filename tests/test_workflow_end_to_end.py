@@ -16,17 +16,17 @@ import torch
 import yaml
 from PIL import Image
 
-from conffusion.compute import Compute
+from conffusion.core.device import Compute
 from conffusion.config import Config, load_config
 from conffusion.errors import CheckpointError
 from conffusion.models.checkpoint import load_checkpoint
 from conffusion.models.networks import load_prior
 from conffusion.store import open_store
 from conffusion.training.priors import architecture_of, write_prior
-from conffusion.workflow.plan import SPLITS, Plan
-from conffusion.workflow.planned import planned_jobs
-from conffusion.workflow.records import gpus_held
-from conffusion.workflow.status import read_status
+from conffusion.pipeline.plan import SPLITS, Plan
+from conffusion.pipeline.planned import planned_jobs
+from conffusion.pipeline.records import gpus_held
+from conffusion.pipeline.status import read_status
 
 ROOT = Path(__file__).parents[1]
 PARTS = ("Snakefile", "rules", "workflow_scripts", "config", "profiles", "envs")

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from conffusion.stages.validity import ValidityFiles, assess_method_validity
-from conffusion.workflow.job import run_job
-from conffusion.workflow.plan import PROTOCOL_NAMES, method_of
+from conffusion.pipeline.stages.validity import ValidityFiles, assess_method_validity
+from conffusion.pipeline.job import run_job
+from conffusion.pipeline.plan import PROTOCOL_NAMES, method_of
 
 with run_job(snakemake) as job:  # noqa: F821
     candidates = job.input.get("candidates")

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from conffusion.methods.protocols import official_grid
-from conffusion.stages.calibration import CalibrationFiles, calibrate_method
-from conffusion.workflow.job import run_job
-from conffusion.workflow.plan import PROTOCOL_NAMES, method_of
+from conffusion.pipeline.stages.calibration import CalibrationFiles, calibrate_method
+from conffusion.pipeline.job import run_job
+from conffusion.pipeline.plan import PROTOCOL_NAMES, method_of
 
 with run_job(snakemake) as job:  # noqa: F821
     settings = job.settings

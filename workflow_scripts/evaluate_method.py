@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from conffusion.stages.evaluation import EvaluationFiles, evaluate_method
-from conffusion.workflow.job import run_job
-from conffusion.workflow.plan import POOL, PROTOCOL_NAMES, method_of, replicate_of
+from conffusion.pipeline.stages.evaluation import EvaluationFiles, evaluate_method
+from conffusion.pipeline.job import run_job
+from conffusion.pipeline.plan import POOL, PROTOCOL_NAMES, method_of, replicate_of
 
 with run_job(snakemake) as job:  # noqa: F821
     arm = job.wildcards.arm

@@ -1,10 +1,10 @@
 """Rule finetune_method: fit one method to one task, in one process or in several."""
 
-from conffusion.workflow.job import run_job
+from conffusion.pipeline.job import run_job
 
 with run_job(snakemake) as job:  # noqa: F821
     from conffusion.training.parallel import ALONE
-    from conffusion.workflow.finetuning import FinetuningCall, finetune, finetune_with
+    from conffusion.pipeline.finetuning import FinetuningCall, finetune, finetune_with
 
     n_processes = job.config.finetuning.processes
     call = FinetuningCall.of(job, n_processes)

@@ -1,10 +1,10 @@
 """Rule predict_bounds: bounds of every split by the chosen checkpoints of one method."""
 
-from conffusion.workflow.job import run_job
-from conffusion.workflow.plan import PROTOCOL_NAMES
+from conffusion.pipeline.job import run_job
+from conffusion.pipeline.plan import PROTOCOL_NAMES
 
 with run_job(snakemake) as job:  # noqa: F821
-    from conffusion.stages.prediction import predict_method_bounds
+    from conffusion.pipeline.stages.prediction import predict_method_bounds
 
     n_splits = len(job.input.images)
     for k, (protocol, model) in enumerate(zip(PROTOCOL_NAMES, job.input.models, strict=True)):

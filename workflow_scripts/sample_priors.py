@@ -1,10 +1,10 @@
 """Rule sample_priors: samples of every diffusion prior."""
 
 from conffusion.config.schema import PriorSettings
-from conffusion.workflow.job import run_job
+from conffusion.pipeline.job import run_job
 
 with run_job(snakemake) as job:  # noqa: F821
-    from conffusion.stages.prior_samples import sample_priors
+    from conffusion.pipeline.stages.prior_samples import sample_priors
 
     params = snakemake.params  # noqa: F821
     sample_priors(

@@ -1,9 +1,9 @@
 """Rule sample_variants: J variants of the images of one shard."""
 
-from conffusion.workflow.job import run_job
+from conffusion.pipeline.job import run_job
 
 with run_job(snakemake) as job:  # noqa: F821
-    from conffusion.stages.sampling import sample_variants
+    from conffusion.pipeline.stages.sampling import sample_variants
 
     sample_variants(
         job.settings["prior"],

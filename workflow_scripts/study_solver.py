@@ -1,9 +1,9 @@
 """Rule study_solver: variants of the first selection images by one solver with one number of steps."""
 
-from conffusion.workflow.job import run_job
+from conffusion.pipeline.job import run_job
 
 with run_job(snakemake) as job:  # noqa: F821
-    from conffusion.stages.sampling import sample_variants
+    from conffusion.pipeline.stages.sampling import sample_variants
 
     choice = {
         "solver": job.wildcards.solver, "n_steps": int(job.wildcards.n_steps),

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from conffusion.report.speed import RunFolder, write_speed_table
-from conffusion.workflow.job import run_job
-from conffusion.workflow.plan import folders_of as folders
-from conffusion.workflow.records import gpus_held
+from conffusion.pipeline.job import run_job
+from conffusion.pipeline.plan import folders_of as folders
+from conffusion.pipeline.records import gpus_held
 
 with run_job(snakemake) as job:  # noqa: F821
     params = snakemake.params  # noqa: F821

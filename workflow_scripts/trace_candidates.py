@@ -1,9 +1,9 @@
 """Rule trace_candidates: loss curves of all checkpoints of one fine-tuning run."""
 
-from conffusion.workflow.job import run_job
+from conffusion.pipeline.job import run_job
 
 with run_job(snakemake) as job:  # noqa: F821
-    from conffusion.stages.prediction import trace_candidates
+    from conffusion.pipeline.stages.prediction import trace_candidates
 
     trace_candidates(
         job.settings["seed"],

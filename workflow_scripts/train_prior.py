@@ -1,10 +1,10 @@
 """Rule train_prior: one pretrained network, stored in half precision to keep it small."""
 
-from conffusion.workflow.job import run_job
+from conffusion.pipeline.job import run_job
 
 with run_job(snakemake) as job:  # noqa: F821
     from conffusion.training.priors import write_prior
-    from conffusion.workflow.states import states_of
+    from conffusion.pipeline.states import states_of
 
     compute, own_images = job.compute(), next(iter(job.input.get("images", [])), None)
     write_prior(

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from conffusion.report.html import write_report
-from conffusion.workflow.job import run_job
-from conffusion.workflow.plan import heading
-from conffusion.workflow.versions import versions
+from conffusion.pipeline.job import run_job
+from conffusion.pipeline.plan import heading
+from conffusion.pipeline.versions import versions
 
 with run_job(snakemake) as job:  # noqa: F821
     write_report(

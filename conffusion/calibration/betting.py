@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from conffusion.arrays import ArrayLike, BoolArray, FloatArray
+from conffusion.core.arrays import ArrayLike, BoolArray, FloatArray
 from conffusion.calibration.ucb import check_level, checked_losses, find_root
 from conffusion.errors import ConfigError
 

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from conffusion.arrays import ArrayLike, FloatArray, as_numpy
+from conffusion.core.arrays import ArrayLike, FloatArray, as_numpy
 from conffusion.calibration.families import Family
 from conffusion.calibration.fitting import attainable_risk, choose_family
 from conffusion.calibration.pixels import open_pixels

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, Protocol, TypeAlias
 
-from conffusion.arrays import FloatArray
+from conffusion.core.arrays import FloatArray
 from conffusion.calibration.krcps import PixelGroups
 from conffusion.calibration.learned import LearnedScale
 from conffusion.calibration.scaling import SCALINGS, Scaling, ScalingName, get_scaling

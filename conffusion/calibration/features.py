@@ -6,7 +6,7 @@ All of them are functions of one image's own bounds and of the place in the imag
 import numpy as np
 from scipy import ndimage
 
-from conffusion.arrays import FloatArray, check_same_shape
+from conffusion.core.arrays import FloatArray, check_same_shape
 from conffusion.errors import ShapeError
 
 SMALLEST_SIZE = 1.0 / 255.0  # an interval counts as at least this wide, so that it can grow

@@ -5,7 +5,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from conffusion.arrays import ArrayLike, BoolArray, FloatArray, as_numpy
+from conffusion.core.arrays import ArrayLike, BoolArray, FloatArray, as_numpy
 from conffusion.calibration.procedure import UcbName
 from conffusion.calibration.rules import Level, finite_sample_rule
 from conffusion.calibration.shortfall import missing

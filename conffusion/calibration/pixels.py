@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from conffusion.arrays import (
+from conffusion.core.arrays import (
     ArrayLike,
     BoolArray,
     FloatArray,
@@ -26,7 +26,7 @@ from conffusion.calibration.families import Family, Shape, get_family
 from conffusion.calibration.scaling import Scaling
 from conffusion.calibration.units import Counts
 from conffusion.errors import DataError, ShapeError
-from conffusion.progress import Progress
+from conffusion.core.progress import Progress
 
 _CACHE_PIXELS = 1 << 16  # computed at a time, so that temporaries stay in the processor's cache
 _READ_PIXELS = 1 << 22  # read from zarr at a time

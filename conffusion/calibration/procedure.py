@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from conffusion.arrays import ArrayLike, FloatArray, as_numpy, check_same_shape
+from conffusion.core.arrays import ArrayLike, FloatArray, as_numpy, check_same_shape
 from conffusion.calibration.families import Family, Shape, get_family
 from conffusion.calibration.pixels import Pixels, open_pixels
 from conffusion.calibration.rules import Level, StarRule, VarianceRule, get_rule

@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from scipy import special
 
-from conffusion.arrays import ArrayLike, BoolArray, FloatArray, IntArray, as_numpy
+from conffusion.core.arrays import ArrayLike, BoolArray, FloatArray, IntArray, as_numpy
 from conffusion.calibration.pixels import Pixels
 from conffusion.calibration.procedure import UcbName
 from conffusion.calibration.rules import Level, MeanRule, get_rule

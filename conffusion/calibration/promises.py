@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from conffusion.arrays import ArrayLike
+from conffusion.core.arrays import ArrayLike
 from conffusion.calibration.families import Family, get_family
 from conffusion.calibration.pixels import open_pixels
 from conffusion.calibration.procedure import Calibration, UcbName

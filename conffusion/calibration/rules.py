@@ -13,7 +13,7 @@ from typing import Literal, Protocol, TypeAlias
 import numpy as np
 from scipy import special
 
-from conffusion.arrays import BoolArray, FloatArray
+from conffusion.core.arrays import BoolArray, FloatArray
 from conffusion.calibration.betting import (
     EXPECTED_DEVIATION,
     bet_range,

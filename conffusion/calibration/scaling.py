@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from conffusion.arrays import ArrayLike, FloatArray, as_numpy, check_same_shape
+from conffusion.core.arrays import ArrayLike, FloatArray, as_numpy, check_same_shape
 from conffusion.errors import ConfigError
 
 ScalingName: TypeAlias = Literal["multiplicative", "additive", "interval"]

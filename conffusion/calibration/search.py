@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from conffusion.arrays import BoolArray, FloatArray, IntArray
+from conffusion.core.arrays import BoolArray, FloatArray, IntArray
 from conffusion.calibration.pixels import Pixels
 from conffusion.calibration.rules import Level, Rule
 from conffusion.calibration.units import Counts, Units

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from conffusion.arrays import FloatArray
+from conffusion.core.arrays import FloatArray
 from conffusion.calibration.rules import Level, Rule
 from conffusion.calibration.search import Question
 

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from scipy import special
 
-from conffusion.arrays import ArrayLike, FloatArray, as_numpy
+from conffusion.core.arrays import ArrayLike, FloatArray, as_numpy
 from conffusion.errors import ConfigError, DataError, ShapeError
 
 OfficialVariant = Literal["conffusion", "im2im_uq"]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy import special
 
-from conffusion.arrays import ArrayLike, FloatArray
+from conffusion.core.arrays import ArrayLike, FloatArray
 from conffusion.calibration.ucb import check_level, checked_losses
 
 Margin = Callable[[FloatArray, int, float], FloatArray]

@@ -17,7 +17,7 @@ def add(commands: Any) -> None:
 
 
 def _export(options: argparse.Namespace) -> str:
-    from conffusion.export import export_onnx
+    from conffusion.contrib.onnx import export_onnx
 
     exported = export_onnx(open_package(options.model), options.output)
     about = exported.metadata

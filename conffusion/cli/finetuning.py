@@ -14,7 +14,7 @@ from conffusion.errors import ConffusionError, ConfigError
 from conffusion.methods.registry import METHODS
 
 if TYPE_CHECKING:
-    from conffusion.workflow.own_model.request import Request
+    from conffusion.pipeline.own_model.request import Request
 
 _SETTINGS = {"factor": "super_resolution", "hole": "inpainting", "sigma": "denoising"}
 
@@ -96,8 +96,8 @@ def _finetune(options: argparse.Namespace) -> str:
         raise ConfigError("there is no terminal to ask on: add --yes to go on without a question, or --plan-only")
     licence = licence_text(options)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: as in the jobs that are timed here
-    from conffusion.workflow.own_model.planning import describe, describe_cost, find_workflow, prepare
-    from conffusion.workflow.own_model.request import write_overlay
+    from conffusion.pipeline.own_model.planning import describe, describe_cost, find_workflow, prepare
+    from conffusion.pipeline.own_model.request import write_overlay
 
     show_progress()
     request = _request(options)
@@ -110,7 +110,7 @@ def _finetune(options: argparse.Namespace) -> str:
         return f"nothing was run; {request.settings_file} holds the settings"
     if not options.yes and not _agreed():
         return f"nothing was run; {request.settings_file} holds the settings, and the same command asks again"
-    from conffusion.workflow.own_model.result import make
+    from conffusion.pipeline.own_model.result import make
 
     try:
         outcome = make(model, licence)
@@ -130,7 +130,7 @@ def _finetune(options: argparse.Namespace) -> str:
 
 
 def _request(options: argparse.Namespace) -> "Request":
-    from conffusion.workflow.own_model.request import Request, checked_degradation
+    from conffusion.pipeline.own_model.request import Request, checked_degradation
 
     task = options.task or "custom"
     for setting, owner in _SETTINGS.items():

@@ -27,7 +27,7 @@ def add(commands: Any) -> None:
 
 
 def _import_checkpoint(options: argparse.Namespace) -> str:
-    from conffusion.stages.importing import import_finetuned, import_prior
+    from conffusion.pipeline.stages.importing import import_finetuned, import_prior
 
     config = load_config("config.yaml", *options.configfile)
     if options.prior not in config.priors:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from conffusion.errors import PackageError
 
 if TYPE_CHECKING:
-    from conffusion.packages import Package
+    from conffusion.inference.package import Package
 
 MODEL = "a package (NAME.conffusion), or a method's folder of a run: results/<run>/<task>/<method>[/<protocol>]"
 
@@ -17,7 +17,8 @@ def open_package(model: str) -> "Package":
     Raises:
         PackageError: If it is neither, or unusable.
     """
-    from conffusion.packages import package_run, read_package
+    from conffusion.inference.from_run import package_run
+    from conffusion.inference.model_file import read_package
 
     return package_run(*place_in_run(model)) if Path(model).is_dir() else read_package(model)
 

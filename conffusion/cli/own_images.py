@@ -8,8 +8,8 @@ from conffusion.cli.options import add_licence, licence_text, show_progress
 from conffusion.errors import ConfigError
 
 if TYPE_CHECKING:
-    from conffusion.own_images.inputs import Inputs
-    from conffusion.predict.predictor import Predictor
+    from conffusion.inference.inputs import Inputs
+    from conffusion.inference.predictor import Predictor
 
 
 def add(commands: Any) -> None:
@@ -125,8 +125,9 @@ def _add_computing(command: argparse.ArgumentParser) -> None:
 
 
 def _package(options: argparse.Namespace) -> str:
-    from conffusion.packages import package_run, write_package
-    from conffusion.packages.card import promise_in_words
+    from conffusion.inference.from_run import package_run
+    from conffusion.inference.model_file import write_package
+    from conffusion.inference.card import promise_in_words
 
     package = package_run(*place_in_run(options.model), name=options.name)
     sha256 = write_package(package, options.output, licence_text(options))
@@ -134,7 +135,7 @@ def _package(options: argparse.Namespace) -> str:
 
 
 def _predict(options: argparse.Namespace) -> str:
-    from conffusion.own_images.predicting import predict_images
+    from conffusion.inference.predicting import predict_images
 
     show_progress()
     predictor = _predictor(options)
@@ -154,7 +155,7 @@ def _predict(options: argparse.Namespace) -> str:
 
 
 def _calibrate(options: argparse.Namespace) -> str:
-    from conffusion.own_images.calibrating import Promise, calibrate_arrays, calibrate_package
+    from conffusion.inference.calibrating import Promise, calibrate_arrays, calibrate_package
 
     show_progress()
     promise = Promise(options.alpha, options.delta, options.ucb)
@@ -170,7 +171,7 @@ def _calibrate(options: argparse.Namespace) -> str:
 
 
 def _evaluate(options: argparse.Namespace) -> str:
-    from conffusion.own_images.evaluating import evaluate_arrays, evaluate_package
+    from conffusion.inference.evaluating import evaluate_arrays, evaluate_package
 
     show_progress()
     if _has_arrays(options):
@@ -185,7 +186,7 @@ def _evaluate(options: argparse.Namespace) -> str:
 
 
 def _predictor(options: argparse.Namespace) -> "Predictor":
-    from conffusion.predict.predictor import Predictor
+    from conffusion.inference.predictor import Predictor
 
     if options.model is None:
         raise ConfigError(f"give a model ({MODEL}), or --lower, --upper and --target")
@@ -193,7 +194,7 @@ def _predictor(options: argparse.Namespace) -> "Predictor":
 
 
 def _inputs(options: argparse.Namespace, predictor: "Predictor", images: list[str], targets: list[str]) -> "Inputs":
-    from conffusion.own_images.inputs import InputOptions, gather
+    from conffusion.inference.inputs import InputOptions, gather
 
     given = options.value_range
     value_range = (given[0], given[1]) if given else predictor.package.record.calibrated_on.value_range
@@ -223,7 +224,7 @@ def _has_arrays(options: argparse.Namespace) -> bool:
 
 
 def _arrays(options: argparse.Namespace) -> tuple[Any, Any]:
-    from conffusion.own_images.arrays import read_arrays, read_groups
+    from conffusion.inference.arrays import read_arrays, read_groups
 
     if options.group_pattern is not None:
         raise ConfigError("--group-pattern: arrays have no file names; give --group-csv with a column group")

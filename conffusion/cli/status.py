@@ -18,8 +18,8 @@ def add(commands: Any) -> None:
 
 
 def _status(options: argparse.Namespace) -> str:
-    from conffusion.workflow.status import read_status
-    from conffusion.workflow.status_text import status_json, status_text
+    from conffusion.pipeline.status import read_status
+    from conffusion.pipeline.status_text import status_json, status_text
 
     show = status_json if options.json else status_text
     status = read_status(options.results)

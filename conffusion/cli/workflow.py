@@ -8,8 +8,8 @@ from conffusion.config import load_config
 from conffusion.config.schema import Config
 from conffusion.errors import ConffusionError
 from conffusion.methods.registry import get_method
-from conffusion.workflow.checks import check_dealt, checked_plan
-from conffusion.workflow.plan import Plan
+from conffusion.pipeline.checks import check_dealt, checked_plan
+from conffusion.pipeline.plan import Plan
 
 
 def add(commands: Any) -> None:
@@ -26,7 +26,7 @@ def add(commands: Any) -> None:
 
 def _doctor(config: Config) -> str:
     """All findings; raises when one of them would stop a run."""
-    from conffusion.workflow.doctor import examine
+    from conffusion.pipeline.doctor import examine
 
     findings = list(examine(config))
     text = "\n".join(f"{'ok  ' if one.healthy else 'FAIL'}  {one.subject}: {one.detail}" for one in findings)
@@ -37,7 +37,7 @@ def _doctor(config: Config) -> str:
 
 def _estimate(config: Config) -> str:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: as in the jobs that are timed here
-    from conffusion.workflow.estimate import estimate_text
+    from conffusion.pipeline.estimate import estimate_text
 
     return estimate_text(config, _split_sizes(config))
 
@@ -57,7 +57,7 @@ def _dealt(config: Config) -> dict[str, tuple[int, int]]:
         ConffusionError: If an image is unreadable, or there are too few to calibrate.
     """
     from conffusion.data.splits import assign_splits
-    from conffusion.stages.images import configured_dataset
+    from conffusion.pipeline.stages.images import configured_dataset
 
     table = configured_dataset(config.dataset, Plan(config).largest_image_size, config.seed).table()
     splits = assign_splits(table, config.dataset.splits.model_dump(), config.seed)

@@ -6,10 +6,10 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from conffusion.arrays import FloatArray
+from conffusion.core.arrays import FloatArray
 from conffusion.data.faces_dataset import FacesDataset
 from conffusion.data.folder import FolderDataset
-from conffusion.data.named import build_named
+from conffusion.core.names import build_named
 
 
 class Dataset(Protocol):

@@ -1,4 +1,4 @@
-"""Rendered portraits as a dataset; the drawing itself is in `conffusion.data.faces`."""
+"""Rendered portraits as a dataset; the drawing itself is in `conffusion.demo`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,8 +6,8 @@ from typing import Literal, get_args
 
 import pandas as pd
 
-from conffusion.arrays import FloatArray
-from conffusion.data.resize import from_uint8
+from conffusion.core.arrays import FloatArray
+from conffusion.images.resize import from_uint8
 from conffusion.errors import ConfigError, DataError
 
 Population = Literal["wide", "shifted"]
@@ -60,7 +60,7 @@ class FacesDataset:
         Raises:
             DataError: If an id is not one of the table's.
         """
-        from conffusion.data.faces import render_faces  # heavy: only where pixels are wanted
+        from conffusion.demo import render_faces  # heavy: only where pixels are wanted
 
         indices = [self._index(image_id) for image_id in image_ids]
         return from_uint8(render_faces(indices, self.image_size, population=self.population, seed=self.seed))

@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from conffusion.arrays import FloatArray
+from conffusion.core.arrays import FloatArray
 from conffusion.data.grouping import compile_pattern, groups_by_pattern, groups_by_table
 from conffusion.data.known_sizes import Size, Stamp, read_known_sizes, write_known_sizes
 from conffusion.data.parallel import DEFAULT_WORKERS, map_files
-from conffusion.data.reading import SUFFIXES, check_min_side, naming_file, read_image, read_pixels, read_size
-from conffusion.data.resize import PixelArray, Resample, from_uint8, resize_pixels
-from conffusion.data.sources import Source, open_source
+from conffusion.images.reading import SUFFIXES, check_min_side, naming_file, read_image, read_pixels, read_size
+from conffusion.images.resize import PixelArray, Resample, from_uint8, resize_pixels
+from conffusion.images.sources import Source, open_source
 from conffusion.errors import ConfigError, DataError
 
 __all__ = ["Fit", "FolderDataset", "read_image"]
@@ -31,7 +31,7 @@ _PATTERN_KEY = "dataset.folder.group_pattern"
 
 @dataclass(frozen=True)
 class FolderDataset:
-    """Images of a folder and its subfolders, or of an archive; see `conffusion.data.reading` for the formats.
+    """Images of a folder and its subfolders, or of an archive; see `conffusion.images.reading` for the formats.
 
     Attributes:
         path: The folder, or a .zip or uncompressed .tar archive of it, which is read in place.
@@ -46,7 +46,7 @@ class FolderDataset:
         group_pattern: Regular expression, searched in the path below the folder (with `/`); its group named `group`, or
             else its first one, is the group of the image: a person, a photograph, a patient.
         group_csv: CSV with the columns file (path below the folder) and group, on disk. Further rows are allowed.
-        resample: Filter of all resizing; see `conffusion.data.resize.resize_pixels`.
+        resample: Filter of all resizing; see `conffusion.images.resize.resize_pixels`.
         workers: Number of threads that read and decode files; the images do not depend on it.
 
     Without a group rule every image is its own group, except that the tiles of one photograph form a group.

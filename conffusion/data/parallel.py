@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from conffusion.progress import Progress
+from conffusion.core.progress import Progress
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from conffusion.arrays import FloatArray
+from conffusion.core.arrays import FloatArray
 from conffusion.bounds import sort_bounds
 from conffusion.calibration.procedure import LambdaGrid
 from conffusion.config.schema import CalibrationSettings

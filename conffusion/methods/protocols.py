@@ -13,7 +13,7 @@ from conffusion.calibration.scaling import ScalingName
 from conffusion.calibration.units import UnitName
 from conffusion.config.schema import CalibrationSettings
 from conffusion.errors import CalibrationError
-from conffusion.methods.accidents import NO_ACCIDENT, Accident
+from conffusion.methods.quirks import NO_ACCIDENT, Accident
 from conffusion.methods.registry import Method
 from conffusion.metrics import evaluate
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from conffusion.arrays import FloatArray
-from conffusion.randomness import keyed_generator, keyed_normal
+from conffusion.core.arrays import FloatArray
+from conffusion.core.randomness import keyed_generator, keyed_normal
 
 
 def image_noise(

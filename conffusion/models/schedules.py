@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from conffusion.arrays import FloatArray, IntArray
+from conffusion.core.arrays import FloatArray, IntArray
 from conffusion.errors import ConfigError
 
 MAX_BETA = 0.999

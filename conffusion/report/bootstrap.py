@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from conffusion.arrays import FloatArray
+from conffusion.core.arrays import FloatArray
 from conffusion.errors import DataError
 from conffusion.methods.registry import METHODS
 from conffusion.report.results import N_STRATA, ArmResult, distinct, result_label, select

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 
-from conffusion.arrays import FloatArray
+from conffusion.core.arrays import FloatArray
 from conffusion.errors import DataError
 from conffusion.methods.registry import METHODS
 from conffusion.report.bootstrap import MethodDraws, percentile_interval, resample_methods

@@ -4,7 +4,7 @@ from conffusion.models.schedules import NoiseSchedule, noise_schedule
 from conffusion.sampling.chains import ChainSampler, SamplingInput, Solver
 from conffusion.sampling.draw import Drawn, draw_variants
 from conffusion.sampling.samplers import KnownPixels, sample_ancestral, sample_dpmpp_2m
-from conffusion.sampling.settling import Settling
+from conffusion.sampling.adaptive_stopping import Settling
 
 __all__ = [
     "ChainSampler",

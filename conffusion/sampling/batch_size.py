@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from conffusion.compute import Compute, is_out_of_memory
+from conffusion.core.device import Compute, is_out_of_memory
 from conffusion.errors import StoreError
 from conffusion.store import read_json, write_json
 from conffusion.store.cache import cache_folder

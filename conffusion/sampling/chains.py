@@ -9,8 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from conffusion.arrays import FloatArray, to_pm1
-from conffusion.compute import Compute
+from conffusion.core.arrays import FloatArray, to_pm1
+from conffusion.core.device import Compute
 from conffusion.methods.random_inputs import image_noise
 from conffusion.models.denoiser import ConditionalDenoiser
 from conffusion.models.schedules import NoiseSchedule

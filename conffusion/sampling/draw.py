@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from conffusion.compute import BatchLimit
-from conffusion.progress import Progress
+from conffusion.core.device import BatchLimit
+from conffusion.core.progress import Progress
 from conffusion.sampling.chains import Chain, ChainSampler, SamplingInput
-from conffusion.sampling.settling import Settling
+from conffusion.sampling.adaptive_stopping import Settling
 
 _IN_FLIGHT = 2  # batches started but not read: the device computes one while the results of another are handled
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conffusion.randomness import key_digest
+from conffusion.core.randomness import key_digest
 
 _WORDS_PER_BLOCK = 4  # one count of Philox makes four 64-bit words, and each word two normal numbers
 _LOW_32 = 0xFFFFFFFF

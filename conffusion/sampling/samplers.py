@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conffusion.arrays import FloatArray, IntArray
+from conffusion.core.arrays import FloatArray, IntArray
 from conffusion.errors import ConfigError
 from conffusion.models.schedules import NoiseSchedule
 

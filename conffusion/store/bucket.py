@@ -17,7 +17,7 @@ from zarr.storage import ObjectStore
 
 from conffusion.errors import StoreError
 from conffusion.store.files import write_text
-from conffusion.store.places import check_complete
+from conffusion.store.backends import check_complete
 
 if TYPE_CHECKING:
     from obstore.store import S3Store

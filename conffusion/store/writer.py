@@ -14,13 +14,13 @@ import numpy.typing as npt
 import zarr
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
-from conffusion.arrays import iterate_blocks
+from conffusion.core.arrays import iterate_blocks
 from conffusion.errors import StoreError
 from conffusion.store.bucket import new_bucket
 from conffusion.store.files import refusals, remove_leftovers
 from conffusion.store.manifest import manifest_path, place_for, write_manifest
-from conffusion.store.places import Place
-from conffusion.store.recording import RecordingStore
+from conffusion.store.backends import Place
+from conffusion.store.checksums import RecordingStore
 
 ROWS_PER_SHARD = 64  # at most
 BYTES_PER_SHARD = 256 * 10**6  # of all arrays together, before compression, unless one row has more

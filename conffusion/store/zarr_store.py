@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from conffusion.arrays import iterate_blocks
+from conffusion.core.arrays import iterate_blocks
 from conffusion.errors import StoreError
 from conffusion.store.bucket import bucket_errors
 from conffusion.store.manifest import verify_manifest
-from conffusion.store.recording import SealedFiles
+from conffusion.store.checksums import SealedFiles
 
 
 @dataclass(frozen=True)

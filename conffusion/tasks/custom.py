@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from conffusion.arrays import FloatArray
+from conffusion.core.arrays import FloatArray
 from conffusion.errors import ConfigError
-from conffusion.randomness import keyed_generator
+from conffusion.core.randomness import keyed_generator
 from conffusion.tasks.task import Photographs, Task
 
 Corrupt: TypeAlias = Callable[[FloatArray, np.random.Generator], Any]

@@ -5,9 +5,9 @@ from functools import partial
 
 import numpy as np
 
-from conffusion.arrays import FloatArray
+from conffusion.core.arrays import FloatArray
 from conffusion.errors import ConfigError
-from conffusion.randomness import keyed_normal
+from conffusion.core.randomness import keyed_normal
 from conffusion.tasks.task import Photographs, Task
 
 

@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from conffusion.arrays import FloatArray
+from conffusion.core.arrays import FloatArray
 from conffusion.errors import ConfigError
 from conffusion.tasks.task import MaskArray, Photographs, Task
 

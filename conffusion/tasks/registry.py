@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from conffusion.data.named import build_named
+from conffusion.core.names import build_named
 from conffusion.tasks.custom import custom, pinned
 from conffusion.tasks.denoising import denoising
 from conffusion.tasks.inpainting import inpainting

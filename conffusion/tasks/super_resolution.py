@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Literal, get_args
 
-from conffusion.arrays import FloatArray
-from conffusion.data.resize import resize_bicubic
+from conffusion.core.arrays import FloatArray
+from conffusion.images.resize import resize_bicubic
 from conffusion.errors import ConfigError, ShapeError
 from conffusion.tasks.task import Photographs, Task
 

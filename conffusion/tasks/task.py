@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from conffusion.arrays import ArrayLike, FloatArray, as_numpy
+from conffusion.core.arrays import ArrayLike, FloatArray, as_numpy
 from conffusion.errors import DataError, ShapeError
 
 MaskArray: TypeAlias = npt.NDArray[np.uint8]

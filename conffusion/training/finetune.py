@@ -9,9 +9,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from conffusion.compute import BatchLimit, Compute
+from conffusion.core.device import BatchLimit, Compute
 from conffusion.methods.predictor import BoundPredictor, Bounds
-from conffusion.progress import Progress
+from conffusion.core.progress import Progress
 from conffusion.training.loop import FROM_THE_START, Again, Optimisation, Resumption, TrainingRun
 from conffusion.training.objectives import Objective
 from conffusion.training.parallel import ALONE, Processes

@@ -7,7 +7,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from conffusion.arrays import to_01
+from conffusion.core.arrays import to_01
 from conffusion.losses import pinball_loss, sharpness_loss
 from conffusion.methods.predictor import Bounds
 from conffusion.training.parallel import ALONE, Processes

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conffusion.compute import Compute
+from conffusion.core.device import Compute
 from conffusion.models.denoiser import LEVEL_INPUTS
 from conffusion.models.schedules import NoiseSchedule
-from conffusion.progress import Progress
+from conffusion.core.progress import Progress
 from conffusion.training.loop import FROM_THE_START, Optimisation, Resumption, TrainingRun
 
 LOGGER = logging.getLogger(__name__)

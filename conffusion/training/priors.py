@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conffusion.compute import Compute
+from conffusion.core.device import Compute
 from conffusion.config.schema import PriorSettings, PriorTraining
-from conffusion.data.faces import render_faces
+from conffusion.demo import render_faces
 from conffusion.data.photos import PhotoPatches
-from conffusion.data.resize import from_uint8, to_uint8
+from conffusion.images.resize import from_uint8, to_uint8
 from conffusion.errors import ConfigError
 from conffusion.models.checkpoint import save_checkpoint
 from conffusion.models.networks import Architecture
-from conffusion.progress import Progress
-from conffusion.randomness import keyed_generator
+from conffusion.core.progress import Progress
+from conffusion.core.randomness import keyed_generator
 from conffusion.store import SealedStore, open_store, read_array
 from conffusion.tasks import build_task
 from conffusion.training.loop import FROM_THE_START, Optimisation, Resumption, seed_everything

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
-from conffusion.arrays import BoolArray, FloatArray
+from conffusion.core.arrays import BoolArray, FloatArray
 
 ATYPICAL = 0.01  # p-values of the drift check up to here are called out
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from matplotlib import colormaps
 from PIL import Image
 
-from conffusion.arrays import BoolArray, FloatArray
+from conffusion.core.arrays import BoolArray, FloatArray
 from conffusion.errors import DataError
 from conffusion.store import atomic_path
 from conffusion.view.gallery import ATYPICAL, Gallery, Prediction, ViewedImage

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from conffusion.arrays import BoolArray, FloatArray
+from conffusion.core.arrays import BoolArray, FloatArray
 
 _EIGHT_BIT_TOLERANCE = 1e-3  # in steps of 1/255; the nearest other 16-bit value is 0.004 steps away
 _COMPRESSION = 6

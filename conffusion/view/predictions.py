@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from conffusion.arrays import BoolArray, FloatArray
-from conffusion.data.original import MAX_PIXELS, open_originals
+from conffusion.core.arrays import BoolArray, FloatArray
+from conffusion.images.image import MAX_PIXELS, open_originals
 from conffusion.errors import DataError, StoreError
 from conffusion.methods.registry import METHODS
 from conffusion.store import read_json

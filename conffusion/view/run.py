@@ -6,17 +6,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from conffusion.arrays import FloatArray, iterate_blocks
+from conffusion.core.arrays import FloatArray, iterate_blocks
 from conffusion.calibration import Calibration
 from conffusion.calibration.files import read_calibration
 from conffusion.config import read_yaml
 from conffusion.data.splits import groups_of
-from conffusion.drift import Drift, check_drift, interval_features
+from conffusion.evaluation.drift import Drift, check_drift, interval_features
 from conffusion.errors import DataError
 from conffusion.methods.protocols import PROTOCOLS
 from conffusion.methods.registry import METHODS, get_method
 from conffusion.metrics import image_losses
-from conffusion.stages.calibration import matching_stores
+from conffusion.pipeline.stages.calibration import matching_stores
 from conffusion.store import SealedStore, open_store, read_array, read_json
 from conffusion.tasks import TASKS, build_task
 from conffusion.view.gallery import ATYPICAL, Gallery, Prediction, Side, ViewedImage

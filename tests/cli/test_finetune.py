@@ -12,8 +12,8 @@ from PIL import Image
 
 from conffusion.cli import main
 from conffusion.config import load_config
-from conffusion.packages import read_package
-from conffusion.predict.predictor import Predictor
+from conffusion.inference.model_file import read_package
+from conffusion.inference.predictor import Predictor
 
 ROOT = Path(__file__).parents[2]
 WORKFLOW_PARTS = ("Snakefile", "rules", "workflow_scripts", "config", "config.yaml", "profiles", "envs", "priors")
@@ -159,8 +159,8 @@ def test_faulty_functions_are_refused(
 def test_edited_settings_are_not_overwritten(
     finetune: Callable[..., int], clean: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from conffusion.workflow.own_model.planning import prepare
-    from conffusion.workflow.own_model.request import Request, write_overlay
+    from conffusion.pipeline.own_model.planning import prepare
+    from conffusion.pipeline.own_model.request import Request, write_overlay
 
     request = Request(clean, "denoising", {"sigma": 0.1}, Path("m.conffusion"), alpha=0.2, delta=0.2)
     overlay = prepare(request, ROOT).overlay

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from conffusion.cli import main
-from conffusion.packages import write_package
-from tests.own_images.conftest import write_images
-from tests.packages.small_package import small_package
+from conffusion.inference.model_file import write_package
+from tests.inference.conftest import write_images
+from tests.inference.small_package import small_package
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ import tifffile
 from PIL import Image
 
 from conffusion.data.folder import FolderDataset, crop_centre
-from conffusion.data.resize import resize_bicubic, to_uint8
+from conffusion.images.resize import resize_bicubic, to_uint8
 from conffusion.data.splits import assign_splits
 from conffusion.errors import ConfigError, DataError
 from tests.conformance import blocky_image, load
-from tests.data.images import pack
+from tests.images.files import pack
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "real_images"
 

@@ -9,7 +9,7 @@ from PIL import Image
 from conffusion.data import folder as folder_module
 from conffusion.data.folder import FolderDataset
 from conffusion.errors import DataError
-from tests.data.images import pack
+from tests.images.files import pack
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conffusion.compute import Compute
+from conffusion.core.device import Compute
 from conffusion.errors import ShapeError
 from conffusion.methods.models import PredictorSpec
 from conffusion.methods.predictor import ONE_PASS, BoundPredictor

@@ -9,7 +9,7 @@ import zarr
 from conffusion.calibration import Calibration, calibrate
 from conffusion.config.schema import CalibrationSettings
 from conffusion.errors import CalibrationError
-from conffusion.methods.accidents import NO_ACCIDENT
+from conffusion.methods.quirks import NO_ACCIDENT
 from conffusion.methods.protocols import PROTOCOLS, get_protocol, official_grid
 from conffusion.methods.registry import get_method
 from tests import conformance

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from conffusion.calibration.rules import RULES
-from conffusion.data.faces import render_faces
-from conffusion.data.resize import resize_bicubic
+from conffusion.demo import render_faces
+from conffusion.images.resize import resize_bicubic
 from conffusion.store import write_json, write_store
 
 PROTOCOLS = ("paper", "guaranteed")

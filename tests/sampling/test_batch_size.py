@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from conffusion.compute import Compute
+from conffusion.core.device import Compute
 from conffusion.sampling.batch_size import fastest_batch_size
 from conffusion.store.cache import cache_folder
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conffusion.compute import Compute
+from conffusion.core.device import Compute
 from conffusion.methods.random_inputs import image_noise
 from conffusion.models import build_unet
 from conffusion.sampling import (

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from conffusion.errors import StoreError
-from conffusion.stages.bounds import extract_bounds
+from conffusion.pipeline.stages.bounds import extract_bounds
 from conffusion.store import ArraySpec, new_store, open_store, read_array, read_json, verify_manifest, write_store
 from tests.moto import empty_bucket, environment, moto_server
-from tests.stages.small_run import SAMPLING, SmallRun
+from tests.pipeline.stages.small_run import SAMPLING, SmallRun
 
 obstore = pytest.importorskip("obstore", reason="the extra s3 is not installed")
 pytestmark = pytest.mark.system  # about a minute with the server's start

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from conffusion.errors import ConfigError
-from conffusion.randomness import keyed_generator
+from conffusion.core.randomness import keyed_generator
 from conffusion.tasks import build_task, pinned_settings, portable_settings
 
 FILE = Path(__file__).parent / "degradations.py"

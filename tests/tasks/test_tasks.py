@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conffusion.data.resize import from_uint8, resize_bicubic, to_uint8
+from conffusion.images.resize import from_uint8, resize_bicubic, to_uint8
 from conffusion.errors import ConfigError, DataError, ShapeError
 from conffusion.tasks import TASKS, Task, build_task
 from conffusion.tasks.inpainting import centre_mask

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from conffusion.compute import Compute
+from conffusion.core.device import Compute
 from conffusion.methods.models import PredictorSpec
 from conffusion.methods.predictor import BoundPredictor, Bounds
 from conffusion.models import build_unet

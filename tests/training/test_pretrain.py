@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conffusion.compute import Compute
+from conffusion.core.device import Compute
 from conffusion.models.schedules import noise_schedule
 from conffusion.models.unet import build_unet
 from conffusion.training.loop import Optimisation

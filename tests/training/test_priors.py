@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from conffusion.compute import Compute
+from conffusion.core.device import Compute
 from conffusion.config.schema import PriorSettings
 from conffusion.models.checkpoint import load_checkpoint
 from conffusion.models.networks import load_prior, load_weights

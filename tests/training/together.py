@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from conffusion.compute import Compute
+from conffusion.core.device import Compute
 from conffusion.training.finetune import TrainingSet, finetune
 from conffusion.training.loop import Optimisation, Resumption
 from conffusion.training.objectives import OBJECTIVES, Sharpening

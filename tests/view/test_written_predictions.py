@@ -9,10 +9,10 @@ import zarr
 from PIL import Image
 
 from conffusion import Predictor
-from conffusion.own_images.inputs import InputOptions, gather
-from conffusion.own_images.predicting import predict_images
+from conffusion.inference.inputs import InputOptions, gather
+from conffusion.inference.predicting import predict_images
 from conffusion.view.predictions import open_predictions
-from tests.packages.small_package import small_package
+from tests.inference.small_package import small_package
 
 SIDE = 16
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from conffusion.arrays import FloatArray
+from conffusion.core.arrays import FloatArray
 from conffusion.report.figures.style import saved_figure
 
 _CELL = 0.55  # inches

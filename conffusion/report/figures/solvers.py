@@ -31,7 +31,7 @@ def plot_solvers(
     """One panel per task: size at risk alpha, against the reference's, over forward passes per image.
 
     Args:
-        table: Rows of `conffusion.stages.solver_study.measure_solvers`.
+        table: Rows of `conffusion.pipeline.stages.solver_study.measure_solvers`.
         choice: The chosen solver, n_steps and n_variants, ringed.
         reference: Setting that is 1.
         output: PNG or PDF file to write; both are written.

@@ -1,0 +1,1 @@
+"""Bridges to other software: ONNX, restoration models of other libraries, S3."""

@@ -1,0 +1,1 @@
+"""What intervals are worth: drift, diagnostics, scores of variants, validity of guarantees."""

@@ -1,0 +1,1 @@
+"""Image files of users: listing, reading, resizing, writing."""

@@ -1,0 +1,1 @@
+"""Calibrated models on images: predictor, tiling, model file, folders of images."""

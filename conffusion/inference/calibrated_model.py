@@ -1,0 +1,254 @@
+"""`conffusion.CalibratedModel`: intervals with a promise around any restoration model."""
+
+import json
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save
+
+from conffusion import __version__
+from conffusion.core.arrays import ArrayLike
+from conffusion.calibration import Calibration, calibrate
+from conffusion.calibration.procedure import UcbName
+from conffusion.calibration.rules import finite_sample_rule
+from conffusion.calibration.scaling import get_scaling
+from conffusion.calibration.ucb import check_level
+from conffusion.calibration.units import index_by_appearance
+from conffusion.evaluation.drift import Drift
+from conffusion.errors import ConfigError, PackageError
+from conffusion.inference.collecting import Collection, new_collection
+from conffusion.inference.restoration_model import (
+    Judged,
+    Pair,
+    Quantiles,
+    RestorationModel,
+    Restored,
+    restore_image,
+    restore_pairs,
+)
+from conffusion.inference.verdicts import (
+    MeasuredRisk,
+    calibration_verdict,
+    evaluation_verdict,
+    measure_unit_risk,
+)
+from conffusion.inference.evidence import Evidence
+from conffusion.inference.package import calibration_record
+from conffusion.inference.interval import Interval
+from conffusion.core.randomness import keyed_generator
+from conffusion.store import atomic_path
+
+__all__ = ["CalibratedModel", "Evaluation", "Pair", "RestorationModel"]
+
+_RECORD = "conffusion"  # key of the record in the file's metadata
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What a test set says about a promise.
+
+    Attributes:
+        measured: Risk with its limits.
+        interval_size_mean: Mean over images of the mean size of their intervals, in units of the [0, 1] range.
+        drift: Whether the images look like those that calibrated the model.
+        verdict: In words.
+    """
+
+    measured: MeasuredRisk
+    interval_size_mean: float
+    drift: Drift
+    verdict: str
+
+
+class _Record(BaseModel):
+    """What a file holds beside the evidence."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    format: Literal[1] = 1
+    version: str
+    quantiles: Quantiles
+    calibration: dict[str, Any]
+
+
+class CalibratedModel:
+    """A restoration model with calibrated intervals: `calibrate` one, or `load` what was saved of it.
+
+    Args:
+        model: The model; see `RestorationModel`.
+        calibration: Its scale and promise.
+        evidence: What the calibration images said.
+        quantiles: (low, high) quantiles of samples that make the bounds; bounds that a model returns need none.
+
+    Example:
+        >>> import numpy as np
+        >>> from conffusion import CalibratedModel
+        >>> generator = np.random.default_rng(0)
+        >>> def denoise(image):  # any callable that returns samples, or (lower, upper)
+        ...     return image + 0.03 * generator.standard_normal((10, *image.shape))
+        >>> def pair():
+        ...     target = generator.uniform(0.2, 0.8, (3, 12, 16))
+        ...     return target + 0.05 * generator.standard_normal(target.shape), target
+        >>> calibrated = CalibratedModel.calibrate(denoise, (pair() for _ in range(60)), alpha=0.1, delta=0.1)
+        >>> image, target = pair()
+        >>> interval = calibrated(image)
+        >>> bool(interval.contains(target).mean() > 0.85)
+        True
+    """
+
+    def __init__(
+        self, model: RestorationModel, calibration: Calibration, evidence: Evidence, quantiles: Quantiles
+    ) -> None:
+        self.model, self.calibration, self.evidence, self.quantiles = model, calibration, evidence, quantiles
+
+    @classmethod
+    def calibrate(
+        cls,
+        model: RestorationModel,
+        pairs: Iterable[Pair | tuple[Any, ...]],
+        alpha: float = 0.1,
+        delta: float = 0.1,
+        *,
+        scaling: str = "interval",
+        ucb: UcbName = "star",
+        quantiles: Quantiles | None = None,
+        folder: str | Path | None = None,
+    ) -> Self:
+        """Find the smallest scale that keeps the promise on pairs that the model has not learned from.
+
+        Pairs are asked for one at a time, may be of any sizes, and are kept on disk until the scale is found; memory
+        does not grow with their number. Their order plays no role, since the scale is found in another, random one.
+
+        Args:
+            model: The model; see `RestorationModel`.
+            pairs: `Pair` or (image, target), and maybe mask, group and options; a list, a data set or a generator.
+            alpha: Risk level, in (0, 1).
+            delta: Error level, in (0, 1).
+            scaling: "interval", "additive" or "multiplicative". A model that returns one image and no bounds can return
+                it twice, as (image, image), with "additive": all intervals are then equally wide.
+            ucb: Bound, as in `conffusion.calibration.calibrate`.
+            quantiles: (low, high) quantiles of samples that make the bounds; None: (alpha / 2, 1 - alpha / 2).
+            folder: Where the values of the pairs are kept meanwhile, at most 50 bytes each; None: the system's
+                temporary folder.
+        Raises:
+            ConfigError: If a setting is invalid; before the model is asked anything.
+            ShapeError: If an answer does not fit its truth.
+            DataError: If a pair is no pair of image and truth in [0, 1], or the model returns NaN.
+            CalibrationError: If no scale keeps the promise; says how many images or groups would be needed.
+        """
+        levels = (alpha / 2, 1 - alpha / 2) if quantiles is None else (quantiles[0], quantiles[1])
+        _check_settings(alpha, delta, scaling, ucb, levels)
+        place = Path(tempfile.gettempdir() if folder is None else folder)
+        with new_collection(place) as given, new_collection(place) as shuffled:
+            groups = [_collect(judged, given) for judged in restore_pairs(model, pairs, levels)]
+            order = keyed_generator("order", "pairs").permutation(len(groups)).tolist()
+            shuffled.take(given, order)
+            labels = None if groups[0] is None else np.array([str(groups[k]) for k in order])
+            arrays = shuffled.arrays
+            calibration = calibrate(
+                arrays["lower"], arrays["upper"], arrays["target"], mask=arrays["mask"], groups=labels,
+                alpha=alpha, delta=delta, scaling=scaling, ucb=ucb,
+            )  # fmt: skip
+            losses = shuffled.losses(scaling, calibration.lambda_hat)
+            numbers = None if labels is None else index_by_appearance(labels, len(losses))
+            evidence = Evidence(losses, np.concatenate(shuffled.features), numbers)
+        return cls(model, calibration, evidence, levels)
+
+    def __call__(self, image: Any, mask: ArrayLike | None = None, **options: Any) -> Interval:
+        """The calibrated interval of one image.
+
+        Args:
+            image: What the model takes; handed on as it is.
+            mask: (H, W), 1 where pixels are restored; handed on too. None: all are.
+            options: More for the model.
+        Raises:
+            ShapeError: If the answer or the mask has another shape.
+            DataError: If the answer holds NaN, or the mask other values than 0 and 1.
+        """
+        return self._scaled(restore_image(self.model, image, mask, options, self.quantiles))
+
+    def evaluate(self, pairs: Iterable[Pair | tuple[Any, ...]]) -> Evaluation:
+        """Was the promise kept, on pairs that neither trained nor calibrated the model?
+
+        Args:
+            pairs: As for `calibrate`; memory does not grow with their number.
+        Raises:
+            ShapeError: If an answer does not fit its truth.
+            DataError: If a pair is no pair of image and truth in [0, 1], or the model returns NaN.
+        """
+        losses, sizes, features, groups = [], [], [], []
+        for judged in restore_pairs(self.model, pairs, self.quantiles):
+            interval = self._scaled(judged.restored)
+            losses.append(interval.risk(judged.target))
+            sizes.append(interval.size_mean)
+            features.append(judged.restored.bounds.features())
+            groups.append(judged.group)
+        labels = None if groups[0] is None else np.array([str(group) for group in groups])
+        measured = measure_unit_risk(np.array(losses), labels)
+        drift = self.evidence.drift(np.concatenate(features), labels)
+        verdict = evaluation_verdict(measured, self.calibration.alpha, drift.warning())
+        return Evaluation(measured, float(np.mean(sizes)), drift, verdict)
+
+    @property
+    def verdict(self) -> str:
+        """What the calibration promises, in words."""
+        return calibration_verdict(self.calibration)
+
+    def save(self, path: str | Path) -> None:
+        """Write scale, promise and evidence to one safetensors file; the model itself is not in it.
+
+        Raises:
+            StoreError: If the disk refuses.
+        """
+        record = _Record(
+            version=__version__, quantiles=self.quantiles, calibration=calibration_record(self.calibration)
+        )
+        content = save(self.evidence.arrays(), {_RECORD: record.model_dump_json()})
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(content)
+
+    @classmethod
+    def load(cls, path: str | Path, model: RestorationModel) -> Self:
+        """What `save` wrote, around the same model: with another one nothing is promised.
+
+        Raises:
+            PackageError: If the file is missing, damaged, of a newer format, or something else.
+        """
+        try:
+            with safe_open(path, framework="np") as file:
+                values = json.loads((file.metadata() or {})[_RECORD])
+            record = _Record(**values)
+            evidence = Evidence.from_arrays(load_file(path))
+            return cls(model, Calibration(**record.calibration), evidence, record.quantiles)
+        except (OSError, SafetensorError, ValidationError, ValueError, KeyError, TypeError) as error:
+            raise PackageError(
+                f"{path}: cannot be read as a calibrated model ({error}); make it with CalibratedModel.save"
+            ) from error
+
+    def _scaled(self, restored: Restored) -> Interval:
+        p_value = self.evidence.image_p_value(restored.bounds.features())
+        return restored.bounds.scaled(
+            self.calibration, restored.kind, has_mask=restored.has_mask, image_p_value=p_value
+        )
+
+
+def _check_settings(alpha: float, delta: float, scaling: str, ucb: UcbName, quantiles: Quantiles) -> None:
+    check_level("alpha", alpha)
+    check_level("delta", delta)
+    get_scaling(scaling)
+    finite_sample_rule(ucb)
+    if not 0 <= quantiles[0] < quantiles[1] <= 1:
+        raise ConfigError(f"quantiles = {quantiles}: must be in order and lie in [0, 1]")
+
+
+def _collect(judged: Judged, collection: Collection) -> Any:
+    """Keep an answer; returns its group."""
+    bounds, name = judged.restored.bounds, f"pair {judged.number}"
+    target = judged.target.astype(np.float64)
+    collection.append(name, bounds.lower, bounds.upper, target, bounds.mask, bounds.features())
+    return judged.group

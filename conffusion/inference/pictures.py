@@ -1,0 +1,109 @@
+"""Pictures of a prediction for people: heat maps of the interval size, and panels side by side."""
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib import colormaps
+from PIL import Image, ImageDraw, ImageFont
+
+from conffusion.core.arrays import FloatArray, check_same_shape
+from conffusion.images.resize import to_uint8
+from conffusion.errors import ShapeError
+
+Picture: TypeAlias = npt.NDArray[np.uint8]  # (H, W, 3)
+
+HEAT_MAP = "viridis"  # perceptually uniform, in order in print without colour; as in the report
+UNIT = "share of [0, 1]"
+SMALLEST_SIDE, LARGEST_SIDE = 160, 640  # pixels of a panel, across
+GAP, BAR_HEIGHT, FONT_SIZE, LINE_HEIGHT = 6, 10, 13, 18  # pixels
+PAPER, INK = (255, 255, 255), (0, 0, 0)
+
+
+def picture(pixels: FloatArray) -> Picture:
+    """8-bit RGB of one image.
+
+    Args:
+        pixels: (C, H, W) in [0, 1], C = 1 (grey) or 3; values outside are clipped.
+    Returns:
+        (H, W, 3) uint8.
+    Raises:
+        ShapeError: If it is of another shape.
+    """
+    if pixels.ndim != 3 or len(pixels) not in (1, 3):
+        raise ShapeError(f"pixels have shape {pixels.shape}, expected (1 or 3, H, W)")
+    return np.ascontiguousarray(np.broadcast_to(to_uint8(pixels), (3, *pixels.shape[1:])).transpose(1, 2, 0))
+
+
+def size_heat_map(size: FloatArray, largest: float) -> Picture:
+    """Colours of an interval size: dark is narrow, bright is wide.
+
+    Args:
+        size: (H, W), or (C, H, W), of which the mean over channels is shown; share of the range [0, 1].
+        largest: Size that has the brightest colour, above 0; larger ones have it too.
+    Returns:
+        (H, W, 3) uint8.
+    Raises:
+        ShapeError: If `size` is of another shape, or `largest` not above 0.
+    """
+    if size.ndim not in (2, 3) or not largest > 0:
+        raise ShapeError(f"size has shape {size.shape}, expected (H, W) or (C, H, W); largest = {largest} must be > 0")
+    flat = size.mean(axis=0) if size.ndim == 3 else size
+    colours: npt.NDArray[np.uint8] = colormaps[HEAT_MAP](np.clip(flat / largest, 0, 1), bytes=True)
+    return np.ascontiguousarray(colours[..., :3])
+
+
+def side_by_side(panels: Mapping[str, Picture], largest: float | None = None) -> Picture:
+    """Panels in a row under their names; small ones enlarged without blur, large ones reduced.
+
+    Args:
+        panels: Name to picture, all of one size.
+        largest: As for `size_heat_map`; then the last panel is a heat map and has a colour bar below it, with its unit.
+    Returns:
+        (H', W', 3) uint8.
+    Raises:
+        ShapeError: If the panels differ in size, or there are none.
+    """
+    if not panels:
+        raise ShapeError("panels: expected at least one")
+    height, width, _ = check_same_shape(**panels)
+    images = {name: _fit(panel) for name, panel in panels.items()}
+    shown_width, shown_height = next(iter(images.values())).size
+    bar_height = 0 if largest is None else GAP + BAR_HEIGHT + 2 * LINE_HEIGHT
+    canvas = Image.new(
+        "RGB",
+        (len(panels) * (shown_width + GAP) + GAP, LINE_HEIGHT + GAP + shown_height + bar_height + GAP),
+        PAPER,
+    )
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(FONT_SIZE)
+    left, top = GAP, GAP + LINE_HEIGHT
+    for name, image in images.items():
+        canvas.paste(image, (left, top))
+        draw.text((left + shown_width // 2, top - LINE_HEIGHT // 2), name, INK, font, anchor="mm")
+        left += shown_width + GAP
+    if largest is not None:
+        _draw_bar(canvas, largest, left - shown_width - GAP, top + shown_height + GAP, shown_width)
+    return np.asarray(canvas)
+
+
+def _fit(panel: Picture) -> Image.Image:
+    image = Image.fromarray(np.ascontiguousarray(panel))
+    side = max(image.size)
+    if side > LARGEST_SIDE:
+        image.thumbnail((LARGEST_SIDE, LARGEST_SIDE), Image.Resampling.BOX)
+        return image
+    factor = max(1, -(-SMALLEST_SIDE // image.width))
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+
+
+def _draw_bar(canvas: Image.Image, largest: float, left: int, top: int, width: int) -> None:
+    """Colours from 0 to `largest`, three numbers below them, and the unit."""
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(FONT_SIZE)
+    steps = np.tile(np.linspace(0, largest, width), (BAR_HEIGHT, 1))
+    canvas.paste(Image.fromarray(size_heat_map(steps, largest)), (left, top))
+    below = top + BAR_HEIGHT + LINE_HEIGHT // 2
+    for x, value, anchor in ((0, 0.0, "lm"), (width // 2, largest / 2, "mm"), (width, largest, "rm")):
+        draw.text((left + x, below), f"{value:.2g}", INK, font, anchor=anchor)
+    draw.text((left + width // 2, below + LINE_HEIGHT), UNIT, INK, font, anchor="mm")

@@ -1,1 +1,0 @@
-"""People's own images: predict, calibrate on pairs, evaluate. File by file, with bounded memory."""

@@ -1,0 +1,40 @@
+"""One of several processes of a fine-tuning job: torchrun ... -m conffusion.pipeline.finetuning_process JSON."""
+
+import json
+import logging
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from conffusion.core.device import select_compute
+from conffusion.training.parallel import joined
+from conffusion.pipeline.finetuning import FinetuningCall, finetune
+from conffusion.pipeline.job import clear_errors, start_log
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Take part in the job that the only argument describes (a `FinetuningCall` as JSON)."""
+    call, rank = FinetuningCall(**json.loads(arguments[0])), int(os.environ["LOCAL_RANK"])
+    start_log(call.log, empty=False, level=logging.INFO if rank == 0 else logging.WARNING)
+    threading.Thread(target=_end_with_the_job, daemon=True).start()
+    with clear_errors():
+        compute = select_compute(call.device, call.precision, call.threads)
+        if compute.device.type == "cuda":
+            compute = replace(compute, device=torch.device("cuda", rank))
+            torch.cuda.set_device(compute.device)
+        with joined(compute.device) as processes:
+            finetune(call, compute, processes)
+
+
+def _end_with_the_job() -> None:
+    """End this process when the job's own process is gone: the pipe from it closes then, even after kill -9."""
+    os.read(sys.stdin.fileno(), 1)  # nothing is ever written, so this is the end of the pipe
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

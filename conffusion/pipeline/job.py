@@ -1,0 +1,163 @@
+"""What every scripted rule does first and last: log to its file, take a GPU, turn errors into clear messages."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from conffusion.config import parse_config, schema
+from conffusion.errors import ConffusionError
+from conffusion.pipeline.gpu import claim_gpus, visible_gpus
+from conffusion.pipeline.records import Recorder, recorded
+
+if TYPE_CHECKING:
+    from conffusion.core.device import Compute
+
+# Read by numerical libraries when they are imported, which scripts do inside `run_job` or through lazy imports.
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+LOGGER = logging.getLogger("conffusion.job")
+_DEVICE_FAILURES = ("CUDA error", "NCCL error", "NCCL Error", "CUDNN_STATUS_", "CUBLAS_STATUS_")  # what torch says
+
+# Parameters that stand for a section of the configuration come back as that section.
+_SECTIONS: Mapping[str, type[schema.Section]] = MappingProxyType(
+    {
+        "dataset": schema.DatasetSettings,
+        "prior": schema.PriorSettings,
+        "sampling": schema.SamplingSettings,
+        "tuned": schema.MethodTuning,
+        "finetuning": schema.FinetuningSettings,
+        "calibration": schema.CalibrationSettings,
+        "tuning": schema.TuningSettings,
+        "validity": schema.ValiditySettings,
+        "solver_study": schema.SolverStudySettings,
+    }
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A rule's inputs, outputs, typed settings and device, as Snakemake hands them to a script.
+
+    Attributes:
+        settings: `params.settings` with sections of the configuration as their own types.
+        params: All parameters, as they came.
+        raw_config: The configuration as Snakemake holds it; `config` has the types.
+        log: The log file, if there is one.
+        precision: "auto", "float32" or "bfloat16".
+        device: "cuda" where the rule holds a GPU, else "cpu".
+        threads: Threads of the job.
+    """
+
+    input: Any
+    output: Any
+    wildcards: Any
+    settings: Mapping[str, Any]
+    params: Any
+    raw_config: Mapping[str, Any]
+    log: str | None
+    precision: str
+    device: str
+    threads: int
+
+    @property
+    def config(self) -> schema.Config:
+        """The whole configuration, for what changes no number, such as batch sizes: an edit of it repeats nothing."""
+        return parse_config(dict(self.raw_config), source="config")
+
+    def compute(self) -> "Compute":
+        """Device and precision of the job; imports torch, so only after the GPU has been claimed."""
+        from conffusion.core.device import keep_freed_memory, select_compute
+
+        keep_freed_memory()
+        return select_compute(self.device, self.precision, self.threads)
+
+
+@contextmanager
+def run_job(snakemake: Any) -> Iterator[Job]:
+    """Run the body of a workflow script.
+
+    A `ConffusionError`, lack of memory or disk, or a lost GPU ends the script with one clear line and exit code 1.
+    """
+    log = str(snakemake.log[0]) if snakemake.log else None
+    start_log(log)
+    os.environ.update({name: str(snakemake.threads) for name in _THREAD_VARIABLES})
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads that spin cripple jobs on a busy machine
+    n_gpus = int(snakemake.resources.get("gpu", 0))
+    record = recorded(log or "", str(snakemake.rule), wants_gpu=n_gpus > 0)
+    with clear_errors(), record as recorder, _gpus(n_gpus, recorder):
+        values = dict(snakemake.params.get("settings", {}))
+        precision = values.pop("precision", "auto")
+        yield Job(
+            snakemake.input,
+            snakemake.output,
+            snakemake.wildcards,
+            typed_settings(values),
+            snakemake.params,
+            snakemake.config,
+            log,
+            precision,
+            "cuda" if n_gpus else "cpu",
+            snakemake.threads,
+        )
+
+
+@contextmanager
+def _gpus(wanted: int, recorder: Recorder) -> Iterator[None]:
+    """Hold as many GPUs as are wanted, and record which."""
+    with ExitStack() as held:
+        for lock in claim_gpus(wanted) if wanted else []:
+            held.enter_context(lock)
+        if wanted:
+            recorder.note(gpus=tuple(visible_gpus()))
+            recorder.write()
+        yield
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Log what goes wrong; end the process with exit code 1, without a traceback, where a user can mend it."""
+    try:
+        yield
+    except (ConffusionError, OSError, MemoryError) as error:
+        LOGGER.error("%s: %s", type(error).__name__, error)
+        sys.exit(1)
+    except Exception as error:
+        if not is_device_failure(error):
+            LOGGER.exception("a fault of the program, not of its input")
+            raise
+        LOGGER.error(
+            "the GPU failed (%s). What was saved until then is kept: run the same command again to go on. If it "
+            "happens again, leave this GPU out with CUDA_VISIBLE_DEVICES, or set device: cpu",
+            str(error).strip().partition("\n")[0],
+        )
+        sys.exit(1)
+
+
+def is_device_failure(error: Exception) -> bool:
+    """Whether torch reports a lost GPU or connection between GPUs, and not a fault of the program."""
+    text = str(error)
+    return any(sign in text for sign in _DEVICE_FAILURES) and "device-side assert" not in text
+
+
+def typed_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a rule with sections of the configuration as their own types."""
+    return {
+        name: _SECTIONS[name](**value) if name in _SECTIONS and value is not None else value
+        for name, value in values.items()
+    }
+
+
+def start_log(path: str | None, *, empty: bool = True, level: int = logging.INFO) -> None:
+    """Log to the terminal and, where it is named, to a file, which several processes may share."""
+    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    if path:
+        if empty:
+            Path(path).write_text("")
+        handlers.append(logging.FileHandler(path))
+    logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=handlers)
+    logging.captureWarnings(True)

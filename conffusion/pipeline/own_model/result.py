@@ -1,0 +1,112 @@
+"""From the results of a run to the package: whole images calibrated where they are tiled, the promise checked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from conffusion.calibration.files import read_calibration
+from conffusion.calibration.units import group_index, group_means
+from conffusion.images.listing import list_originals, output_names
+from conffusion.data.splits import groups_of
+from conffusion.metrics import image_losses
+from conffusion.inference.calibrating import MODEL, Promise, calibrate_package
+from conffusion.inference.evaluating import evaluate_package
+from conffusion.inference.inputs import InputOptions, Inputs, gather
+from conffusion.inference.verdicts import evaluation_verdict, measure_risk
+from conffusion.inference.from_run import package_run
+from conffusion.inference.model_file import read_package, write_package
+from conffusion.inference.package import Package
+from conffusion.inference.card import promise_in_words
+from conffusion.inference.predictor import Predictor
+from conffusion.store import open_store
+from conffusion.tasks import build_task
+from conffusion.pipeline.own_model.planning import OwnModel
+from conffusion.pipeline.own_model.running import run_workflow
+
+_PROTOCOL = "guaranteed"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a request.
+
+    Attributes:
+        sha256: Checksum of the weights.
+        promise: In words.
+        verdict: Whether the promise is kept on the test images, in words.
+    """
+
+    sha256: str
+    promise: str
+    verdict: str
+
+
+def make(model: OwnModel, licence: str) -> Outcome:
+    """Run the workflow as far as one method needs it, and write the package.
+
+    Raises:
+        ConffusionError: If a job fails or the user interrupts; the same call goes on.
+    """
+    request, run = model.request, model.config.run
+    method = f"results/{run}/{request.task}/{model.method}/{_PROTOCOL}"
+    targets = [f"results/{run}/config.yaml", f"{method}/calibration.json", f"{method}/metrics.json"]
+    run_workflow(model.workflow, run, targets, request.settings_file.resolve(), request.cores)
+    package = package_run(
+        model.run_folder, request.task, model.method, _PROTOCOL, name=request.name or request.output.stem
+    )
+    if model.whole:
+        package, verdict = _on_whole_images(model, package, licence)
+    else:
+        verdict = _verdict(model)
+    return Outcome(write_package(package, request.output, licence), promise_in_words(package), verdict)
+
+
+def _on_whole_images(model: OwnModel, package: Package, licence: str) -> tuple[Package, str]:
+    """Calibrate and judge predictions of whole images, which are put together from tiles."""
+    request, folder = model.request, model.run_folder / "whole_images"
+    device, promise = request.device, Promise(request.alpha, request.delta, model.config.calibration.ucb)
+    description = f"whole images of {request.images.name}, split calibration of run {model.config.run}"
+    calibrate_package(
+        Predictor(package, device, threads=request.cores), whole_images(model, "calibration"), promise,
+        folder / "calibration", description=description, licence=licence,
+    )  # fmt: skip
+    package = read_package(folder / "calibration" / MODEL)
+    predictor = Predictor(package, device, threads=request.cores)
+    return package, evaluate_package(predictor, whole_images(model, "test"), folder / "test", pictures=False)
+
+
+def whole_images(model: OwnModel, split: str) -> Inputs:
+    """The image files of a split with the groups of the run."""
+    request = model.request
+    files: Sequence[Path] = [request.images.resolve() / file for file in model.files(split)]
+    task = build_task(request.task, **request.degradation)
+    inputs = gather(task, model.config.seed, [], files, InputOptions(), request.image_size)
+    rows = model.splits.drop_duplicates("source").set_index("source")["group"]
+    file_of = {name: file for file, name in output_names(list_originals(files)).items()}
+    groups = [
+        rows[
+            file_of.get(name, file_of.get(name.rpartition("/")[0], Path()))
+            .relative_to(request.images.resolve())
+            .as_posix()
+        ]
+        for name in inputs.names
+    ]
+    return replace(inputs, groups=np.array(groups) if len(set(groups)) < len(groups) else None)
+
+
+def _verdict(model: OwnModel) -> str:
+    """Whether the promise is kept on the run's own test images."""
+    task = model.run_folder / model.request.task
+    method = task / model.method / _PROTOCOL
+    bounds, images = open_store(method / "bounds" / "test.zarr"), open_store(task / "images" / "test.zarr")
+    calibration = read_calibration(method / "calibration.json")
+    lower, upper = calibration.apply(bounds["lower"][:], bounds["upper"][:])
+    losses, _ = image_losses(lower, upper, images["target"][:], images["mask"][:])
+    groups = groups_of(model.run_folder / "splits.csv", images.image_ids)
+    if groups is None:
+        return evaluation_verdict(measure_risk(losses, "image"), calibration.alpha)
+    return evaluation_verdict(
+        measure_risk(group_means(losses, group_index(groups, len(losses))), "group"), calibration.alpha
+    )

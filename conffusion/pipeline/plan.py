@@ -1,0 +1,377 @@
+"""What a configuration asks for: names, files, shards, and the settings that each stage depends on."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from conffusion.config.schema import RULE_FILLED, Config
+from conffusion.data.splits import SPLITS
+from conffusion.methods.registry import METHODS, Method, get_method
+from conffusion.tasks import TASKS, pinned_settings
+from conffusion.pipeline.network_size import network_size
+
+POOL = ("calibration", "test")  # what bounds are evaluated on
+PROTOCOL_NAMES = ("paper", "guaranteed")
+
+# Memory of a job in MB: the libraries, float32 copies of the images that it holds at a time, copies of the weights.
+_LIBRARIES_MB = 2500
+_IMAGE_COPIES = {
+    "prepare_images": 5, "sample_variants": 2, "extract_bounds": 6, "finetune_method": 8, "predict_bounds": 6,
+    "trace_candidates": 12, "calibrate_method": 6, "evaluate_method": 12, "plot": 4,
+}  # fmt: skip
+_STREAMED = ("prepare_images", "extract_bounds", "predict_bounds")  # hold at most so many MB of images at a time:
+_BLOCK_MB = 256
+# Weights, gradients and Adam's two moments, and what was read from the file; see also `_AVERAGE_COPIES`.
+_WEIGHT_COPIES = {
+    "import_prior": 4, "train_prior": 5, "sample_variants": 3, "finetune_method": 5, "predict_bounds": 3,
+    "trace_candidates": 3,
+}  # fmt: skip
+# Of config.sampling: how variants are made and kept, not what they are.
+_SAMPLING_EXECUTION = ("batch_size", "compile", "images_per_shard", "shards_per_share", "variants_url")
+_AVERAGE_COPIES = 2  # the average, and the weights put aside while it is validated
+_RENDERED_COPIES = 4  # of the images that a prior is trained on, in 8 bits
+_MB_PER_VALUE = 4e-6  # float32
+
+# Settings of fine-tuning that do not change what comes out; as parameters of a rule they have one value.
+_WITHOUT_EFFECT = {"keep_candidates": True, "processes": 1, "save_minutes": 10.0}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Resolves names of the configuration; `checked_plan` refuses what cannot run."""
+
+    config: Config
+
+    @property
+    def run(self) -> str:
+        """Results folder of the run."""
+        return f"results/{self.config.run}"
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the tasks."""
+        return list(self.config.tasks)
+
+    @property
+    def arms(self) -> list[str]:
+        """Methods in the order of the registry, trained ones once per replicate: n_conffusion, n_conffusion-r1, ..."""
+        names = [name for name in METHODS if name in self.config.methods]
+        return [arm for name in names for arm in self.replicates(name)]
+
+    @property
+    def trained_arms(self) -> list[str]:
+        """Arms that have a network of their own."""
+        return [arm for arm in self.arms if not method_of(arm).is_sampled]
+
+    @property
+    def first_arms(self) -> list[str]:
+        """Every method once, in the order of the registry."""
+        return [arm for arm in self.arms if replicate_of(arm) == 0]
+
+    def replicates(self, method: str) -> list[str]:
+        """Arms of one method."""
+        n_replicates = 1 if get_method(method).is_sampled else self.config.replicates
+        return [method, *(f"{method}-r{k}" for k in range(1, n_replicates))]
+
+    @property
+    def shown_arms(self) -> list[str]:
+        """Arms whose intervals are shown image by image: DM_SB and N-Conffusion, or whatever there is."""
+        shown = [arm for arm in self.first_arms if arm in ("dm_sb", "n_conffusion")]
+        return shown or self.first_arms[:1]
+
+    def compared(self, arm: str) -> tuple[str, ...]:
+        """Splits on whose bounds every calibration bound and set family is compared: the pool, of the shown arms."""
+        return POOL if arm in self.shown_arms else ()
+
+    @property
+    def tables(self) -> list[str]:
+        """Names of the tables, verdicts first."""
+        pretraining = ["pretraining"] if "g_conffusion" in self.config.methods else []
+        return ["claims", *self.tasks, "validity", *pretraining, "speed"]
+
+    @property
+    def figures(self) -> list[str]:
+        """Names of the figures, in the order of the report."""
+        names = [f"methods_{task}" for task in self.tasks]
+        names += [f"examples_{task}_{arm}" for task in self.tasks for arm in self.shown_arms]
+        names += ["stratified_risk", "position_risk", "size_risk"]
+        names += [f"risk_curve_{task}_{protocol}" for task in self.tasks for protocol in PROTOCOL_NAMES]
+        names += ["validity", "bounds", *(f"training_{task}" for task in self.tasks if self.trained_arms)]
+        return names
+
+    @property
+    def published(self) -> list[str]:
+        """Small result files, below the run's folder, that `snakemake publish` copies: all but images and bounds."""
+        tables = [f"tables/{name}.csv" for name in self.tables]
+        figures = [f"figures/{name}.png" for name in self.figures]
+        arms = [(task, arm, protocol) for task in self.tasks for arm in self.arms for protocol in PROTOCOL_NAMES]
+        folders = [("/".join(parts), parts[1]) for parts in arms]
+        found = [f"{folder}/{file}" for folder, _ in folders for file in ("calibration.json", "metrics.json")]
+        models = [f"{folder}/model.safetensors" for folder, arm in folders if arm in self.trained_arms]
+        return ["config.yaml", "splits.csv", "report.html", *tables, *figures, *found, *models]
+
+    def n_shards(self, split: str) -> int:
+        """Sampling jobs of a split."""
+        size = getattr(self.config.dataset.splits, split)
+        if size < 1:
+            return self.config.sampling.shards_per_share
+        return math.ceil(size / self.config.sampling.images_per_shard)
+
+    def shards(self, task: str, split: str) -> list[str]:
+        """Manifests of the variant stores of a task and split."""
+        n_shards = self.n_shards(split)
+        return [f"{self.run}/{task}/variants/{split}/shard-{k:05d}-of-{n_shards:05d}.json" for k in range(n_shards)]
+
+    @property
+    def studied_solvers(self) -> list[tuple[str, int]]:
+        """Solvers and numbers of steps that `snakemake solver_study` compares, the configured one among them."""
+        own = (self.config.sampling.solver, self.config.sampling.n_steps)
+        listed = [(name, steps) for name, every in self.config.solver_study.solvers.items() for steps in every]
+        return list(dict.fromkeys([*listed, own]))
+
+    def studied_variants(self, solver: str, n_steps: int) -> int:
+        """Variants of each image drawn for the study."""
+        study = self.config.solver_study
+        is_reference = (solver, n_steps) == (study.reference.solver, study.reference.n_steps)
+        return study.reference.n_variants if is_reference else max(study.n_variants)
+
+    def prior_name(self, task: str, arm: str) -> str:
+        """The prior that a method uses on a task."""
+        role = method_of(arm).network
+        if role in (None, "task"):
+            return self.config.tasks[task].prior
+        return self.config.networks[str(role)]
+
+    def prior_path(self, name: str) -> str:
+        """Checkpoint of a prior: a shipped one, or one that the run trains or converts from an official file."""
+        shipped = None if self.config.priors[name].checkpoint else self.config.priors_dir
+        return f"{shipped or self.run + '/priors'}/{name}.safetensors"
+
+    @property
+    def used_priors(self) -> list[str]:
+        """Names of the priors that some method uses on some task."""
+        return sorted({self.prior_name(task, arm) for task in self.tasks for arm in self.arms})
+
+    @property
+    def imported_priors(self) -> list[str]:
+        """Names of the priors that come from an official file."""
+        return [name for name, prior in self.config.priors.items() if prior.checkpoint]
+
+    @property
+    def trained_priors(self) -> list[str]:
+        """Names of the priors that `snakemake priors` trains."""
+        return [name for name, prior in self.config.priors.items() if prior.training and not prior.checkpoint]
+
+    @property
+    def prior_images(self) -> dict[str, int]:
+        """Images that the training of a prior sees, by its name: steps times batch size."""
+        trainings = {name: self.config.priors[name].training for name in self.trained_priors}
+        return {name: one.n_steps * one.batch_size for name, one in trainings.items() if one}
+
+    def image_size(self, task: str, arm: str = "") -> int:
+        """Side of the images that a method sees: its network's own, else that of the task's network, else the run's."""
+        priors = self.config.priors
+        own = priors[self.prior_name(task, arm)].image_size if arm else None
+        return own or priors[self.config.tasks[task].prior].image_size or self.config.image_size
+
+    @property
+    def largest_image_size(self) -> int:
+        """Side of the largest images of the run."""
+        return max(self.image_size(task, arm) for task in self.tasks for arm in ["", *self.arms])
+
+    def images(self, task: str, split: str, arm: str = "") -> str:
+        """Manifest of the images that a method sees; those of a size other than the task's have their own folder."""
+        size = self.image_size(task, arm)
+        folder = "images" if size == self.image_size(task) else f"images-{size}"
+        return f"{self.run}/{task}/{folder}/{split}.json"
+
+    def image_settings(self, task: str, folder: str) -> dict[str, Any]:
+        """What the images of a task in one of its folders depend on; `folder` as in the path that `images` gives."""
+        settings = self.config.tasks[task]
+        return {
+            **self.settings("split_images"),
+            "task": task,
+            "degradation": pinned_settings(task, settings.degradation),
+            "resample": settings.resample,
+            "side": int(folder.removeprefix("images-")) if "-" in folder else self.image_size(task),
+        }
+
+    def memory_mb(self, stage: str, task: str, arm: str = "") -> int:
+        """Memory to reserve for a job of a task: small at the default scale, gigabytes at the paper's."""
+        config, sizes = self.config, self.config.dataset.splits.model_dump()
+        n_images = max(sizes.values()) if min(sizes.values()) >= 1 else 2000
+        pixels_mb = 3 * self.image_size(task, arm) ** 2 * _MB_PER_VALUE
+        held_mb = min(n_images * pixels_mb, _BLOCK_MB) if stage in _STREAMED else n_images * pixels_mb
+        needed = _IMAGE_COPIES.get(stage, 0) * held_mb
+        if stage == "sample_variants":
+            shard_mb = config.sampling.images_per_shard * config.sampling.n_variants * pixels_mb
+            needed += min(shard_mb, 3 * _BLOCK_MB)  # a zarr shard that fills, one that is written, images being drawn
+        if stage in _WEIGHT_COPIES:
+            fit = (config.finetuning.batch_size, config.finetuning.ema) if stage == "finetune_method" else (0, 0.0)
+            needed += self._network_mb(stage, self.prior_name(task, arm), self.image_size(task, arm), *fit)
+        return _rounded_mb(needed)
+
+    def prior_memory_mb(self, stage: str, name: str) -> int:
+        """Memory to reserve for a job that converts or trains a prior."""
+        prior, needed = self.config.priors[name], 0.0
+        side, training = prior.image_size or self.config.image_size, prior.training
+        if stage == "train_prior" and training is not None:
+            needed = _RENDERED_COPIES * training.n_images * 3 * side**2 / 1e6
+        fit = (training.batch_size, training.ema) if stage == "train_prior" and training else (0, 0.0)
+        return _rounded_mb(needed + self._network_mb(stage, name, side, *fit))
+
+    def _network_mb(self, stage: str, prior: str, side: int, batch_size: int, ema: float) -> float:
+        """Copies of the weights and, where there is no GPU for them, the values kept for the gradient of a batch."""
+        size = network_size(self.config.priors[prior], side)
+        copies = _WEIGHT_COPIES[stage] + (_AVERAGE_COPIES if ema else 0)
+        n_kept = batch_size * size.n_kept if self.config.device != "cuda" else 0
+        return (copies * size.n_parameters + n_kept) * _MB_PER_VALUE
+
+    def settings(self, stage: str, task: str = "", arm: str = "") -> dict[str, Any]:
+        """What the numbers of a stage depend on, as plain values; a change reruns the stage.
+
+        Args:
+            stage: Name of the rule.
+            task: Task of the job, where it has one.
+            arm: Method, with its replicate, of the job, where it has one.
+        """
+        config = self.config.model_dump()
+        shared, quirks = {"seed": self.config.seed}, {"official_quirks": self.config.official_quirks}
+        if stage == "split_images":
+            return {**shared, "dataset": config["dataset"], "image_size": self.largest_image_size}
+        if stage == "sample_variants":
+            prior = self._network(self.config.tasks[task].prior)
+            return {**shared, "prior": prior, "variants": self._variants(), "precision": self.config.precision}
+        if stage == "study_solver":
+            prior = self._network(self.config.tasks[task].prior)
+            study = {"n_images": self.config.solver_study.n_images, "storage": self.config.sampling.storage}
+            return {**shared, "prior": prior, **study, "precision": self.config.precision}
+        if stage == "sample_priors":
+            priors = {name: config["priors"][name] for name in self.used_priors if config["priors"][name]["schedule"]}
+            return {**shared, "priors": priors, "sampling": config["sampling"], "precision": self.config.precision}
+        if stage == "finetune_method":
+            return {**shared, **quirks, **self._finetuning(task, arm), "precision": self.config.precision}
+        if stage == "try_settings":
+            finetuning = {**self._finetuning(task, arm), "tuned": None}
+            return {**shared, **quirks, **finetuning, "tuning": config["tuning"], "precision": self.config.precision}
+        if stage == "predict_bounds":
+            return {**shared, **quirks, "precision": self.config.precision}
+        if stage == "trace_candidates":
+            return {**shared, "precision": self.config.precision}
+        if stage == "extract_bounds":
+            return {"alpha": self.config.calibration.alpha}
+        if stage == "calibrate_method":
+            return {**shared, **quirks, "calibration": config["calibration"]}
+        if stage == "assess_validity":
+            return {**shared, **quirks, "calibration": config["calibration"], "validity": config["validity"]}
+        raise ValueError(f"{stage}: is not a stage with settings")
+
+    def _variants(self) -> dict[str, Any]:
+        """What the numbers of variants depend on: not on batches and files."""
+        settings = self.config.sampling.model_dump(exclude=set(_SAMPLING_EXECUTION))
+        if settings["settling"]["precision"] is None:
+            return {**settings, "settling": None}
+        return {**settings, "quantile": self.config.calibration.alpha / 2}
+
+    def prior_settings(self, name: str) -> dict[str, Any]:
+        """What the training of one prior depends on."""
+        prior = self.config.priors[name]
+        degradation = {}
+        if prior.task in self.config.tasks:
+            degradation = pinned_settings(prior.task, self.config.tasks[prior.task].degradation)
+        return {
+            "seed": self.config.seed,
+            "name": name,
+            "prior": prior.model_dump(),
+            "degradation": degradation,
+            "image_size": prior.image_size or self.config.image_size,
+            "precision": self.config.precision,
+        }
+
+    def import_settings(self, name: str) -> dict[str, Any]:
+        """What the conversion of an official file depends on."""
+        prior = self.config.priors[name].model_copy(update={"training": None, "task": None, "image_size": None})
+        return {"prior": prior.model_dump(), "name": name}
+
+    def training_images(self, name: str) -> list[str]:
+        """Manifest of the images that a prior is trained on, where they are the run's own."""
+        training, task = self.config.priors[name].training, self.config.priors[name].task
+        if training is None or training.images != "dataset":
+            return []
+        return [self.images(task or self.tasks[0], "finetune")]
+
+    def _network(self, name: str) -> dict[str, Any]:
+        """Settings of a prior's network without those of its weights, which are an input."""
+        return (
+            self.config.priors[name]
+            .model_copy(update={"training": None, "checkpoint": None, "source": None})
+            .model_dump()
+        )
+
+    def _finetuning(self, task: str, arm: str) -> dict[str, Any]:
+        config = self.config.model_dump()
+        finetuning = config["finetuning"]
+        tuned = finetuning["tuned"][task][method_of(arm).name]
+        return {
+            "method": method_of(arm).name,
+            "replicate": replicate_of(arm),
+            "prior": self._network(self.prior_name(task, arm)),
+            "tuned": tuned,
+            "finetuning": {**finetuning, "tuned": {}, **_WITHOUT_EFFECT},
+            "calibration": config["calibration"],
+        }
+
+
+def _rounded_mb(needed: float) -> int:
+    """With the libraries, in steps of 500 MB."""
+    return math.ceil((_LIBRARIES_MB + needed) / 500) * 500
+
+
+def method_of(arm: str) -> Method:
+    """Method of an arm such as "resnext" or "resnext-r2"."""
+    return get_method(arm.partition("-r")[0])
+
+
+def replicate_of(arm: str) -> int:
+    """Replicate number of an arm, 0 for the first."""
+    return int(arm.partition("-r")[2] or 0)
+
+
+def folders_of(files: Iterable[str]) -> list[Path]:
+    """Folder of each file: results/<run>/<task>/<arm>/<protocol> of its metrics.json."""
+    return [Path(file).parent for file in files]
+
+
+def heading(file: str) -> str:
+    """Heading of a table or figure from its file name: "risk curve, super_resolution, paper"."""
+    words = Path(file).stem
+    for name in (*METHODS, *TASKS, *PROTOCOL_NAMES):
+        words = words.replace(f"_{name}", f", {name}")
+    return words
+
+
+def official_files(config: Config, name: str) -> list[str]:
+    """The official file of a prior, as an input; none where the weights are made by a rule."""
+    checkpoint = config.priors[name].checkpoint
+    return [checkpoint] if checkpoint and checkpoint != RULE_FILLED else []
+
+
+def config_text(config: Config) -> str:
+    """The merged configuration as YAML."""
+    return yaml.safe_dump(config.model_dump(), sort_keys=False)
+
+
+__all__ = [
+    "POOL",
+    "PROTOCOL_NAMES",
+    "SPLITS",
+    "Plan",
+    "config_text",
+    "method_of",
+    "official_files",
+    "replicate_of",
+]

@@ -1,0 +1,97 @@
+"""Bounds from one forward pass: by the chosen checkpoints, and by every candidate for the validity table."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from conffusion.core.arrays import FloatArray
+from conffusion.evaluation.validity import LossCurves
+from conffusion.core.device import Compute
+from conffusion.errors import StoreError
+from conffusion.methods.quirks import NO_ACCIDENT, Accident
+from conffusion.methods.models import load_predictor
+from conffusion.methods.predictor import BoundPredictor
+from conffusion.methods.protocols import get_protocol
+from conffusion.methods.one_pass import CorruptedImages, iterate_bounds, predict_bounds
+from conffusion.core.progress import Progress
+from conffusion.pipeline.stages.bounds import new_bounds
+from conffusion.pipeline.stages.evaluation import pool_curves
+from conffusion.store import SealedStore, atomic_path, open_store
+
+
+def predict_method_bounds(
+    protocol: str,
+    seed: int,
+    compute: Compute,
+    *,
+    model: str | Path,
+    images: Sequence[str | Path],
+    outputs: Sequence[str | Path],
+    official_quirks: bool = False,
+) -> None:
+    """Bounds of the given image stores by the protocol's checkpoint, before calibration."""
+    rules = get_protocol(protocol, official_quirks=official_quirks)
+    predictor, training = load_predictor(model)
+    compute.place(predictor)
+    progress = Progress(f"predicting, protocol {protocol}", len(images), unit="splits")
+    for path, output in zip(images, outputs, strict=True):
+        store = open_store(path)
+        accident = rules.accident(training["step"], calibrating=store.attributes["split"] != "test")
+        attributes = {"checkpoint_step": training["step"], "forward_passes_per_image": 1}
+        seconds = []
+        with new_bounds(output, store["condition"].shape[1:], store.image_ids, protocol, attributes) as writer:
+            for lower, upper, taken in iterate_bounds(predictor, _corrupted(store, seed), compute, accident=accident):
+                writer.append(lower, upper)
+                seconds.append(taken)
+            writer.attributes["seconds_per_image"] = float(np.median(seconds))
+        progress.update()
+
+
+def trace_candidates(
+    seed: int,
+    compute: Compute,
+    *,
+    candidates: str | Path,
+    images: Sequence[str | Path],
+    splits: str | Path,
+    output: str | Path,
+) -> None:
+    """Loss curves of every candidate on the pooled images of the given splits: one .npz file each."""
+    stores = [open_store(path) for path in images]
+    checkpoints = sorted(Path(candidates).glob("step-*.safetensors"))
+    if not checkpoints:
+        raise StoreError(f"{candidates}: holds no checkpoint; delete it and rerun the rule finetune_method")
+    progress = Progress("tracing", len(checkpoints), unit="checkpoints")
+    with atomic_path(output) as folder:
+        folder.mkdir()
+        for checkpoint in checkpoints:
+            _trace(checkpoint, stores, seed, compute, splits).save(folder / f"{checkpoint.stem}.npz")
+            progress.update()
+
+
+def _trace(
+    checkpoint: Path, stores: Sequence[SealedStore], seed: int, compute: Compute, splits: str | Path
+) -> LossCurves:
+    predictor, _ = load_predictor(checkpoint)
+    compute.place(predictor)
+    pairs = []
+    for store in stores:
+        lower, upper, _ = predict_store(predictor, store, seed, compute)
+        pairs.append(({"lower": lower, "upper": upper}, store))
+    return pool_curves(pairs, splits)
+
+
+def predict_store(
+    predictor: BoundPredictor,
+    store: SealedStore,
+    seed: int,
+    compute: Compute,
+    accident: Accident = NO_ACCIDENT,
+) -> tuple[FloatArray, FloatArray, float]:
+    """Bounds (N, C, H, W) in [0, 1] of all images of a store, and seconds per image."""
+    return predict_bounds(predictor, _corrupted(store, seed), compute, accident=accident)
+
+
+def _corrupted(store: SealedStore, seed: int) -> CorruptedImages:
+    return CorruptedImages(str(store.attributes["task"]), seed, store.image_ids, store["condition"], store["mask"])

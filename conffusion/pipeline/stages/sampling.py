@@ -1,0 +1,170 @@
+"""Variants of every image by diffusion, one shard of images at a time."""
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from conffusion.core.device import Compute
+from conffusion.config.schema import PriorSettings, SamplingSettings
+from conffusion.errors import DataError
+from conffusion.models.networks import load_prior, load_weights
+from conffusion.models.schedules import NoiseSchedule
+from conffusion.sampling import ChainSampler, Drawn, SamplingInput, Settling, Solver, draw_variants
+from conffusion.sampling.batch_size import fastest_batch_size
+from conffusion.store import ArraySpec, SealedStore, new_store, open_store, read_array
+from conffusion.tasks import build_task
+from conffusion.training.priors import architecture_of
+
+LOGGER = logging.getLogger(__name__)
+_TRIAL_STEPS = 2  # network calls per variant when batch sizes are compared
+
+
+class VariantSource:
+    """A task's diffusion prior, ready to draw variants.
+
+    Args:
+        prior: Settings of the prior.
+        sampling: Settings of the sampler.
+        settling: When to stop drawing for an image; None draws `n_variants` of each.
+        compute: Device and precision; compiles if the settings say so.
+        checkpoint: Weights of the prior.
+    Raises:
+        CheckpointError: If the prior is unreadable or of another architecture.
+    """
+
+    def __init__(
+        self,
+        prior: PriorSettings,
+        sampling: SamplingSettings,
+        settling: Settling | None,
+        compute: Compute,
+        checkpoint: str | Path,
+    ) -> None:
+        architecture = architecture_of(prior)
+        network = architecture.build_prior()
+        load_weights(network, load_prior(checkpoint, architecture))
+        schedule = architecture.build_schedule()
+        if schedule is None or not prior.task:
+            raise ValueError(f"{checkpoint}: only a diffusion prior conditioned on a task can be sampled")
+        self._schedule: NoiseSchedule = schedule
+        self._compute = replace(compute, compiles=sampling.compile)
+        self._network: nn.Module = self._compute.place(network)
+        self._sampling = sampling
+        self._solver = Solver(sampling.solver, sampling.n_steps, sampling.shared_start)
+        self._settling = settling
+        self.n_calls = self._solver.n_calls(schedule)
+
+    def batch_size(self, inputs: SamplingInput) -> int:
+        """Variants per network call: the configured number, or the fastest on this device."""
+        if self._sampling.batch_size is not None:
+            return self._sampling.batch_size
+        few_steps = replace(self._solver, name="dpmpp_2m_sde", n_steps=_TRIAL_STEPS)
+        trial = self._sampler(inputs, few_steps)
+
+        def draw(n_chains: int) -> None:
+            trial.launch([(0, variant) for variant in range(n_chains)])()
+
+        return fastest_batch_size(self._network, inputs.condition.shape[1:], self._compute, draw)
+
+    def draw(self, inputs: SamplingInput, batch_size: int) -> Iterator[Drawn]:
+        """Variants of every image, in the order of the images."""
+        sampler = self._sampler(inputs, self._solver)
+        return draw_variants(sampler, inputs, self._sampling.n_variants, batch_size, self._settling)
+
+    def _sampler(self, inputs: SamplingInput, solver: Solver) -> ChainSampler:
+        return ChainSampler(self._network, self._schedule, inputs, solver, self._sampling.storage, self._compute)
+
+
+def sampling_input(store: SealedStore, rows: slice, seed: int) -> SamplingInput:
+    """Images of some rows of an image store, as the sampler takes them."""
+    task = str(store.attributes["task"])
+    condition, mask = read_array(store["condition"], rows), read_array(store["mask"], rows)
+    return SamplingInput(task, seed, store.image_ids[rows], condition, mask, build_task(task).known_outside)
+
+
+def sample_variants(
+    prior: PriorSettings,
+    sampling: SamplingSettings,
+    alpha: float,
+    seed: int,
+    compute: Compute,
+    *,
+    checkpoint: str | Path,
+    images: str | Path,
+    shard: tuple[int, int],
+    output: str | Path,
+    most_images: int | None = None,
+) -> None:
+    """Draw and store the variants of one shard of images, while more are drawn.
+
+    The store has the arrays variants (images, variants, C, H, W), where rows that were not drawn are 0, and n_variants
+    (images,), how many were.
+
+    Args:
+        prior: Settings of the task's diffusion prior.
+        sampling: Settings of the sampler.
+        alpha: Risk level, whose quantiles have to settle where `sampling.settling` asks for it.
+        seed: The run's seed.
+        compute: Device and precision.
+        checkpoint: Weights of the prior.
+        images: Image store of the split.
+        shard: (k, K): the k-th of K nearly equal parts of the split's rows, counted from 0.
+        output: Store to write.
+        most_images: Only the first images of the split; None takes all.
+    Raises:
+        CheckpointError: If the prior is unreadable or of another architecture.
+        StoreError: If the images are incomplete, or the disk refuses.
+    """
+    store = open_store(images)
+    inputs = sampling_input(store, shard_rows(min(len(store.image_ids), most_images or 2**62), *shard), seed)
+    source = VariantSource(prior, sampling, _settling(sampling, alpha), compute, checkpoint)
+    batch_size = source.batch_size(inputs)
+    n_images, n_variants = len(inputs.image_ids), sampling.n_variants
+    layout = {
+        "variants": ArraySpec((n_variants, *inputs.condition.shape[1:]), np.dtype(sampling.storage)),
+        "n_variants": ArraySpec((), np.dtype(np.int32)),
+    }
+    attributes = {
+        "task": inputs.task,
+        "seed": seed,
+        "sampling": {**sampling.model_dump(), "batch_size": batch_size},
+        "schedule": prior.schedule.model_dump() if prior.schedule else {},
+    }
+    start, n_drawn = time.perf_counter(), 0
+    with new_store(output, layout, inputs.image_ids, attributes, url=sampling.variants_url) as writer:
+        for drawn in source.draw(inputs, batch_size):
+            n_drawn += len(drawn.variants)
+            padded = _padded(drawn.variants, n_variants)
+            writer.append({"variants": padded[None], "n_variants": np.array([len(drawn.variants)], np.int32)})
+        writer.attributes["forward_passes_per_image"] = source.n_calls * n_drawn / n_images
+        writer.attributes["seconds_per_image"] = (time.perf_counter() - start) / n_images
+
+
+def _settling(sampling: SamplingSettings, alpha: float) -> Settling | None:
+    precision = sampling.settling.precision
+    return None if precision is None else Settling(precision, alpha / 2, sampling.settling.round)
+
+
+def _padded(variants: npt.NDArray[Any], n_variants: int) -> npt.NDArray[Any]:
+    missing = n_variants - len(variants)
+    return np.pad(variants, [(0, missing), *[(0, 0)] * (variants.ndim - 1)]) if missing else variants
+
+
+def shard_rows(n_images: int, k: int, n_shards: int) -> slice:
+    """Rows of the k-th of `n_shards` nearly equal parts of a split.
+
+    Raises:
+        DataError: If there are more shards than images.
+    """
+    if n_shards > n_images:
+        raise DataError(
+            f"{n_shards} shards for {n_images} images: lower sampling.shards_per_share, or give the split more images"
+        )
+    return slice(k * n_images // n_shards, (k + 1) * n_images // n_shards)

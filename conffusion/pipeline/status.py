@@ -1,0 +1,347 @@
+"""How far a run is, from its results folder alone: what is done, how fast, how long still, what runs, what failed.
+
+A job counts as done when the file that it writes last is there, whether or not a change asks for it anew. Times of
+finished jobs come from their benchmark files, of running ones from their records (`conffusion.pipeline.records`). All
+of this lies in results/<run>, so any machine that sees the folder can watch the run.
+"""
+
+import csv
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from conffusion.config import load_config
+from conffusion.errors import ConfigError, StoreError
+from conffusion.store import read_json
+from conffusion.pipeline.plan import Plan
+from conffusion.pipeline.planned import PlannedJob, planned_jobs
+from conffusion.pipeline.records import JobRecord, read_records
+
+LOG_LINES = 5
+_LOG_BYTES = 4000  # read from the end of a log
+_MOST_TIMES = 200  # benchmark files read per rule and task: more do not make a mean better
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """Jobs that are counted together: those of one rule, by task or by task and split where that tells more.
+
+    Attributes:
+        stage: Name of the rule; "tables, figures, report" for all rules that show results.
+        task: Name of the task, empty for all together.
+        split: Name of the split, likewise.
+        done: Finished jobs.
+        total: Jobs in all.
+        running: Jobs that run now.
+        work_done: Finished `unit`, those of running jobs included.
+        work_total: `unit` in all.
+        unit: "images", "steps" or "jobs".
+        seconds_per_unit: Wall time of a job per `unit`, its start-up included; None where nothing has been timed yet.
+        rate: `unit` per second that the running jobs do together; None where none runs or nothing has been timed.
+        seconds_left: Wall time of the unfinished jobs, one after the other; None where nothing has been timed yet.
+    """
+
+    stage: str
+    task: str
+    split: str
+    done: int
+    total: int
+    running: int
+    work_done: float
+    work_total: float
+    unit: str
+    seconds_per_unit: float | None
+    rate: float | None
+    seconds_left: float | None
+
+
+@dataclass(frozen=True)
+class RunningJob:
+    """A job that runs now.
+
+    Attributes:
+        record: Its own account.
+        elapsed: Seconds since it started.
+        seconds_left: Seconds that it still takes, if that can be told.
+        silent: Seconds since it was last heard of.
+    """
+
+    record: JobRecord
+    elapsed: float
+    seconds_left: float | None
+    silent: float
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A job whose last attempt failed or died.
+
+    Attributes:
+        record: Its own account.
+        died: Whether it ended without a word: killed, or its machine lost.
+        log_lines: The last lines of its log.
+    """
+
+    record: JobRecord
+    died: bool
+    log_lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """Everything that is known about a run at one moment.
+
+    Attributes:
+        run: Name of the run.
+        folder: results/<run>.
+        done: Finished jobs of `snakemake all`.
+        total: Jobs of `snakemake all`.
+        stages: In the order of the workflow.
+        running: Jobs that run now, whether `all` needs them or not.
+        failures: The latest first.
+        gpus: GPUs in use by host; where a job does not say which, "?".
+        seconds_left: Until all is done, if as many jobs go on running as now; None where none runs.
+        job_seconds_left: Wall time of all unfinished jobs that can be timed, one after the other.
+        untimed: By stage, how many unfinished jobs are of one of which none has been timed, and so are left out.
+        n_timed: Finished jobs behind the times.
+    """
+
+    run: str
+    folder: str
+    done: int
+    total: int
+    stages: tuple[StageStatus, ...]
+    running: tuple[RunningJob, ...]
+    failures: tuple[Failure, ...]
+    gpus: Mapping[str, tuple[str, ...]]
+    seconds_left: float | None
+    job_seconds_left: float
+    untimed: Mapping[str, int]
+    n_timed: int
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every job of `snakemake all` is done."""
+        return self.done == self.total
+
+
+def read_status(folder: str | Path, clock: Callable[[], float] = time.time) -> RunStatus:
+    """The state of the run in a results folder.
+
+    Args:
+        folder: results/<run>, here or on a file system shared with the machines that compute.
+        clock: Source of the time, seconds since the epoch; replaceable for tests.
+    Raises:
+        ConfigError: If the folder holds no config.yaml, or one of another version of the project.
+    """
+    folder = Path(folder)
+    if not (folder / "config.yaml").is_file():
+        raise ConfigError(
+            f"{folder}: holds no config.yaml, so it is no run's folder, or nothing of the run has started; "
+            "expected results/<run>"
+        )
+    plan = Plan(load_config(folder / "config.yaml"))
+    jobs = planned_jobs(plan, _split_sizes(folder, plan))
+    return _Snapshot(folder, plan, jobs, clock()).status()
+
+
+class _Snapshot:
+    """What is read of a run, once, and the arithmetic on it."""
+
+    def __init__(self, folder: Path, plan: Plan, jobs: Sequence[PlannedJob], now: float) -> None:
+        self._folder, self._plan, self._jobs, self._now = folder, plan, jobs, now
+        self._planned, self._rules = {job.name for job in jobs}, {job.rule for job in jobs}
+        records = [record for record in read_records(folder) if self._concerns(record)]
+        self._failed = [record for record in records if record.state == "failed" or record.has_died(now)]
+        self._running = {record.name: record for record in records if record not in self._failed}
+        exists = _Existing(folder)
+        self._done = {job.name for job in jobs if exists(job.output) and job.name not in self._running}
+        self._n_timed = 0
+        self._seconds = self._timed()
+
+    def _concerns(self, record: JobRecord) -> bool:
+        """Whether a record is of this plan: not of a shard, say, of a former number of shards."""
+        return record.name in self._planned or record.rule not in self._rules
+
+    def status(self) -> RunStatus:
+        left = {job.name: self._left(job) for job in self._jobs if job.name not in self._done}
+        total_left = sum(seconds for seconds in left.values() if seconds is not None)
+        longest = max((left.get(name) or 0.0 for name in self._running), default=0.0)
+        together = max(total_left / max(len(self._running), 1), longest)
+        return RunStatus(
+            run=self._plan.config.run,
+            folder=str(self._folder),
+            done=len(self._done),
+            total=len(self._jobs),
+            stages=tuple(self._stages(left)),
+            running=tuple(self._running_job(record, left.get(name)) for name, record in self._running.items()),
+            failures=tuple(self._failure(record) for record in sorted(self._failed, key=lambda one: -one.beat)),
+            gpus=self._gpus(),
+            seconds_left=together if self._running or not left else None,
+            job_seconds_left=total_left,
+            untimed=dict(
+                Counter(_stage_of(job)[0] for job in self._jobs if job.name in left and left[job.name] is None)
+            ),
+            n_timed=self._n_timed,
+        )
+
+    # ---- time
+
+    def _timed(self) -> dict[tuple[str, str], float]:
+        """Seconds per unit of work, by stage and task, and by stage and "" for all tasks."""
+        finished: dict[tuple[str, str], list[PlannedJob]] = {}
+        for job in self._jobs:
+            if job.name in self._done:
+                finished.setdefault((_stage_of(job)[0], job.task), []).append(job)
+        sums: dict[tuple[str, str], tuple[float, float]] = {}
+        for key, jobs in finished.items():
+            for job in jobs[:: 1 + len(jobs) // _MOST_TIMES]:
+                seconds = _benchmark_seconds(self._folder, job)
+                if seconds is not None:
+                    self._n_timed += 1
+                    _add(sums, key, seconds, job.work)
+        for job in self._jobs:  # a stage of which nothing is finished is timed by the progress of what runs
+            record, key = self._running.get(job.name), (_stage_of(job)[0], job.task)
+            if record and record.progress and record.progress.done and key not in finished:
+                _add(sums, key, self._elapsed(record) + self._own_left(record), job.work)
+        for (stage, task), (seconds, work) in list(sums.items()):
+            if task:
+                _add(sums, (stage, ""), seconds, work)
+        return {key: seconds / work for key, (seconds, work) in sums.items()}
+
+    def _seconds_per_unit(self, stage: str, task: str) -> float | None:
+        return self._seconds.get((stage, task), self._seconds.get((stage, "")))
+
+    def _left(self, job: PlannedJob) -> float | None:
+        """Seconds that an unfinished job still takes: by its own progress, else by the time of others of its stage."""
+        record, per_unit = self._running.get(job.name), self._seconds_per_unit(_stage_of(job)[0], job.task)
+        if record and record.progress and record.progress.done:
+            return self._own_left(record)
+        if per_unit is None:
+            return None
+        return max(0.0, job.work * per_unit - (self._elapsed(record) if record else 0.0))
+
+    def _own_left(self, record: JobRecord) -> float:
+        """Seconds left by the job's own progress, less what has passed since it was last heard of."""
+        assert record.progress is not None
+        return max(0.0, record.progress.left - max(0.0, self._now - record.beat))
+
+    def _elapsed(self, record: JobRecord) -> float:
+        return max(0.0, self._now - record.started)
+
+    # ---- parts
+
+    def _stages(self, left: Mapping[str, float | None]) -> Iterable[StageStatus]:
+        groups: dict[tuple[str, str, str], list[PlannedJob]] = {}
+        for job in self._jobs:
+            groups.setdefault(_stage_of(job), []).append(job)
+        order = list(dict.fromkeys(stage for stage, _, _ in groups))
+        for (stage, task, split), jobs in sorted(groups.items(), key=lambda group: order.index(group[0][0])):
+            unfinished = [left[job.name] for job in jobs if job.name in left]
+            timed = [seconds for seconds in unfinished if seconds is not None]
+            running = [job for job in jobs if job.name in self._running]
+            per_unit = self._seconds_per_unit(stage, task)
+            yield StageStatus(
+                stage, task, split,
+                done=sum(job.name in self._done for job in jobs), total=len(jobs), running=len(running),
+                work_done=sum(job.work * self._share(job) for job in jobs), work_total=sum(job.work for job in jobs),
+                unit=jobs[0].unit, seconds_per_unit=per_unit,
+                rate=self._rate(running, per_unit),
+                seconds_left=sum(timed) if len(timed) == len(unfinished) else None,
+            )  # fmt: skip
+
+    def _rate(self, running: Sequence[PlannedJob], per_unit: float | None) -> float | None:
+        """Units of work per second of running jobs together: by their own progress, else by the time of others."""
+        rates = []
+        for job in running:
+            progress = self._running[job.name].progress
+            if progress and progress.done:
+                rates.append(job.work * progress.rate / max(progress.total, 1))
+            elif per_unit:
+                rates.append(1 / per_unit)
+        return sum(rates) if rates else None
+
+    def _share(self, job: PlannedJob) -> float:
+        """Share of a job that is done."""
+        record = self._running.get(job.name)
+        if record and record.progress:
+            return record.progress.percent / 100
+        return float(job.name in self._done)
+
+    def _running_job(self, record: JobRecord, left: float | None) -> RunningJob:
+        return RunningJob(record, self._elapsed(record), left, max(0.0, self._now - record.beat))
+
+    def _failure(self, record: JobRecord) -> Failure:
+        return Failure(record, record.state == "running", _last_lines(self._folder / record.log))
+
+    def _gpus(self) -> dict[str, tuple[str, ...]]:
+        used: dict[str, set[str]] = {}
+        for record in self._running.values():
+            for gpu in record.gpus or ():
+                used.setdefault(record.host, set()).add(gpu)
+        return {host: tuple(sorted(gpus, key=lambda gpu: (len(gpu), gpu))) for host, gpus in sorted(used.items())}
+
+
+class _Existing:
+    """Which files of a results folder exist; every folder is listed once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._names = cache(lambda parent: frozenset(path.name for path in parent.iterdir()) if parent.is_dir() else ())
+
+    def __call__(self, path: str) -> bool:
+        file = self._folder / path
+        return file.name in self._names(file.parent)
+
+
+def _stage_of(job: PlannedJob) -> tuple[str, str, str]:
+    """Sampling is counted by task and split, what takes long by task; everything that shows results is one stage."""
+    if job.rule == "sample_variants":
+        return job.rule, job.task, job.split
+    if job.rule in ("finetune_method", "train_prior"):
+        return job.rule, job.task, ""
+    if job.rule.startswith(("plot_", "tabulate_", "gather_", "write_")):
+        return "tables, figures, report", "", ""
+    return job.rule, "", ""
+
+
+def _split_sizes(folder: Path, plan: Plan) -> dict[str, int]:
+    """Images of every split: as they were dealt, else as configured, else unknown."""
+    try:
+        with (folder / "splits.csv").open(newline="") as file:
+            return dict(Counter(row["split"] for row in csv.DictReader(file)))
+    except (OSError, KeyError):
+        sizes = plan.config.dataset.splits.model_dump()
+        return {split: int(size) for split, size in sizes.items()} if min(sizes.values()) >= 1 else {}
+
+
+def _benchmark_seconds(folder: Path, job: PlannedJob) -> float | None:
+    """Wall seconds of a finished job: from its benchmark file, or of a shard's sampling alone from its manifest."""
+    try:
+        with (folder / "benchmarks" / f"{job.name}.tsv").open(newline="") as file:
+            return float(next(csv.DictReader(file, delimiter="\t"))["s"])
+    except (OSError, KeyError, StopIteration, ValueError):
+        if job.rule != "sample_variants":
+            return None
+    try:
+        return float(read_json(folder / job.output)["attributes"]["seconds_per_image"]) * job.work
+    except (StoreError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _last_lines(log: Path) -> tuple[str, ...]:
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - _LOG_BYTES))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ()
+    return tuple(line for line in text.splitlines() if line.strip())[-LOG_LINES:]
+
+
+def _add(sums: dict[tuple[str, str], tuple[float, float]], key: tuple[str, str], seconds: float, work: float) -> None:
+    before = sums.get(key, (0.0, 0.0))
+    sums[key] = before[0] + seconds, before[1] + work

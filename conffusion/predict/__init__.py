@@ -1,1 +1,0 @@
-"""Bounds of many images from one forward pass each."""

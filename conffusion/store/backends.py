@@ -1,0 +1,125 @@
+"""Where the files of a store are: a folder beside its manifest, or (conffusion.store.bucket) a bucket."""
+
+import hashlib
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+from typing import Protocol
+
+from zarr.abc.store import Store
+from zarr.storage import LocalStore
+
+from conffusion.errors import StoreError
+from conffusion.store.files import move_into_place, refusals, remove, remove_leftovers, temporary_path
+from conffusion.store.checksums import FlushedLocalStore
+
+FOREIGN_FILES = frozenset({".snakemake_timestamp"})
+
+
+class Place(Protocol):
+    """Files of one store, by name below its root."""
+
+    @property
+    def label(self) -> str:
+        """What the manifest calls it: the name of the folder, or the URL."""
+
+    def refusals(self) -> AbstractContextManager[None]:
+        """Turns what the place has against being written into a StoreError with the reason and the remedy."""
+
+    def start(self) -> Store:
+        """A fresh root to write in, which no reader takes for a store."""
+
+    def commit(self, checksums: Mapping[str, str]) -> Mapping[str, str]:
+        """Make what was written last, and known to whoever has the manifest.
+
+        Args:
+            checksums: Name to SHA-256 of all that was written.
+        Returns:
+            Name to a mark by which `altered` may recognise a file without reading it; empty without such marks.
+        Raises:
+            StoreError: If other files are there than were written.
+        """
+
+    def discard(self) -> None:
+        """Remove what this attempt wrote, quietly."""
+
+    def retire(self) -> None:
+        """Remove what earlier attempts wrote, now that the manifest names this one."""
+
+    def reader(self) -> Store:
+        """The files, to be read."""
+
+    def altered(self, checksums: Mapping[str, str], marks: Mapping[str, str]) -> str | None:
+        """What is wrong with the first file that is missing or not as recorded; None if all are as they were."""
+
+
+class Folder:
+    """A folder of the file system."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._temporary = temporary_path(path)
+        self._is_final = False
+
+    @property
+    def label(self) -> str:
+        """Name of the folder, which stands beside the manifest."""
+        return self._path.name
+
+    def refusals(self) -> AbstractContextManager[None]:
+        """Turns operating system errors into StoreErrors."""
+        return refusals(self._path)
+
+    def start(self) -> Store:
+        """A hidden folder beside the final one; an older store and leftovers of earlier attempts are removed."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(self._path, sole_writer=True)
+        remove(self._path)
+        return FlushedLocalStore(self._temporary)
+
+    def commit(self, checksums: Mapping[str, str]) -> Mapping[str, str]:
+        """Rename the hidden folder into place, forced to the disk."""
+        check_complete(self._path, checksums, _names(self._temporary))
+        move_into_place(self._temporary, self._path)
+        self._is_final = True
+        return {}
+
+    def discard(self) -> None:
+        """Remove the hidden folder, or the final one if it has become that."""
+        with suppress(OSError):
+            remove(self._path if self._is_final else self._temporary)
+
+    def retire(self) -> None:
+        """Nothing to do: the rename replaced what was there."""
+
+    def reader(self) -> Store:
+        """The files, to be read."""
+        return LocalStore(self._path, read_only=True)
+
+    def altered(self, checksums: Mapping[str, str], marks: Mapping[str, str]) -> str | None:
+        """Reads every file, in small pieces."""
+        if not self._path.is_dir():
+            return f"{self._path}: no such store"
+        for name, expected in checksums.items():
+            file = self._path / name
+            if not file.is_file():
+                return f"{file}: is missing"
+            with file.open("rb") as content:
+                if hashlib.file_digest(content, "sha256").hexdigest() != expected:
+                    return f"{file}: is truncated or altered"
+        return None
+
+
+def check_complete(where: object, checksums: Mapping[str, str], names: set[str]) -> None:
+    """Make sure that what was written is there, and nothing else.
+
+    Raises:
+        StoreError: If it is not: somebody else removed or wrote files there.
+    """
+    if odd := sorted(names ^ set(checksums)):
+        raise StoreError(f"{where}: {odd[0]} vanished or appeared while it was written; is another job writing it too?")
+
+
+def _names(root: Path) -> set[str]:
+    files = (path for path in root.rglob("*") if path.is_file() and path.name not in FOREIGN_FILES)
+    return {path.relative_to(root).as_posix() for path in files}

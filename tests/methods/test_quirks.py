@@ -1,0 +1,57 @@
+"""Accidents of the official code: dropout and fresh random inputs, in one pass and without a trace."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from conffusion.methods.quirks import NO_ACCIDENT, Accident
+from conffusion.methods.random_inputs import image_classes, image_noise
+
+
+def network() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(50, 50), nn.Dropout(0.5), nn.BatchNorm1d(50))
+
+
+def output(net: nn.Module, accident: Accident, seed: int = 1) -> Tensor:
+    with accident.befalling(net, seed), torch.no_grad():
+        return net(torch.ones(4, 50))
+
+
+def test_without_accident_nothing_is_random() -> None:
+    net = network()
+    assert torch.equal(output(net, NO_ACCIDENT), output(net, NO_ACCIDENT, seed=2))
+    assert torch.equal(output(net, Accident("test", dropout=False)), output(net, NO_ACCIDENT))
+
+
+def test_dropout_follows_from_seed_and_call_and_leaves_other_random_numbers_alone() -> None:
+    net = network()
+    before = net[2].running_mean.clone()
+    state = torch.get_rng_state()
+    first = output(net, Accident("a", dropout=True))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(output(net, Accident("a", dropout=True)), first)
+    assert not torch.equal(output(net, Accident("b", dropout=True)), first)
+    assert not torch.equal(output(net, Accident("a", dropout=True), seed=2), first)
+    assert not torch.equal(output(net, NO_ACCIDENT), first)
+    assert torch.equal(net[2].running_mean, before)  # only dropout is in training mode
+    assert not any(module.training for module in net.modules())
+
+
+def test_evaluation_mode_comes_back_after_an_error() -> None:
+    net = network()
+    with pytest.raises(RuntimeError, match="lost"), Accident("a", dropout=True).befalling(net, 1):
+        raise RuntimeError("lost")
+    assert not any(module.training for module in net.modules())
+
+
+def test_every_call_draws_its_own_noise_and_classes() -> None:
+    ids = ["a", "b"]
+
+    def noise(call: str) -> Tensor:
+        return torch.from_numpy(image_noise("fill", 1, "inpainting", ids, (3, 4, 4), call=call))
+
+    assert torch.equal(noise(""), torch.from_numpy(image_noise("fill", 1, "inpainting", ids, (3, 4, 4))))
+    assert torch.equal(noise("x"), noise("x"))
+    assert not torch.isclose(noise("x"), noise("")).any()
+    many = [f"image-{k}" for k in range(200)]
+    assert (image_classes(1, "t", many, 1000, call="x") != image_classes(1, "t", many, 1000)).mean() > 0.9

@@ -1,0 +1,163 @@
+"""What every scripted rule does around its work: typed settings, a log, clear errors, exit codes."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+PRELUDE = """
+from snakemake.iocontainers import InputFiles, Log, OutputFiles, Params, ResourceList, Wildcards
+from snakemake.script import Snakemake
+
+from conffusion.errors import CalibrationError, StoreError
+from conffusion.pipeline.job import run_job
+
+
+def snakemake_of(settings=None, resources=None, log="job.log"):
+    return Snakemake(
+        InputFiles(fromdict={"images": "images.json"}), OutputFiles(fromdict={"table": "table.csv"}),
+        Params(fromdict={"settings": settings or {}, "code": "0"}), Wildcards(fromdict={"task": "inpainting"}), 2,
+        ResourceList(fromdict=resources or {}), Log([log] if log else []), {}, "calibrate_method", None,
+    )
+
+
+SEED = {"seed": 5}
+CALIBRATION = {"alpha": 0.1, "delta": 0.2, "ucb": "wsr", "families": ["additive"]}
+"""
+
+
+def run_script(folder: Path, body: str) -> "subprocess.CompletedProcess[str]":
+    """Run a workflow script the way Snakemake does: its own process, with Snakemake's own object."""
+    return subprocess.run(
+        [sys.executable, "-c", PRELUDE + textwrap.dedent(body)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+    )
+
+
+def test_job_sees_typed_settings_and_declared_files(tmp_path: Path) -> None:
+    done = run_script(
+        tmp_path,
+        """
+        from conffusion.config.schema import CalibrationSettings
+        with run_job(snakemake_of({**SEED, "calibration": CALIBRATION, "precision": "float32", "tuned": None})) as job:
+            assert job.settings["seed"] == 5
+            assert job.settings["calibration"] == CalibrationSettings(**CALIBRATION)
+            assert job.settings["tuned"] is None
+            assert "precision" not in job.settings and job.precision == "float32"
+            assert (job.input.images, job.output.table) == ("images.json", "table.csv")
+            assert job.wildcards.task == "inpainting"
+            assert (job.device, job.threads) == ("cpu", 2)
+        """,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_torch_is_imported_only_when_a_network_is_needed(tmp_path: Path) -> None:
+    done = run_script(
+        tmp_path,
+        """
+        import sys
+        with run_job(snakemake_of(SEED)) as job:
+            assert "torch" not in sys.modules
+            compute = job.compute()
+            import torch
+            assert compute.device == torch.device("cpu") and torch.get_num_threads() == 2
+        """,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("raised", "line"),
+    [
+        ('CalibrationError("12 images: 37 are needed")', "CalibrationError: 12 images: 37 are needed"),
+        ('StoreError("a.zarr: is truncated")', "StoreError: a.zarr: is truncated"),
+        ('OSError(28, "No space left on device")', "OSError: [Errno 28] No space left on device"),
+        ('MemoryError("too large")', "MemoryError: too large"),
+    ],
+)
+def test_error_that_a_user_can_mend_is_one_clear_line(raised: str, line: str, tmp_path: Path) -> None:
+    done = run_script(tmp_path, f"with run_job(snakemake_of(SEED)):\n    raise {raised}")
+    assert done.returncode == 1
+    log = (tmp_path / "job.log").read_text()
+    for text in (log, done.stderr):
+        assert line in text
+        assert len(text.splitlines()) == 1
+        assert "Traceback" not in text
+
+
+def test_lost_gpu_is_one_clear_line(tmp_path: Path) -> None:
+    text = "CUDA error: unspecified launch failure\\nCUDA kernel errors might be reported later"
+    body = f"import torch\nwith run_job(snakemake_of(SEED)):\n    raise torch.AcceleratorError('{text}')"
+    done = run_script(tmp_path, body)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "the GPU failed (CUDA error: unspecified launch failure)" in done.stderr
+    assert "run the same command again" in done.stderr and "CUDA_VISIBLE_DEVICES" in done.stderr
+
+
+def test_failed_assertion_on_the_gpu_is_a_fault_of_the_program(tmp_path: Path) -> None:
+    raised = "RuntimeError('CUDA error: device-side assert triggered')"
+    done = run_script(tmp_path, f"with run_job(snakemake_of(SEED)):\n    raise {raised}")
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+def test_error_of_the_program_shows_where_it_happened(tmp_path: Path) -> None:
+    done = run_script(tmp_path, "with run_job(snakemake_of(SEED)):\n    1 / 0")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr and "ZeroDivisionError" in done.stderr
+
+
+def test_error_of_the_program_stands_in_the_log_too(tmp_path: Path) -> None:
+    run_script(tmp_path, "with run_job(snakemake_of(SEED)):\n    1 / 0")
+    assert "ZeroDivisionError" in (tmp_path / "job.log").read_text()
+
+
+def test_log_holds_messages_and_warnings_of_this_run_alone(tmp_path: Path) -> None:
+    (tmp_path / "job.log").write_text("of an earlier run\n")
+    done = run_script(
+        tmp_path,
+        """
+        import warnings
+        from conffusion.core.progress import Progress
+        with run_job(snakemake_of(SEED)):
+            Progress("fine-tuning", 1, unit="steps").update()
+            warnings.warn("mind this")
+        """,
+    )
+    assert done.returncode == 0
+    log = (tmp_path / "job.log").read_text()
+    assert "fine-tuning: 1/1 steps (100 %)" in log
+    assert "mind this" in log
+    assert "earlier" not in log
+    assert "fine-tuning: 1/1" in done.stderr  # the terminal sees the same
+
+
+def test_job_without_a_log_file_runs(tmp_path: Path) -> None:
+    done = run_script(tmp_path, "with run_job(snakemake_of(SEED, log=None)) as job:\n    assert job.settings == SEED")
+    assert done.returncode == 0, done.stderr
+
+
+def test_gpu_is_claimed_for_the_job_and_given_back(tmp_path: Path) -> None:
+    done = run_script(
+        tmp_path,
+        """
+        import os, tempfile
+        tempfile.tempdir = "."
+        os.environ["CUDA_VISIBLE_DEVICES"] = "4,6"
+        os.environ.pop("SLURM_JOB_ID", None)
+        from conffusion.pipeline.gpu import claim_gpus
+        with run_job(snakemake_of(SEED, resources={"gpu": 1})) as job:
+            assert job.device == "cuda" and os.environ["CUDA_VISIBLE_DEVICES"] == "4"
+        claim_gpus()
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "4"
+        """,
+    )
+    assert done.returncode == 0, done.stderr

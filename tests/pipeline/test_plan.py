@@ -1,0 +1,318 @@
+"""The plan: names, shards that cover every image once, and settings that hold what a stage depends on, no more."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conffusion.config import load_config, parse_config
+from conffusion.config.schema import PriorSettings
+from conffusion.errors import DataError
+from conffusion.pipeline.stages.sampling import shard_rows
+from conffusion.pipeline.plan import (
+    PROTOCOL_NAMES,
+    SPLITS,
+    Plan,
+    config_text,
+    method_of,
+    replicate_of,
+)
+from tests.pipeline.configs import ROOT, TASK, config, plan, without
+
+# ---- names
+
+
+def test_arms_stand_in_the_order_of_the_registry_whatever_the_configuration_says() -> None:
+    methods = ["resnest", "dm_sb", "n_conffusion"]
+    assert plan(methods=methods).arms == plan(methods=methods[::-1]).arms == ["dm_sb", "n_conffusion", "resnest"]
+
+
+def test_replicates_repeat_the_trained_methods_alone() -> None:
+    three = plan(methods=["dm_sb", "dm_sba", "resnext"], replicates=3)
+    assert three.arms == ["dm_sb", "dm_sba", "dm_sba-r1", "dm_sba-r2", "resnext", "resnext-r1", "resnext-r2"]
+    assert three.first_arms == ["dm_sb", "dm_sba", "resnext"]
+    assert three.trained_arms == three.arms[1:]
+    assert [(method_of(arm).name, replicate_of(arm)) for arm in three.arms[1:4]] == [
+        ("dm_sba", 0), ("dm_sba", 1), ("dm_sba", 2),
+    ]  # fmt: skip
+
+
+def test_every_method_finds_its_prior() -> None:
+    full = plan()
+    priors = {arm: full.prior_name("inpainting", arm) for arm in full.arms}
+    assert priors == {
+        "adm_uq": "adm_photos", "dm_sb": "palette_faces", "dm_sba": "palette_faces", "n_conffusion": "palette_faces",
+        "g_conffusion": "adm_photos", "resnext": "resnext_photos", "resnest": "resnest_photos",
+    }  # fmt: skip
+    assert full.prior_name(TASK, "n_conffusion-r2") == "sr3_faces"
+    assert full.prior_path("sr3_faces") == "priors/sr3_faces.safetensors"
+    assert plan(priors_dir=None, run="mine").prior_path("sr3_faces") == "results/mine/priors/sr3_faces.safetensors"
+
+
+def test_protocols_and_splits_are_those_of_the_contract() -> None:
+    assert PROTOCOL_NAMES == ("paper", "guaranteed")
+    assert set(SPLITS) == {"finetune", "selection", "calibration", "test"}
+
+
+def test_configuration_text_is_the_configuration() -> None:
+    mine = config(seed=5)
+    assert parse_config(yaml.safe_load(config_text(mine))) == mine
+
+
+# ---- shards
+
+
+@given(st.integers(1, 3000), st.integers(1, 500))
+def test_shards_cover_every_row_once(n_images: int, images_per_shard: int) -> None:
+    some = plan(dataset={"splits": {"test": n_images}}, sampling={"images_per_shard": images_per_shard})
+    n_shards = some.n_shards("test")
+    names = some.shards(TASK, "test")
+    assert len(set(names)) == len(names) == n_shards
+    assert names == sorted(names)  # bounds are put together in this order
+    pieces = [range(n_images)[shard_rows(n_images, k, n_shards)] for k in range(n_shards)]
+    assert [row for piece in pieces for row in piece] == list(range(n_images))
+    sizes = [len(piece) for piece in pieces]
+    assert max(sizes) <= images_per_shard
+    assert max(sizes) - min(sizes) <= 1
+
+
+@given(st.integers(1, 500), st.integers(1, 40))
+def test_shards_of_a_share_cover_every_row_once(n_images: int, n_shards: int) -> None:
+    """The size of a share is not known beforehand, so the number of shards is fixed."""
+    splits = dict.fromkeys(SPLITS, 0.25)
+    some = plan(dataset={"splits": splits}, sampling={"shards_per_share": n_shards})
+    assert some.n_shards("test") == n_shards
+    if n_shards > n_images:
+        with pytest.raises(DataError, match="lower sampling.shards_per_share"):
+            shard_rows(n_images, 0, n_shards)
+        return
+    rows = [row for k in range(n_shards) for row in range(n_images)[shard_rows(n_images, k, n_shards)]]
+    assert rows == list(range(n_images))
+
+
+# ---- what a stage depends on
+
+STAGES = (
+    "split_images", "sample_variants", "extract_bounds", "finetune_method", "predict_bounds", "trace_candidates",
+    "calibrate_method", "assess_validity",
+)  # fmt: skip
+
+
+def all_settings(some: Plan) -> dict[tuple[str, str, str], Any]:
+    """Settings of every job of a plan, by stage, task and arm."""
+    jobs: dict[tuple[str, str, str], Any] = {("split_images", "", ""): some.settings("split_images")}
+    for stage in STAGES[1:]:
+        arms = some.trained_arms if stage in ("finetune_method", "predict_bounds", "trace_candidates") else some.arms
+        for task in some.tasks:
+            for arm in arms:
+                jobs[stage, task, arm] = some.settings(stage, task, arm)
+    for task in some.tasks:
+        jobs["prepare_images", task, ""] = some.image_settings(task, "images")
+    return jobs
+
+
+def changed_jobs(**overlay: Any) -> set[tuple[str, str, str]]:
+    before, after = all_settings(plan()), all_settings(plan(**overlay))
+    assert set(before) <= set(after)
+    return {job for job, settings in before.items() if settings != after[job]}
+
+
+def test_tuned_settings_of_a_method_concern_that_method_alone() -> None:
+    overlay = {"finetuning": {"tuned": {TASK: {"n_conffusion": {"n_steps": 7}}}}}
+    assert changed_jobs(**overlay) == {("finetune_method", TASK, "n_conffusion")}
+
+
+def test_another_method_changes_nobody_else() -> None:
+    fewer = Plan(parse_config(without("methods", "g_conffusion")))
+    before, after = all_settings(fewer), all_settings(plan())
+    assert {arm for _, _, arm in set(after) - set(before)} == {"g_conffusion"}
+    assert all(after[job] == settings for job, settings in before.items())
+
+
+def test_another_task_or_replicate_changes_nobody_else() -> None:
+    fewer = Plan(parse_config(without("tasks", "inpainting")))
+    before, after = all_settings(fewer), all_settings(plan())
+    assert all(after[job] == settings for job, settings in before.items())
+    assert changed_jobs(replicates=3) == set()
+
+
+def stages_of(jobs: set[tuple[str, str, str]]) -> set[str]:
+    return {stage for stage, _, _ in jobs}
+
+
+@pytest.mark.parametrize(
+    ("overlay", "stages"),
+    [
+        ({"sampling": {"n_variants": 7}}, {"sample_variants"}),
+        ({"finetuning": {"batch_size": 7}}, {"finetune_method"}),
+        ({"finetuning": {"sharpening": {"n_steps": 7}}}, {"finetune_method"}),
+        ({"validity": {"n_draws": 7}}, {"assess_validity"}),
+        ({"precision": "bfloat16"}, {"sample_variants", "finetune_method", "predict_bounds", "trace_candidates"}),
+        ({"image_size": 64}, {"split_images", "prepare_images"}),
+        ({"dataset": {"splits": {"test": 7}}}, {"split_images", "prepare_images"}),
+        ({"tasks": {TASK: {"degradation": {"factor": 8}}}}, {"prepare_images"}),
+        ({"calibration": {"alpha": 0.3}}, {"extract_bounds", "finetune_method", "calibrate_method", "assess_validity"}),
+        *[({key: value}, set[str]()) for key, value in {
+            "run": "other", "threads": 2, "device": "cpu", "report": {"n_bootstrap": 999},
+            "tuning": {"n_trials": 3}, "keep_results_of_older_code": True, "priors_dir": "elsewhere",
+        }.items()],
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)  # fmt: skip
+def test_a_setting_concerns_its_own_stages(overlay: dict[str, Any], stages: set[str]) -> None:
+    assert stages_of(changed_jobs(**overlay)) == stages
+
+
+def test_degradation_concerns_its_own_task() -> None:
+    jobs = changed_jobs(tasks={"inpainting": {"degradation": {"hole": 0.25}}})
+    assert {task for _, task, _ in jobs} == {"inpainting"}
+
+
+def test_prior_concerns_the_methods_that_start_from_it() -> None:
+    jobs = changed_jobs(priors={"resnext_photos": {"options": {"n_classes": 5}}})
+    assert {(stage, arm) for stage, _, arm in jobs} == {("finetune_method", "resnext")}
+
+
+@pytest.mark.parametrize("overlay", [{"delta": 0.3}, {"ucb": "hoeffding"}, {"families": ["additive"]}], ids=str)
+def test_only_alpha_concerns_the_quantiles_of_variants(overlay: dict[str, Any]) -> None:
+    assert "extract_bounds" not in stages_of(changed_jobs(calibration=overlay))
+
+
+@pytest.mark.parametrize(
+    "overlay", [{"batch_size": 7}, {"batch_size": None}, {"compile": True}, {"shards_per_share": 7}], ids=str
+)
+def test_batches_do_not_concern_the_variants(overlay: dict[str, Any]) -> None:
+    assert changed_jobs(sampling=overlay) == set()
+
+
+def test_seed_concerns_everything_random() -> None:
+    assert stages_of(changed_jobs(seed=5)) == {*STAGES, "prepare_images"} - {"extract_bounds"}
+
+
+def test_settings_are_plain_values_that_survive_yaml() -> None:
+    for job, settings in all_settings(plan(replicates=2)).items():
+        assert yaml.safe_load(yaml.safe_dump(settings)) == settings, job
+
+
+def test_changing_returned_settings_does_not_change_the_plan() -> None:
+    some = plan()
+    some.settings("sample_variants", TASK)["prior"]["options"]["inner_channel"] = -1
+    assert some.settings("sample_variants", TASK)["prior"]["options"]["inner_channel"] > 0
+
+
+def test_unknown_stage_is_an_error_of_the_program() -> None:
+    with pytest.raises(ValueError, match="paint: is not a stage"):
+        plan().settings("paint")
+
+
+# ---- images of several sizes, and memory
+
+
+def paper() -> Plan:
+    return Plan(load_config(ROOT / "config.yaml", ROOT / "config" / "paper.yaml"))
+
+
+def test_networks_of_the_paper_see_images_of_their_own_sizes() -> None:
+    sizes = {
+        (task, arm): paper().image_size(task, arm) for task in paper().tasks for arm in ("", "dm_sb", "g_conffusion")
+    }
+    assert sizes == {
+        ("super_resolution", ""): 128, ("super_resolution", "dm_sb"): 128, ("super_resolution", "g_conffusion"): 128,
+        ("inpainting", ""): 256, ("inpainting", "dm_sb"): 256, ("inpainting", "g_conffusion"): 128,
+    }  # fmt: skip
+    assert paper().image_size("inpainting", "resnext") == 256  # encoders take the task's size
+    assert paper().largest_image_size == 256
+    assert paper().images("inpainting", "test") == "results/paper/inpainting/images/test.json"
+    assert paper().images("inpainting", "test", "adm_uq") == "results/paper/inpainting/images-128/test.json"
+    assert paper().images("super_resolution", "test", "adm_uq") == "results/paper/super_resolution/images/test.json"
+
+
+def test_images_of_a_folder_depend_on_its_size_and_on_nothing_of_the_other_task() -> None:
+    own, other = (paper().image_settings("inpainting", folder) for folder in ("images", "images-128"))
+    assert (own["side"], other["side"]) == (256, 128)
+    assert {key: value for key, value in own.items() if key != "side"} == {
+        key: value for key, value in other.items() if key != "side"
+    }
+    assert own["resample"] == "bilinear" and own["degradation"] == {"hole": 0.5}
+
+
+def test_official_settings_of_the_paper() -> None:
+    """Steps in the schedule, numbers of validations and shards that the official code has."""
+    some = paper()
+    steps = {
+        "super_resolution": {"n_conffusion": 0, "g_conffusion": 3},
+        "inpainting": {"dm_sba": 155, "g_conffusion": 15},
+    }
+    for task, methods in steps.items():
+        for arm, step in methods.items():
+            schedule = some.config.priors[some.prior_name(task, arm)].schedule
+            assert schedule is not None
+            n_timesteps = schedule.respacing or schedule.n_timesteps
+            assert int(some.config.finetuning.tuned[task][arm].prediction_time * n_timesteps + 1e-9) == step
+    assert some.imported_priors == [
+        "sr3_celebahq", "palette_celebahq", "adm_imagenet", "resnext_imagenet", "resnest_imagenet",
+    ]  # fmt: skip
+    for name in some.imported_priors:
+        prior = PriorSettings(**some.import_settings(name)["prior"])
+        assert (prior.options, prior.checkpoint) == (
+            some.config.priors[name].options,
+            some.config.priors[name].checkpoint,
+        )
+    assert some.prior_path("sr3_celebahq") == "results/paper/priors/sr3_celebahq.safetensors"
+    assert some.config.official_quirks and not plan().config.official_quirks
+
+
+def test_memory_grows_with_images_and_networks() -> None:
+    stages = ("prepare_images", "sample_variants", "finetune_method", "predict_bounds", "evaluate_method", "plot")
+    for stage in stages:
+        small, large = plan().memory_mb(stage, "inpainting", "dm_sba"), paper().memory_mb(stage, "inpainting", "dm_sba")
+        assert 2500 <= small <= 3500 and small < large
+        assert large % 500 == 0
+
+
+def test_memory_follows_the_network_whether_its_file_is_there_or_not() -> None:
+    """ADM with weights filled by a rule took 9.2 GB in fine-tuning, measured with batches of 2."""
+    smoke = Plan(load_config(ROOT / "config.yaml", ROOT / "config" / "paper-smoke.yaml"))
+    assert 9200 < smoke.memory_mb("finetune_method", TASK, "g_conffusion") < 1.6 * 9200
+    assert paper().prior_memory_mb("import_prior", "adm_imagenet") > 4 * 421.6e6 * 3 / 1e6  # three copies at least
+
+
+def test_memory_of_training_a_prior_grows_with_images_batches_and_averages() -> None:
+    def needed(**training: Any) -> int:
+        return plan(image_size=64, priors={"sr3_faces": {"training": training}}).prior_memory_mb(
+            "train_prior", "sr3_faces"
+        )
+
+    few = {"n_images": 1000, "batch_size": 8}
+    assert needed(**few) < needed(**{**few, "n_images": 100_000}) < needed(**{**few, "n_images": 200_000})
+    assert needed(**few) < needed(**{**few, "batch_size": 1000})
+    averaged = load_config(ROOT / "config.yaml", ROOT / "config" / "paper.yaml").model_dump()
+    averaged["finetuning"]["ema"] = 0.99
+    arm = ("finetune_method", TASK, "g_conffusion")
+    assert Plan(parse_config(averaged)).memory_mb(*arm) > paper().memory_mb(*arm) + 2 * 1400
+
+
+@pytest.mark.parametrize("overlay", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.stem)
+def test_overlays_are_valid(overlay: Path) -> None:
+    config = load_config(ROOT / "config.yaml", overlay) if overlay.stem != "photographs" else None
+    assert config is None or Plan(config).arms
+
+
+@pytest.mark.parametrize(
+    ("change", "reruns"),
+    [
+        ({"processes": 2}, False),
+        ({"save_minutes": 1}, False),
+        ({"keep_candidates": False}, False),
+        ({"patience": 3}, True),
+        ({"micro_batch_size": 8}, True),
+    ],
+)
+def test_fine_tuning_reruns_for_what_changes_its_results(change: dict[str, Any], reruns: bool) -> None:
+    before, after = (
+        some.settings("finetune_method", TASK, "n_conffusion") for some in (plan(), plan(finetuning=change))
+    )
+    assert (before != after) == reruns
