@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import zarr
 
-from conffusion.core.arrays import FloatArray
 from conffusion.calibration import Family, calibrate, fit_family
-from conffusion.errors import CalibrationError
+from conffusion.core.arrays import FloatArray
 from conffusion.core.randomness import keyed_generator
+from conffusion.errors import CalibrationError
 
 Record = dict[str, Any]
 Table = tuple[str, str, list[Record]]  # heading, text, rows

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from benchmarks import peers_calibration as peers
 from benchmarks.calibration_memory import Record, Table, made_up_bounds
-from conffusion.core.arrays import FloatArray
 from conffusion.calibration import Calibration, Family, calibrate
 from conffusion.calibration.krcps import fit_pixel_groups
+from conffusion.core.arrays import FloatArray
 
 Arrays = tuple[FloatArray, FloatArray, FloatArray]  # lower, upper, target
 IM2IM_UQ_GRID = (0.0, 6.0, 1000)

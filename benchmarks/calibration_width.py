@@ -15,9 +15,9 @@ from conffusion.calibration import Family
 from conffusion.calibration.files import FAMILY_FILE, read_calibration
 from conffusion.calibration.procedure import UcbName
 from conffusion.calibration.units import UnitName
-from conffusion.evaluation.validity import LossCurves, assess_validity
 from conffusion.config.schema import PLAIN_FAMILIES, CalibrationSettings, FamilyName
 from conffusion.errors import StoreError
+from conffusion.evaluation.validity import LossCurves, assess_validity
 from conffusion.pipeline.stages.calibration import CalibrationFiles, calibrate_method, matching_stores
 from conffusion.pipeline.stages.evaluation import pool_curves
 from conffusion.store import read_json

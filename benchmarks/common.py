@@ -21,7 +21,7 @@ import torch
 from tabulate import tabulate
 from torch import nn
 
-from conffusion.core.device import Compute, keep_freed_memory
+from conffusion.core.device import Device, keep_freed_memory
 from conffusion.models import UNet, build_unet
 from tests import conformance
 
@@ -193,9 +193,9 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def precision_of(compute: Compute) -> str:
+def precision_of(device: Device) -> str:
     """Name of the precision for the tables."""
-    return "bfloat16" if compute.bfloat16 else "float32"
+    return "bfloat16" if device.bfloat16 else "float32"
 
 
 def set_tf32(allowed: bool) -> None:

@@ -20,8 +20,8 @@ from tabulate import tabulate
 
 from conffusion import Predictor
 from conffusion.core.arrays import FloatArray
-from conffusion.images.resize import resize_bicubic, to_uint8
 from conffusion.evaluation.drift import check_drift
+from conffusion.images.resize import resize_bicubic, to_uint8
 from conffusion.inference.from_run import package_run
 from conffusion.store import open_store
 
@@ -81,7 +81,7 @@ def changed_features(predictor: Predictor, options: argparse.Namespace, task: st
     store = open_store(Path(options.run) / task / "images" / "test.zarr")
     rows = slice(0, min(options.images, len(store.image_ids)))
     targets, masks = np.asarray(store["target"][rows]), np.asarray(store["mask"][rows])[:, 0]
-    if not predictor.task.known_outside:
+    if not predictor.task.has_mask:
         side = targets.shape[-1] // predictor.task.factor
         given, masks = resize_bicubic(targets, side, side), [None] * len(targets)
     else:

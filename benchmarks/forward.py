@@ -24,7 +24,7 @@ from benchmarks.common import (
     report,
     set_tf32,
 )
-from conffusion.core.device import Compute, select_compute
+from conffusion.core.device import Device, select_device
 from conffusion.models import UNet
 from tests import conformance
 
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure the networks asked for; 1 if outputs differ by more than the tolerance."""
     options = _parse(arguments)
     set_tf32(False)  # float32 means float32, so that outputs can be compared
-    device = select_compute(options.device, threads=options.threads).device
+    device = select_device(options.device, threads=options.threads).device
     rows = [row for kind in options.networks for row in _rows(kind, options, device)]
     report("forward", options, device, rows)
     wrong = [row for row in rows if options.official and not row["max_difference"] <= row["tolerance"]]
@@ -65,15 +65,15 @@ def _rows(kind: str, options: argparse.Namespace, device: torch.device) -> list[
     size = options.size or ours.config["image_size"]
     inputs = _inputs(ours, options.batch, size, device)
     official = options.official.unet(ours).to(device) if options.official else None
-    precisions = [Compute(device, False)]
-    if select_compute(options.device, "auto", options.threads).bfloat16:
-        precisions.append(Compute(device, True))
-    sides = [side for compute in precisions for side in _sides(ours, official, inputs, compute)]
+    precisions = [Device(device, False)]
+    if select_device(options.device, "auto", options.threads).bfloat16:
+        precisions.append(Device(device, True))
+    sides = [side for device in precisions for side in _sides(ours, official, inputs, device)]
     outputs = {side.name: side.call().float() for side in sides}
     measurements = measure(sides, device, options.rounds)
     rows = []
-    for compute in precisions:
-        precision = precision_of(compute)
+    for device in precisions:
+        precision = precision_of(device)
         row = {"network": kind, "pixels": size, "batch": options.batch, "precision": precision}
         rows.append({**row, **_times(precision, measurements), **_differences(precision, outputs, fixture)})
     return rows
@@ -89,17 +89,17 @@ def _inputs(network: UNet, n_images: int, size: int, device: torch.device) -> tu
     return tuple(part.to(device) for part in inputs)
 
 
-def _sides(ours: UNet, official: nn.Module | None, inputs: tuple[Tensor, ...], compute: Compute) -> list[Side]:
+def _sides(ours: UNet, official: nn.Module | None, inputs: tuple[Tensor, ...], device: Device) -> list[Side]:
     """Our network as the package runs it, then the official one in the same precision."""
-    precision, n_images = precision_of(compute), len(inputs[0])
-    sides = [Side(f"ours {precision}", partial(_pass, compute.place(ours), inputs, compute), n_images)]
+    precision, n_images = precision_of(device), len(inputs[0])
+    sides = [Side(f"ours {precision}", partial(_pass, device.place(ours), inputs, device), n_images)]
     if official is not None:
-        sides.append(Side(f"official {precision}", partial(_pass, official, inputs, compute), n_images, official=True))
+        sides.append(Side(f"official {precision}", partial(_pass, official, inputs, device), n_images, official=True))
     return sides
 
 
-def _pass(network: nn.Module, inputs: tuple[Tensor, ...], compute: Compute) -> Tensor:
-    with torch.inference_mode(), compute.autocast():
+def _pass(network: nn.Module, inputs: tuple[Tensor, ...], device: Device) -> Tensor:
+    with torch.inference_mode(), device.autocast():
         output: Tensor = network(*inputs)
     return output
 

@@ -29,7 +29,7 @@ from benchmarks.common import (
     report,
     set_tf32,
 )
-from conffusion.core.device import Compute, select_compute
+from conffusion.core.device import Device, select_device
 from conffusion.methods.predictor import BoundPredictor, Bounds
 from conffusion.models import UNet
 from conffusion.models.schedules import NoiseSchedule, noise_schedule
@@ -80,14 +80,14 @@ class Subject:
         network: Ours, with bound heads, on the device.
         schedule: Noise schedule.
         official: The official bound model with the same weights, or None; `baseModel` is its diffusion model.
-        precisions: float32, and bfloat16 where `select_compute` takes it.
+        precisions: float32, and bfloat16 where `select_device` takes it.
     """
 
     scale: Scale
     network: UNet
     schedule: NoiseSchedule
     official: Any | None
-    precisions: tuple[Compute, ...]
+    precisions: tuple[Device, ...]
 
     @property
     def device(self) -> torch.device:
@@ -134,8 +134,8 @@ def _subject(options: argparse.Namespace) -> Subject:
         options.batch or default.batch,
         options.steps or default.n_steps,
     )
-    auto = select_compute(options.device, "auto", options.threads)
-    single = Compute(auto.device, bfloat16=False)
+    auto = select_device(options.device, "auto", options.threads)
+    single = Device(auto.device, bfloat16=False)
     network = network_of_fixture(scale.fixture, bounds=True)
     official = _official_bound_model(options.official, network, scale, auto.device) if options.official else None
     single.place(network)
@@ -157,11 +157,11 @@ def _sampling(subject: Subject) -> list[tuple[str, list[Side]]]:
     """Variants of one image: ours with the paper's sampler and the default one, the official loop."""
     batch, steps = subject.scale.batch, min(SOLVER_STEPS, subject.scale.n_timesteps)
     sides = []
-    for compute in subject.precisions:
-        name = f"ours, batch {batch}, {precision_of(compute)}"
-        sides.append(Side(name, _drawing(subject, compute, "ancestral", 0), batch))
+    for device in subject.precisions:
+        name = f"ours, batch {batch}, {precision_of(device)}"
+        sides.append(Side(name, _drawing(subject, device, "ancestral", 0), batch))
         default = f"{name}, default solver ({steps} calls)"
-        sides.append(Side(default, _drawing(subject, compute, "dpmpp_2m_sde", steps), batch))
+        sides.append(Side(default, _drawing(subject, device, "dpmpp_2m_sde", steps), batch))
     if subject.official is not None:
         for size in dict.fromkeys((1, batch)):
             call = partial(_draw_officially, subject.official.baseModel, subject.images(size))
@@ -169,12 +169,12 @@ def _sampling(subject: Subject) -> list[tuple[str, list[Side]]]:
     return [(f"sampling, T = {subject.scale.n_timesteps}", sides)]
 
 
-def _drawing(subject: Subject, compute: Compute, solver: str, n_steps: int) -> Callable[[], object]:
+def _drawing(subject: Subject, device: Device, solver: str, n_steps: int) -> Callable[[], object]:
     """Draws one batch of variants of one image."""
     batch, condition = subject.scale.batch, subject.images(1).add(1).div(2).cpu().numpy()
     mask = np.ones(condition.shape, dtype=np.uint8)
     inputs = SamplingInput("super_resolution", 0, ("image",), condition, mask, has_holes=False)
-    sampler = ChainSampler(subject.network, subject.schedule, inputs, Solver(solver, n_steps), "uint8", compute)
+    sampler = ChainSampler(subject.network, subject.schedule, inputs, Solver(solver, n_steps), "uint8", device)
     chains = [(0, variant) for variant in range(batch)]
     return lambda: sampler.launch(chains)()
 
@@ -188,11 +188,11 @@ def _draw_officially(diffusion: Any, condition: Tensor) -> None:
 def _finetuning(subject: Subject) -> list[tuple[str, list[Side]]]:
     """Images per second of fine-tuning steps, with the official batch size and with a larger one."""
     n_steps, sides = subject.scale.n_steps, []
-    for compute in subject.precisions:
+    for device in subject.precisions:
         for size in dict.fromkeys((OFFICIAL_BATCH, max(OFFICIAL_BATCH, subject.scale.batch))):
             settings = Optimisation(n_steps, size, LEARNING_RATE, ema=0.0 if size == OFFICIAL_BATCH else 0.99)
-            call = partial(_finetune, subject, _training_set(subject, size), settings, compute)
-            sides.append(Side(f"ours, batch {size}, {precision_of(compute)}", call, n_steps * size))
+            call = partial(_finetune, subject, _training_set(subject, size), settings, device)
+            sides.append(Side(f"ours, batch {size}, {precision_of(device)}", call, n_steps * size))
     if subject.official is not None:
         call = partial(_finetune_officially, subject.official, _training_set(subject, OFFICIAL_BATCH), n_steps)
         sides.append(Side(f"official, batch {OFFICIAL_BATCH}, float32", call, n_steps * OFFICIAL_BATCH, official=True))
@@ -204,10 +204,10 @@ def _training_set(subject: Subject, n_images: int) -> TrainingSet:
     return TrainingSet(condition, torch.ones_like(condition), truth, truth, torch.zeros_like(condition), 0)
 
 
-def _finetune(subject: Subject, data: TrainingSet, settings: Optimisation, compute: Compute) -> None:
+def _finetune(subject: Subject, data: TrainingSet, settings: Optimisation, device: Device) -> None:
     """The package's own loop, without a checkpoint that competes."""
     predictor = _predictor(subject)
-    finetune(predictor, data, pinball, QUANTILE, settings, compute, seed=0, stops=(), on_validation=_ignore)
+    finetune(predictor, data, pinball, QUANTILE, settings, device, seed=0, stops=(), on_validation=_ignore)
     predictor.zero_grad()  # the next call's memory starts without gradients, as on the official side
 
 
@@ -231,8 +231,8 @@ def _one_pass(subject: Subject) -> list[tuple[str, list[Side]]]:
     for size in dict.fromkeys((1, subject.scale.batch)):
         condition = subject.images(size)
         sides = [
-            Side(f"ours, {precision_of(compute)}", partial(_predict, subject, condition, compute), size)
-            for compute in subject.precisions
+            Side(f"ours, {precision_of(device)}", partial(_predict, subject, condition, device), size)
+            for device in subject.precisions
         ]
         if subject.official is not None:
             call = partial(_predict_officially, subject.official, condition)
@@ -241,9 +241,9 @@ def _one_pass(subject: Subject) -> list[tuple[str, list[Side]]]:
     return groups
 
 
-def _predict(subject: Subject, condition: Tensor, compute: Compute) -> Bounds:
+def _predict(subject: Subject, condition: Tensor, device: Device) -> Bounds:
     predictor = _predictor(subject).eval()
-    with torch.inference_mode(), compute.autocast():
+    with torch.inference_mode(), device.autocast():
         bounds: Bounds = predictor(condition, torch.ones_like(condition), torch.zeros_like(condition))
     return bounds
 

@@ -12,9 +12,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from conffusion.core.arrays import FloatArray, IntArray
 from conffusion.calibration.krcps import ConvexProblem, quantile_groups
 from conffusion.calibration.ucb import OfficialVariant, official_ucb
+from conffusion.core.arrays import FloatArray, IntArray
 
 Grid = tuple[float, float, int]
 Bounds = tuple[Tensor, Tensor]

@@ -25,20 +25,20 @@ from tabulate import tabulate
 
 from benchmarks.calibration_speed import Times
 from benchmarks.common import Record, machine, positive, precision_of
-from conffusion.core.arrays import FloatArray, to_pm1
-from conffusion.core.device import Compute, keep_freed_memory, select_compute
-from conffusion.images.resize import resize_bicubic, to_uint8
-from conffusion.errors import ConffusionError
 from conffusion.contrib.onnx import export_onnx
-from conffusion.models.denoiser import ConditionalDenoiser
-from conffusion.inference.inputs import InputOptions, gather
-from conffusion.inference.predicting import predict_images
+from conffusion.core.arrays import FloatArray, to_pm1
+from conffusion.core.device import Device, keep_freed_memory, select_device
+from conffusion.errors import ConffusionError
+from conffusion.images.resize import resize_bicubic, to_uint8
+from conffusion.inference.backends import OnePassSource, SampledSource, open_source
 from conffusion.inference.from_run import package_run
+from conffusion.inference.inputs import InputOptions, gather
 from conffusion.inference.model_file import write_package
 from conffusion.inference.package import Package
+from conffusion.inference.predicting import predict_images
 from conffusion.inference.predictor import Predictor
-from conffusion.inference.backends import OnePassSource, SampledSource, open_source
 from conffusion.inference.tiling import Canvas, Tile, grid_tiles
+from conffusion.models.denoiser import ConditionalDenoiser
 from conffusion.store import write_json
 
 PAPER_VARIANTS, PAPER_STEPS = 200, 200  # J and T of the paper
@@ -63,14 +63,14 @@ class Scene:
         one_pass: The one-pass model.
         sampled: DM_SB on the network from which it was fine-tuned.
         image: (3, H, W) in [0, 1], before it is enlarged.
-        compute: Device and precision.
+        device: Device and precision.
         folder: For files.
     """
 
     one_pass: Package
     sampled: Package
     image: FloatArray
-    compute: Compute
+    device: Device
     folder: Path
 
     def tiles(self) -> tuple[FloatArray, Sequence[Tile]]:
@@ -119,12 +119,12 @@ def measure(scene: Scene, options: argparse.Namespace) -> Record:
         n_tiles=len(tiles),
         tile=scene.one_pass.record.image_size,
         threads=torch.get_num_threads(),
-        precision=precision_of(scene.compute),
+        precision=precision_of(scene.device),
         rounds=options.rounds,
     )
     return {
         "benchmark": "predict",
-        "machine": machine(scene.compute.device),
+        "machine": machine(scene.device.torch_device),
         "text": text,
         "times": [_time_row(name, taken, passes.get(name, 1)) for name, taken in rounds.items()]
         + [_product_row(rounds[SAMPLED_PASS])],
@@ -158,8 +158,8 @@ def _scene(options: argparse.Namespace, folder: Path) -> Scene:
     coarse = np.random.default_rng(0).random((1, 3, 8, 8), dtype=np.float32)
     side = (SMALL_SIDE if options.small else SIDE) // factor
     image = to_uint8(resize_bicubic(coarse, side, side)[0]).astype(np.float32) / 255
-    compute = select_compute("cpu", "auto" if packages[0].record.bfloat16 else "float32", options.threads)
-    return Scene(packages[0], packages[1], image, compute, folder)
+    device = select_device("cpu", "auto" if packages[0].record.bfloat16 else "float32", options.threads)
+    return Scene(packages[0], packages[1], image, device, folder)
 
 
 def _sides(scene: Scene, options: argparse.Namespace) -> Mapping[str, Callable[[], Any]]:
@@ -183,14 +183,14 @@ def _sides(scene: Scene, options: argparse.Namespace) -> Mapping[str, Callable[[
 
 
 def _network_pass(scene: Scene) -> Callable[[], None]:
-    source = open_source(scene.one_pass, scene.compute, BATCH)
+    source = open_source(scene.one_pass, scene.device, BATCH)
     assert isinstance(source, OnePassSource)
     predictor = source.predictor
     return _in_batches(scene, lambda tiles: predictor(tiles, torch.ones_like(tiles), torch.zeros_like(tiles)))
 
 
 def _sampled_pass(scene: Scene) -> Callable[[], None]:
-    source = open_source(scene.sampled, scene.compute, BATCH)
+    source = open_source(scene.sampled, scene.device, BATCH)
     assert isinstance(source, SampledSource)
     network, abar = source.network, float(source.schedule.alphas_cumprod[source.schedule.n_timesteps // 2])
     return _in_batches(scene, lambda tiles: ConditionalDenoiser(network, tiles)(tiles, abar))
@@ -199,10 +199,10 @@ def _sampled_pass(scene: Scene) -> Callable[[], None]:
 def _in_batches(scene: Scene, network: Callable[[torch.Tensor], Any]) -> Callable[[], None]:
     """The network alone, on all tiles of the image."""
     enlarged, tiles = scene.tiles()
-    stacked = scene.compute.tensor(to_pm1(np.stack([tile.cut(enlarged) for tile in tiles])))
+    stacked = scene.device.tensor(to_pm1(np.stack([tile.cut(enlarged) for tile in tiles])))
 
     def call() -> None:
-        with torch.inference_mode(), scene.compute.autocast():
+        with torch.inference_mode(), scene.device.autocast():
             for part in stacked.split(BATCH):
                 network(part)
 

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.common import Record, Side, common_options, measure, network_of_fixture, report
 from conffusion.bounds import sampled_bounds
-from conffusion.core.device import Compute, select_compute
+from conffusion.core.device import Device, select_device
 from conffusion.models import UNet
 from conffusion.models.schedules import noise_schedule
 from conffusion.sampling import ChainSampler, SamplingInput, Solver, draw_variants
@@ -29,13 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = common_options("Quantiles beside torch.quantile; sampling time against images and variants.")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     options = parser.parse_args(arguments)
-    compute = select_compute(options.device, "auto", options.threads)
+    device = select_device(options.device, "auto", options.threads)
     rows: list[Record] = []
     if "quantiles" in options.parts:
         rows += quantiles(options.rounds, small=options.small)
     if "scaling" in options.parts:
-        rows += scaling(options.rounds, compute, small=options.small)
-    report("sampling", options, compute.device, rows)
+        rows += scaling(options.rounds, device, small=options.small)
+    report("sampling", options, device.torch_device, rows)
     return 0
 
 
@@ -64,15 +64,15 @@ def quantiles(n_rounds: int, *, small: bool) -> list[Record]:
     return rows
 
 
-def scaling(n_rounds: int, compute: Compute, *, small: bool) -> list[Record]:
+def scaling(n_rounds: int, device: Device, *, small: bool) -> list[Record]:
     """Slopes of log time against log images and log J, of medians of interleaved runs."""
     network = network_of_fixture("sr3/small_net")
-    compute.place(network)
+    device.place(network)
     base = 1 if small else 8
     rows = []
     for what in ("images", "variants"):
-        sides = [Side(str(k), call) for k, call in _draws(what, base, network, compute)]
-        measured = measure(sides, compute.device, n_rounds)
+        sides = [Side(str(k), call) for k, call in _draws(what, base, network, device)]
+        measured = measure(sides, device.torch_device, n_rounds)
         seconds = [measured[str(k)].median for k in GROWTH]
         slope = float(np.polyfit(np.log(GROWTH), np.log(seconds), 1)[0])
         rows.append(
@@ -87,7 +87,7 @@ def scaling(n_rounds: int, compute: Compute, *, small: bool) -> list[Record]:
     return rows
 
 
-def _draws(what: str, base: int, network: UNet, compute: Compute) -> Iterator[tuple[int, Callable[[], None]]]:
+def _draws(what: str, base: int, network: UNet, device: Device) -> Iterator[tuple[int, Callable[[], None]]]:
     """Draws of growing size in batches of constant size."""
     side = network.config["image_size"]
     schedule = noise_schedule("cosine", 200)
@@ -96,7 +96,7 @@ def _draws(what: str, base: int, network: UNet, compute: Compute) -> Iterator[tu
         images = np.full((n_images, 3, side, side), 0.5, np.float32)
         ids = tuple(str(number) for number in range(n_images))
         inputs = SamplingInput("super_resolution", 0, ids, images, np.ones(images.shape, np.uint8), has_holes=False)
-        sampler = ChainSampler(network, schedule, inputs, Solver("dpmpp_2m_sde", N_STEPS), "uint8", compute)
+        sampler = ChainSampler(network, schedule, inputs, Solver("dpmpp_2m_sde", N_STEPS), "uint8", device)
         batch_size = math.ceil(base * base / 2)
         yield k, partial(_exhaust, sampler, inputs, n_variants, batch_size)
 

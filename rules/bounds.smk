@@ -5,8 +5,8 @@ rule extract_bounds:
     input:
         shards=lambda wildcards: PLAN.shards(wildcards.task, wildcards.split),
     output:
-        stores=[store(path) for path in protocols(bounds("{split}").replace("{arm}", "dm_sb"))],
-        manifests=protocols(bounds("{split}").replace("{arm}", "dm_sb")),
+        stores=[store(path) for path in protocols(bounds("{split}").replace("{method_run}", "dm_sb"))],
+        manifests=protocols(bounds("{split}").replace("{method_run}", "dm_sb")),
     log:
         f"{LOGS}/{{task}}/extract_bounds/{{split}}.log",
     benchmark:
@@ -30,16 +30,16 @@ PREDICTED = [f"{protocol}/bounds/{split}" for protocol in PROTOCOL_NAMES for spl
 
 rule predict_bounds:
     input:
-        models=protocols(f"{ARM}/{{protocol}}/model.safetensors"),
-        traced=[] if CONFIG.finetuning.keep_candidates else f"{ARM}/candidate_curves",  # before candidates are deleted
+        models=protocols(f"{METHOD_RUN}/{{protocol}}/model.safetensors"),
+        traced=[] if CONFIG.finetuning.keep_candidates else f"{METHOD_RUN}/candidate_curves",  # before candidates are deleted
         images=images_of("selection", *POOL),
     output:
-        stores=[directory(f"{ARM}/{name}.zarr") for name in PREDICTED],
-        manifests=[f"{ARM}/{name}.json" for name in PREDICTED],
+        stores=[directory(f"{METHOD_RUN}/{name}.zarr") for name in PREDICTED],
+        manifests=[f"{METHOD_RUN}/{name}.json" for name in PREDICTED],
     log:
-        f"{LOGS}/{{task}}/predict_bounds/{{arm}}.log",
+        f"{LOGS}/{{task}}/predict_bounds/{{method_run}}.log",
     benchmark:
-        f"{TIMES}/predict_bounds/{{task}}-{{arm}}.tsv"
+        f"{TIMES}/predict_bounds/{{task}}-{{method_run}}.tsv"
     conda:
         "../envs/conffusion.yaml"
     threads: CONFIG.threads

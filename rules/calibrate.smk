@@ -9,12 +9,12 @@ rule calibrate_method:
         selection_images=images("selection"),
         splits=rules.split_images.output.splits,
     output:
-        calibrations=protocols(f"{ARM}/{{protocol}}/calibration.json"),
-        family=f"{ARM}/guaranteed/family.json",
+        calibrations=protocols(f"{METHOD_RUN}/{{protocol}}/calibration.json"),
+        family=f"{METHOD_RUN}/guaranteed/family.json",
     log:
-        f"{LOGS}/{{task}}/calibrate_method/{{arm}}.log",
+        f"{LOGS}/{{task}}/calibrate_method/{{method_run}}.log",
     benchmark:
-        f"{TIMES}/calibrate_method/{{task}}-{{arm}}.tsv"
+        f"{TIMES}/calibrate_method/{{task}}-{{method_run}}.tsv"
     conda:
         "../envs/conffusion.yaml"
     threads: 1

@@ -26,8 +26,8 @@ RUN = PLAN.run
 LOGS = f"{RUN}/logs"
 TIMES = f"{RUN}/benchmarks"
 GPUS = gpus_per_job(CONFIG.device)
-CODE = code_versions(f"{RUN}/code.json", keep=CONFIG.keep_results_of_older_code)
-ARM = f"{RUN}/{{task}}/{{arm}}"  # a method, with its replicate
+CODE = code_versions(f"{RUN}/code.json", keep=CONFIG.ignore_code_changes)
+METHOD_RUN = f"{RUN}/{{task}}/{{method_run}}"  # a method, with its replicate
 
 
 # A limit such as --resources gpu=2 counts the GPUs of this machine: jobs that are sent to a cluster do not wait for them.
@@ -35,12 +35,12 @@ resource_scopes:
     gpu="local",
 
 
-RESULTS = f"{ARM}/{{protocol}}/metrics.json"  # comes with per_image.csv, curve.csv and positions.npz
+RESULTS = f"{METHOD_RUN}/{{protocol}}/metrics.json"  # comes with per_image.csv, curve.csv and positions.npz
 
 
 wildcard_constraints:
     task="|".join(PLAN.tasks),
-    arm="|".join(PLAN.arms + ["dm_sb"]),
+    method_run="|".join(PLAN.method_runs + ["dm_sb"]),
     protocol="|".join(PROTOCOL_NAMES),
     split="|".join(SPLITS),
     k=r"\d{5}",
@@ -70,8 +70,8 @@ onstart:
 
 
 def settings(stage):
-    """Parameter function: what the stage depends on, for the job's task and arm."""
-    return lambda wildcards: PLAN.settings(stage, wildcards.get("task", ""), wildcards.get("arm", ""))
+    """Parameter function: what the stage depends on, for the job's task and method_run."""
+    return lambda wildcards: PLAN.settings(stage, wildcards.get("task", ""), wildcards.get("method_run", ""))
 
 
 def growing(amount):
@@ -81,7 +81,7 @@ def growing(amount):
 
 def memory(stage):
     """Resource function: memory of the stage's jobs in MB, growing."""
-    return growing(lambda wildcards: PLAN.memory_mb(stage, wildcards.task, wildcards.get("arm", "dm_sb")))
+    return growing(lambda wildcards: PLAN.memory_mb(stage, wildcards.task, wildcards.get("method_run", "dm_sb")))
 
 
 def largest_memory(stage):
@@ -91,7 +91,7 @@ def largest_memory(stage):
 
 def images(split):
     """Input function: manifest of the images that the job's method sees, or of the task's own without a method."""
-    return lambda wildcards: PLAN.images(wildcards.task, split, wildcards.get("arm", ""))
+    return lambda wildcards: PLAN.images(wildcards.task, split, wildcards.get("method_run", ""))
 
 
 def images_of(*splits):
@@ -101,7 +101,7 @@ def images_of(*splits):
 
 def bounds(split):
     """Manifest of the bounds of one method under one protocol."""
-    return f"{ARM}/{{protocol}}/bounds/{split}.json"
+    return f"{METHOD_RUN}/{{protocol}}/bounds/{split}.json"
 
 
 def protocols(pattern):
@@ -115,17 +115,17 @@ def store(manifest):
 
 
 def every(pattern, **choices):
-    """All files of a pattern over tasks, arms and protocols."""
-    return expand(pattern, **{"task": PLAN.tasks, "arm": PLAN.arms, "protocol": PROTOCOL_NAMES, **choices})
+    """All files of a pattern over tasks, method_runs and protocols."""
+    return expand(pattern, **{"task": PLAN.tasks, "method_run": PLAN.method_runs, "protocol": PROTOCOL_NAMES, **choices})
 
 
 def sampled_bounds(wildcards):
     """DM_SB's bounds of the fine-tuning images, for methods that are fitted to them."""
-    if method_of(wildcards.arm).target != "sampled_bounds":
+    if method_of(wildcards.method_run).target != "sampled_bounds":
         return []
     return f"{RUN}/{wildcards.task}/dm_sb/guaranteed/bounds/finetune.json"
 
 
 def results(**choices):
-    """Metrics of the chosen tasks, arms and protocols; all of them where nothing is said."""
-    return every(RESULTS, **{"arm": PLAN.arms, **choices})
+    """Metrics of the chosen tasks, method_runs and protocols; all of them where nothing is said."""
+    return every(RESULTS, **{"method_run": PLAN.method_runs, **choices})

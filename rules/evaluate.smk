@@ -11,14 +11,14 @@ rule evaluate_method:
         splits=rules.split_images.output.splits,
     output:
         metrics=protocols(RESULTS),
-        per_image=protocols(f"{ARM}/{{protocol}}/per_image.csv"),
-        curve=protocols(f"{ARM}/{{protocol}}/curve.csv"),
-        positions=protocols(f"{ARM}/{{protocol}}/positions.npz"),
-        pools=protocols(f"{ARM}/{{protocol}}/pool.npz"),
+        per_image=protocols(f"{METHOD_RUN}/{{protocol}}/per_image.csv"),
+        curve=protocols(f"{METHOD_RUN}/{{protocol}}/curve.csv"),
+        positions=protocols(f"{METHOD_RUN}/{{protocol}}/positions.npz"),
+        pools=protocols(f"{METHOD_RUN}/{{protocol}}/pool.npz"),
     log:
-        f"{LOGS}/{{task}}/evaluate_method/{{arm}}.log",
+        f"{LOGS}/{{task}}/evaluate_method/{{method_run}}.log",
     benchmark:
-        f"{TIMES}/evaluate_method/{{task}}-{{arm}}.tsv"
+        f"{TIMES}/evaluate_method/{{task}}-{{method_run}}.tsv"
     conda:
         "../envs/conffusion.yaml"
     threads: 1
@@ -37,11 +37,11 @@ rule trace_candidates:
         images=images_of(*POOL),
         splits=rules.split_images.output.splits,
     output:
-        curves=directory(f"{ARM}/candidate_curves"),
+        curves=directory(f"{METHOD_RUN}/candidate_curves"),
     log:
-        f"{LOGS}/{{task}}/trace_candidates/{{arm}}.log",
+        f"{LOGS}/{{task}}/trace_candidates/{{method_run}}.log",
     benchmark:
-        f"{TIMES}/trace_candidates/{{task}}-{{arm}}.tsv"
+        f"{TIMES}/trace_candidates/{{task}}-{{method_run}}.tsv"
     priority: 10  # candidates may be temporary, and large
     conda:
         "../envs/conffusion.yaml"
@@ -62,21 +62,21 @@ rule assess_validity:
         calibrations=rules.calibrate_method.output.calibrations,
         pools=rules.evaluate_method.output.pools,
         candidates=branch(
-            lambda wildcards: method_of(wildcards.arm).is_sampled,
+            lambda wildcards: method_of(wildcards.method_run).is_sampled,
             then=[],
             otherwise=rules.trace_candidates.output.curves,
         ),
         bounds=lambda wildcards: expand(
-            bounds("{split}"), protocol="guaranteed", split=PLAN.compared(wildcards.arm), **wildcards
+            bounds("{split}"), protocol="guaranteed", split=PLAN.compared(wildcards.method_run), **wildcards
         ),
-        images=lambda wildcards: images_of(*PLAN.compared(wildcards.arm))(wildcards),
+        images=lambda wildcards: images_of(*PLAN.compared(wildcards.method_run))(wildcards),
         splits=rules.split_images.output.splits,
     output:
-        rows=f"{ARM}/validity.csv",
+        rows=f"{METHOD_RUN}/validity.csv",
     log:
-        f"{LOGS}/{{task}}/assess_validity/{{arm}}.log",
+        f"{LOGS}/{{task}}/assess_validity/{{method_run}}.log",
     benchmark:
-        f"{TIMES}/assess_validity/{{task}}-{{arm}}.tsv"
+        f"{TIMES}/assess_validity/{{task}}-{{method_run}}.tsv"
     conda:
         "../envs/conffusion.yaml"
     threads: 1
@@ -92,7 +92,7 @@ rule assess_validity:
 
 rule gather_validity:
     input:
-        rows=expand(rules.assess_validity.output.rows, task=PLAN.tasks, arm=PLAN.first_arms),
+        rows=expand(rules.assess_validity.output.rows, task=PLAN.tasks, method_run=PLAN.first_method_runs),
     output:
         table=f"{RUN}/tables/validity.csv",
     log:

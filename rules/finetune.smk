@@ -4,21 +4,21 @@ kept_candidates = (lambda folder: folder) if CONFIG.finetuning.keep_candidates e
 
 rule finetune_method:
     input:
-        prior=lambda wildcards: PLAN.prior_path(PLAN.prior_name(wildcards.task, wildcards.arm)),
+        prior=lambda wildcards: PLAN.prior_path(PLAN.prior_name(wildcards.task, wildcards.method_run)),
         splits=rules.split_images.output.splits,
         finetune=images("finetune"),
         selection=images("selection"),
         calibration=images("calibration"),
         sampled_bounds=sampled_bounds,
     output:
-        paper=f"{ARM}/paper/model.safetensors",
-        guaranteed=f"{ARM}/guaranteed/model.safetensors",
-        candidates=kept_candidates(directory(f"{ARM}/candidates")),
-        curve=f"{ARM}/training.csv",
+        paper=f"{METHOD_RUN}/paper/model.safetensors",
+        guaranteed=f"{METHOD_RUN}/guaranteed/model.safetensors",
+        candidates=kept_candidates(directory(f"{METHOD_RUN}/candidates")),
+        curve=f"{METHOD_RUN}/training.csv",
     log:
-        f"{LOGS}/{{task}}/finetune_method/{{arm}}.log",
+        f"{LOGS}/{{task}}/finetune_method/{{method_run}}.log",
     benchmark:
-        f"{TIMES}/finetune_method/{{task}}-{{arm}}.tsv"
+        f"{TIMES}/finetune_method/{{task}}-{{method_run}}.tsv"
     conda:
         "../envs/conffusion.yaml"
     threads: CONFIG.threads * CONFIG.finetuning.processes
@@ -28,7 +28,7 @@ rule finetune_method:
         gpu=GPUS * CONFIG.finetuning.processes,
     params:
         settings=settings("finetune_method"),
-        state=f"{RUN}/state/{{task}}/{{arm}}",
+        state=f"{RUN}/state/{{task}}/{{method_run}}",
         code=CODE["finetune_method"],
     script:
         "../workflow_scripts/finetune_method.py"
@@ -40,17 +40,17 @@ TUNING = f"{RUN}/tuning"
 
 rule try_settings:
     input:
-        prior=lambda wildcards: PLAN.prior_path(PLAN.prior_name(wildcards.task, wildcards.arm)),
+        prior=lambda wildcards: PLAN.prior_path(PLAN.prior_name(wildcards.task, wildcards.method_run)),
         splits=rules.split_images.output.splits,
         finetune=images("finetune"),
         selection=images("selection"),
         sampled_bounds=sampled_bounds,
     output:
-        result=f"{TUNING}/{{task}}/{{arm}}/trial-{{trial}}.json",
+        result=f"{TUNING}/{{task}}/{{method_run}}/trial-{{trial}}.json",
     log:
-        f"{LOGS}/{{task}}/try_settings/{{arm}}-{{trial}}.log",
+        f"{LOGS}/{{task}}/try_settings/{{method_run}}-{{trial}}.log",
     benchmark:
-        f"{TIMES}/try_settings/{{task}}-{{arm}}-{{trial}}.tsv"
+        f"{TIMES}/try_settings/{{task}}-{{method_run}}-{{trial}}.tsv"
     conda:
         "../envs/conffusion.yaml"
     threads: CONFIG.threads
@@ -60,7 +60,7 @@ rule try_settings:
         gpu=GPUS,
     params:
         settings=settings("try_settings"),
-        state=f"{RUN}/state/tuning/{{task}}/{{arm}}/trial-{{trial}}",
+        state=f"{RUN}/state/tuning/{{task}}/{{method_run}}/trial-{{trial}}",
         code=CODE["finetune_method"],
     script:
         "../workflow_scripts/try_settings.py"
@@ -71,7 +71,7 @@ rule choose_settings:
         trials=expand(
             rules.try_settings.output.result,
             task=PLAN.tasks,
-            arm=[arm for arm in PLAN.first_arms if arm in PLAN.trained_arms],
+            method_run=[method_run for method_run in PLAN.first_method_runs if method_run in PLAN.trained_method_runs],
             trial=range(CONFIG.tuning.n_trials),
         ),
     output:

@@ -28,7 +28,7 @@ rule tabulate_task:
 
 rule tabulate_pretraining:
     input:
-        results=results(arm=[arm for arm in PLAN.arms if method_of(arm).name in PRETRAINED]),
+        results=results(method_run=[method_run for method_run in PLAN.method_runs if method_of(method_run).name in PRETRAINED]),
     output:
         multiext(f"{TABLES}/pretraining", csv=".csv", md=".md", tex=".tex"),
     log:
@@ -103,11 +103,11 @@ rule plot_examples:
         bounds=bounds("test").replace("{protocol}", "guaranteed"),
         results=RESULTS.replace("{protocol}", "guaranteed"),
     output:
-        multiext(f"{FIGURES}/examples_{{task}}_{{arm}}", png=".png", pdf=".pdf"),
+        multiext(f"{FIGURES}/examples_{{task}}_{{method_run}}", png=".png", pdf=".pdf"),
     log:
-        f"{LOGS}/plot_examples/{{task}}-{{arm}}.log",
+        f"{LOGS}/plot_examples/{{task}}-{{method_run}}.log",
     benchmark:
-        f"{TIMES}/plot_examples/{{task}}-{{arm}}.tsv"
+        f"{TIMES}/plot_examples/{{task}}-{{method_run}}.tsv"
     conda:
         "../envs/conffusion.yaml"
     threads: 1
@@ -115,7 +115,7 @@ rule plot_examples:
         mem_mb=memory("plot"),
         runtime=growing(15),
     params:
-        examples={"n_examples": CONFIG.report.n_examples, "shown": CONFIG.report.shown},
+        examples={"n_examples": CONFIG.report.n_examples, "shown": CONFIG.report.example_pattern},
         code=CODE["report"],
     script:
         "../workflow_scripts/plot_examples.py"
@@ -123,9 +123,9 @@ rule plot_examples:
 
 rule plot_methods:
     input:
-        images=lambda wildcards: [PLAN.images(wildcards.task, "test", arm) for arm in PLAN.first_arms],
-        bounds=lambda wildcards: every(bounds("test"), task=wildcards.task, arm=PLAN.first_arms, protocol="guaranteed"),
-        results=lambda wildcards: results(task=wildcards.task, arm=PLAN.first_arms, protocol="guaranteed"),
+        images=lambda wildcards: [PLAN.images(wildcards.task, "test", method_run) for method_run in PLAN.first_method_runs],
+        bounds=lambda wildcards: every(bounds("test"), task=wildcards.task, method_run=PLAN.first_method_runs, protocol="guaranteed"),
+        results=lambda wildcards: results(task=wildcards.task, method_run=PLAN.first_method_runs, protocol="guaranteed"),
     output:
         multiext(f"{FIGURES}/methods_{{task}}", png=".png", pdf=".pdf"),
     log:
@@ -139,7 +139,7 @@ rule plot_methods:
         mem_mb=memory("plot"),
         runtime=growing(15),
     params:
-        shown=CONFIG.report.shown,
+        shown=CONFIG.report.example_pattern,
         code=CODE["report"],
     script:
         "../workflow_scripts/plot_methods.py"
@@ -191,7 +191,7 @@ rule plot_size_risk:
 
 rule plot_position_risk:
     input:
-        results=results(arm=PLAN.shown_arms, protocol="guaranteed"),
+        results=results(method_run=PLAN.shown_method_runs, protocol="guaranteed"),
     output:
         multiext(f"{FIGURES}/position_risk", png=".png", pdf=".pdf"),
     log:
@@ -235,7 +235,7 @@ rule plot_risk_curve:
 
 rule plot_training:
     input:
-        curves=lambda wildcards: expand(rules.finetune_method.output.curve, task=wildcards.task, arm=PLAN.trained_arms),
+        curves=lambda wildcards: expand(rules.finetune_method.output.curve, task=wildcards.task, method_run=PLAN.trained_method_runs),
     output:
         multiext(f"{FIGURES}/training_{{task}}", png=".png", pdf=".pdf"),
     log:

@@ -11,8 +11,8 @@ from PIL import Image
 from conffusion.config import load_config
 from conffusion.data.photos import PhotoPatches
 from conffusion.models.checkpoint import load_checkpoint
-from conffusion.store import open_store
 from conffusion.pipeline.plan import SPLITS
+from conffusion.store import open_store
 from tests.test_workflow_end_to_end import PARTS, ROOT, Workflow, check_contract
 
 TASKS = ["super_resolution", "inpainting"]
@@ -28,7 +28,7 @@ SHRUNK: dict[str, Any] = {
     "sampling": {"n_steps": 2, "n_variants": 3, "batch_size": 48, "images_per_shard": 16},
     "finetuning": {"batch_size": 4, "validate_every": 2, "tuned": dict.fromkeys(TASKS, FEW_STEPS)},
     "calibration": {"alpha": 0.3, "delta": 0.3},
-    "validity": {"n": [16], "n_draws": 50},
+    "validity": {"calibration_sizes": [16], "n_draws": 50},
     "report": {"n_examples": 2, "n_bootstrap": 100},
 }
 

@@ -16,17 +16,17 @@ import torch
 import yaml
 from PIL import Image
 
-from conffusion.core.device import Compute
 from conffusion.config import Config, load_config
+from conffusion.core.device import Device
 from conffusion.errors import CheckpointError
 from conffusion.models.checkpoint import load_checkpoint
 from conffusion.models.networks import load_prior
-from conffusion.store import open_store
-from conffusion.training.priors import architecture_of, write_prior
 from conffusion.pipeline.plan import SPLITS, Plan
 from conffusion.pipeline.planned import planned_jobs
 from conffusion.pipeline.records import gpus_held
 from conffusion.pipeline.status import read_status
+from conffusion.store import open_store
+from conffusion.training.priors import architecture_of, write_prior
 
 ROOT = Path(__file__).parents[1]
 PARTS = ("Snakefile", "rules", "workflow_scripts", "config", "profiles", "envs")
@@ -109,7 +109,7 @@ def set_up(root: Path, tasks: list[str], methods: list[str], pruned: dict[str, A
     (root / "pruned.yaml").write_text(yaml.safe_dump(pruned))
     config = load_config(root / "config.yaml")
     plan = Plan(config)
-    for name in {plan.prior_name(task, arm) for task in tasks for arm in plan.arms}:
+    for name in {plan.prior_name(task, method_run) for task in tasks for method_run in plan.method_runs}:
         provide_prior(config, name, root / "priors" / f"{name}.safetensors")
     return Workflow(root)
 
@@ -125,8 +125,8 @@ def provide_prior(config: Config, name: str, output: Path) -> None:
         training = prior.training.model_copy(update={"n_images": 32, "n_steps": 4, "batch_size": 8})
         short = prior.model_copy(update={"training": training})
         degradation = config.tasks[prior.task].degradation if prior.task else {}
-        cpu = Compute(torch.device("cpu"), bfloat16=False)
-        write_prior(name, short, degradation, image_size=config.image_size, seed=1, compute=cpu, output=output)
+        cpu = Device(torch.device("cpu"), bfloat16=False)
+        write_prior(name, short, degradation, image_size=config.image_size, seed=1, device=cpu, output=output)
     else:
         output.parent.mkdir(exist_ok=True)
         shutil.copy(shipped, output)
@@ -168,7 +168,7 @@ def check_contract(run: Path, tasks: list[str], methods: list[str]) -> None:
             assert set(open_store(run / task / "images" / f"{split}.zarr").arrays) == {"target", "condition", "mask"}
         for method in methods:
             for protocol in PROTOCOLS:
-                check_arm(run / task / method / protocol, has_network=method != "dm_sb")
+                check_method_run(run / task / method / protocol, has_network=method != "dm_sb")
         check_task_table(run / "tables" / f"{task}.csv", methods)
     variants = list((run / tasks[0] / "variants").rglob("*.zarr"))
     assert variants
@@ -187,14 +187,14 @@ def check_contract(run: Path, tasks: list[str], methods: list[str]) -> None:
     assert not re.search(r"""<(script|link|img)[^>]+https?://""", page)
 
 
-def check_arm(arm: Path, *, has_network: bool) -> None:
-    record = json.loads((arm / "calibration.json").read_text())
+def check_method_run(method_run: Path, *, has_network: bool) -> None:
+    record = json.loads((method_run / "calibration.json").read_text())
     assert record["feasible"] == (record["risk_ucb"] <= record["alpha"])
-    assert record["feasible"] or arm.name == "paper"  # only the official grid can fail without a word
+    assert record["feasible"] or method_run.name == "paper"  # only the official grid can fail without a word
     for split in ("calibration", "test"):
-        store = open_store(arm / "bounds" / f"{split}.zarr")
+        store = open_store(method_run / "bounds" / f"{split}.zarr")
         assert {"lower", "upper"} <= set(store.arrays)
-    assert (arm / "model.safetensors").is_file() == has_network
+    assert (method_run / "model.safetensors").is_file() == has_network
 
 
 def check_table(path: Path, wanted: list[str]) -> None:
@@ -418,9 +418,11 @@ def test_networks_at_full_size_run_through_the_whole_workflow(tmp_path: Path) ->
     assert outcome.code == 0, outcome.text
     check_contract(workflow.run, ["super_resolution", "inpainting"], load_config(ROOT / "config.yaml").methods)
     sides = {
-        (task, arm): open_store(workflow.run / task / arm / "paper" / "bounds" / "test.zarr")["lower"].shape[-1]
+        (task, method_run): open_store(workflow.run / task / method_run / "paper" / "bounds" / "test.zarr")[
+            "lower"
+        ].shape[-1]
         for task in ("super_resolution", "inpainting")
-        for arm in ("dm_sb", "n_conffusion", "g_conffusion", "resnext")
+        for method_run in ("dm_sb", "n_conffusion", "g_conffusion", "resnext")
     }
     assert set(sides.values()) == {128, 256}
     assert [key for key, side in sides.items() if side == 256] == [

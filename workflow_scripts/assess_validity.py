@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from conffusion.pipeline.stages.validity import ValidityFiles, assess_method_validity
 from conffusion.pipeline.job import run_job
 from conffusion.pipeline.plan import PROTOCOL_NAMES, method_of
+from conffusion.pipeline.stages.validity import ValidityFiles, assess_method_validity
 
 with run_job(snakemake) as job:  # noqa: F821
     candidates = job.input.get("candidates")
@@ -16,4 +16,4 @@ with run_job(snakemake) as job:  # noqa: F821
         splits=Path(job.input.splits),
         output=Path(job.output.rows),
     )
-    assess_method_validity(job.wildcards.task, method_of(job.wildcards.arm).name, **job.settings, files=files)
+    assess_method_validity(job.wildcards.task, method_of(job.wildcards.method_run).name, **job.settings, files=files)

@@ -3,13 +3,15 @@
 from pathlib import Path
 
 from conffusion.methods.protocols import official_grid
-from conffusion.pipeline.stages.calibration import CalibrationFiles, calibrate_method
 from conffusion.pipeline.job import run_job
 from conffusion.pipeline.plan import PROTOCOL_NAMES, method_of
+from conffusion.pipeline.stages.calibration import CalibrationFiles, calibrate_method
 
 with run_job(snakemake) as job:  # noqa: F821
     settings = job.settings
-    grid = official_grid(job.wildcards.task, method_of(job.wildcards.arm)) if settings["official_quirks"] else None
+    grid = (
+        official_grid(job.wildcards.task, method_of(job.wildcards.method_run)) if settings["official_quirks"] else None
+    )
     for k, protocol in enumerate(PROTOCOL_NAMES):
         files = CalibrationFiles(
             bounds=Path(job.input.bounds[k]),

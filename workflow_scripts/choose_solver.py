@@ -2,11 +2,11 @@
 
 import pandas as pd
 
+from conffusion.pipeline.job import run_job
+from conffusion.pipeline.stages.solver_study import choose_solver, write_choice
 from conffusion.report.figures.solvers import plot_solvers
 from conffusion.report.results import read_csv
 from conffusion.report.writing import write_table
-from conffusion.pipeline.stages.solver_study import choose_solver, write_choice
-from conffusion.pipeline.job import run_job
 
 with run_job(snakemake) as job:  # noqa: F821
     params = snakemake.params  # noqa: F821

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from conffusion.pipeline.stages.evaluation import EvaluationFiles, evaluate_method
 from conffusion.pipeline.job import run_job
 from conffusion.pipeline.plan import POOL, PROTOCOL_NAMES, method_of, replicate_of
+from conffusion.pipeline.stages.evaluation import EvaluationFiles, evaluate_method
 
 with run_job(snakemake) as job:  # noqa: F821
-    arm = job.wildcards.arm
+    method_run = job.wildcards.method_run
     for k, protocol in enumerate(PROTOCOL_NAMES):
         files = EvaluationFiles(
             calibration=Path(job.input.calibrations[k]),
@@ -20,4 +20,4 @@ with run_job(snakemake) as job:  # noqa: F821
             positions=Path(job.output.positions[k]),
             pool=Path(job.output.pools[k]),
         )
-        evaluate_method(method_of(arm).name, replicate_of(arm), protocol, files)
+        evaluate_method(method_of(method_run).name, replicate_of(method_run), protocol, files)

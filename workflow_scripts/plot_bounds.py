@@ -1,7 +1,7 @@
 """Rule plot_bounds: what every bound and set family costs."""
 
-from conffusion.report.figures.bounds import plot_bounds
 from conffusion.pipeline.job import run_job
+from conffusion.report.figures.bounds import plot_bounds
 
 with run_job(snakemake) as job:  # noqa: F821
     params = snakemake.params  # noqa: F821

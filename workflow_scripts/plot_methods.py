@@ -1,8 +1,8 @@
 """Rule plot_methods: all methods on the same images."""
 
-from conffusion.report.figures.methods import plot_methods
 from conffusion.pipeline.job import run_job
 from conffusion.pipeline.plan import folders_of as folders
+from conffusion.report.figures.methods import plot_methods
 
 with run_job(snakemake) as job:  # noqa: F821
     plot_methods(

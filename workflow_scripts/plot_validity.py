@@ -1,7 +1,7 @@
 """Rule plot_validity: violation rates over redrawn calibration sets."""
 
-from conffusion.report.figures.validity import plot_validity
 from conffusion.pipeline.job import run_job
+from conffusion.report.figures.validity import plot_validity
 
 with run_job(snakemake) as job:  # noqa: F821
     params = snakemake.params  # noqa: F821

@@ -11,7 +11,7 @@ with run_job(snakemake) as job:  # noqa: F821
         {name: PriorSettings(**prior) for name, prior in job.settings["priors"].items()},
         job.settings["sampling"],
         job.settings["seed"],
-        job.compute(),
+        job.device(),
         checkpoints=dict(zip(params.names, job.input.checkpoints, strict=True)),
         images=dict(zip(params.tasks, job.input.images, strict=True)),
         output=job.output.samples,

@@ -10,7 +10,7 @@ with run_job(snakemake) as job:  # noqa: F821
         job.config.sampling,
         job.config.calibration.alpha,
         job.settings["seed"],
-        compute=job.compute(),
+        device=job.device(),
         checkpoint=job.input.prior,
         images=job.input.images,
         shard=(int(job.wildcards.k), int(job.wildcards.n)),

@@ -3,9 +3,9 @@
 from functools import partial
 
 from conffusion.config.schema import CalibrationSettings
-from conffusion.pipeline.stages.images import split_images
 from conffusion.pipeline.checks import check_dealt
 from conffusion.pipeline.job import run_job
+from conffusion.pipeline.stages.images import split_images
 
 with run_job(snakemake) as job:  # noqa: F821
     # Not a parameter of the rule: another alpha deals no image anew.

@@ -8,14 +8,14 @@ with run_job(snakemake) as job:  # noqa: F821
     choice = {
         "solver": job.wildcards.solver, "n_steps": int(job.wildcards.n_steps),
         "n_variants": snakemake.params.n_variants,  # noqa: F821
-        "settling": job.config.sampling.settling.model_copy(update={"precision": None}),
+        "adaptive_stopping": job.config.sampling.adaptive_stopping.model_copy(update={"precision": None}),
     }  # fmt: skip
     sample_variants(
         job.settings["prior"],
         job.config.sampling.model_copy(update=choice),
         job.config.calibration.alpha,
         job.settings["seed"],
-        job.compute(),
+        job.device(),
         checkpoint=job.input.prior,
         images=job.input.images,
         shard=(0, 1),

@@ -1,8 +1,8 @@
 """Rule tabulate_claims: the paper's claims with their verdicts."""
 
-from conffusion.report.claims import write_claims
 from conffusion.pipeline.job import run_job
 from conffusion.pipeline.plan import folders_of as folders
+from conffusion.report.claims import write_claims
 
 with run_job(snakemake) as job:  # noqa: F821
     params = snakemake.params  # noqa: F821

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from conffusion.report.speed import RunFolder, write_speed_table
 from conffusion.pipeline.job import run_job
 from conffusion.pipeline.plan import folders_of as folders
 from conffusion.pipeline.records import gpus_held
+from conffusion.report.speed import RunFolder, write_speed_table
 
 with run_job(snakemake) as job:  # noqa: F821
     params = snakemake.params  # noqa: F821

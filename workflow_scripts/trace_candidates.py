@@ -7,7 +7,7 @@ with run_job(snakemake) as job:  # noqa: F821
 
     trace_candidates(
         job.settings["seed"],
-        job.compute(),
+        job.device(),
         candidates=job.input.candidates,
         images=job.input.images,
         splits=job.input.splits,

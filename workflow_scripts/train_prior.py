@@ -3,14 +3,14 @@
 from conffusion.pipeline.job import run_job
 
 with run_job(snakemake) as job:  # noqa: F821
-    from conffusion.training.priors import write_prior
     from conffusion.pipeline.states import states_of
+    from conffusion.training.priors import write_prior
 
-    compute, own_images = job.compute(), next(iter(job.input.get("images", [])), None)
+    device, own_images = job.device(), next(iter(job.input.get("images", [])), None)
     write_prior(
         **job.settings,
         images=own_images,
-        compute=compute,
+        device=device,
         output=job.output.checkpoint,
-        states=states_of(job, compute),
+        states=states_of(job, device),
     )

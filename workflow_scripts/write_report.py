@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from conffusion.report.html import write_report
 from conffusion.pipeline.job import run_job
 from conffusion.pipeline.plan import heading
 from conffusion.pipeline.versions import versions
+from conffusion.report.html import write_report
 
 with run_job(snakemake) as job:  # noqa: F821
     write_report(

@@ -8,8 +8,8 @@ import math
 
 import numpy as np
 
-from conffusion.core.arrays import ArrayLike, BoolArray, FloatArray
 from conffusion.calibration.ucb import check_level, checked_losses, find_root
+from conffusion.core.arrays import ArrayLike, BoolArray, FloatArray
 from conffusion.errors import ConfigError
 
 EXPECTED_DEVIATION = 0.05  # of image losses about their mean, as far as the bets of `star_ucb` care

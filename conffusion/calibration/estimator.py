@@ -6,12 +6,12 @@ from typing import Any, Self
 
 import numpy as np
 
-from conffusion.core.arrays import ArrayLike, FloatArray, as_numpy
 from conffusion.calibration.families import Family
 from conffusion.calibration.fitting import attainable_risk, choose_family
 from conffusion.calibration.pixels import open_pixels
 from conffusion.calibration.procedure import Calibration, UcbName, calibrate
 from conffusion.calibration.units import GroupLabels, make_units
+from conffusion.core.arrays import ArrayLike, FloatArray, as_numpy
 from conffusion.errors import CalibrationError, ConfigError
 
 _PARAMETERS = ("alpha", "delta", "scaling", "ucb")

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, Protocol, TypeAlias
 
-from conffusion.core.arrays import FloatArray
 from conffusion.calibration.krcps import PixelGroups
 from conffusion.calibration.learned import LearnedScale
 from conffusion.calibration.scaling import SCALINGS, Scaling, ScalingName, get_scaling
+from conffusion.core.arrays import FloatArray
 from conffusion.errors import ConfigError
 
 FamilyName: TypeAlias = Literal["multiplicative", "additive", "interval", "pixel_groups", "learned"]

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from conffusion.core.arrays import ArrayLike, FloatArray, IntArray, as_numpy
 from conffusion.calibration.families import Family, check_family_name, get_family
 from conffusion.calibration.krcps import fit_pixel_groups
 from conffusion.calibration.learned import fit_learned_scale
@@ -14,9 +13,10 @@ from conffusion.calibration.procedure import UcbName
 from conffusion.calibration.rules import Level, get_rule
 from conffusion.calibration.ucb import check_level, checked_losses
 from conffusion.calibration.units import GroupLabels, index_by_appearance, make_units
-from conffusion.errors import CalibrationError, ConfigError, DataError
+from conffusion.core.arrays import ArrayLike, FloatArray, IntArray, as_numpy
 from conffusion.core.progress import Progress
 from conffusion.core.randomness import keyed_generator
+from conffusion.errors import CalibrationError, ConfigError, DataError
 
 _N_GROUPS = 8  # of pixel positions
 _N_FOLDS = 2

@@ -13,9 +13,9 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from conffusion.core.arrays import ArrayLike, BoolArray, FloatArray, IntArray, as_numpy, check_same_shape
 from conffusion.calibration.scaling import get_scaling
 from conffusion.calibration.ucb import check_level
+from conffusion.core.arrays import ArrayLike, BoolArray, FloatArray, IntArray, as_numpy, check_same_shape
 from conffusion.errors import CalibrationError, ConfigError, DataError, ShapeError
 
 Mode: TypeAlias = Literal["convex", "direct"]

@@ -5,11 +5,11 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from conffusion.core.arrays import ArrayLike, BoolArray, FloatArray, as_numpy
 from conffusion.calibration.procedure import UcbName
 from conffusion.calibration.rules import Level, finite_sample_rule
 from conffusion.calibration.shortfall import missing
 from conffusion.calibration.ucb import check_level, checked_losses
+from conffusion.core.arrays import ArrayLike, BoolArray, FloatArray, as_numpy
 from conffusion.errors import CalibrationError, ConfigError, DataError, ShapeError
 
 Method: TypeAlias = Literal["fixed_sequence", "bonferroni"]

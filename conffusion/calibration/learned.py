@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from conffusion.core.arrays import FloatArray, IntArray, check_same_shape
 from conffusion.calibration.features import SMALLEST_SIZE, pixel_features
-from conffusion.errors import DataError
+from conffusion.core.arrays import FloatArray, IntArray, check_same_shape
 from conffusion.core.randomness import keyed_generator
+from conffusion.errors import DataError
 
 LOG_LEAST, LOG_MOST = np.log(0.5), np.log(3.0)  # an end moves to between half and three times its usual reach
 _LEAST_DEVIATION = 1e-6  # added, so that nothing is divided by 0

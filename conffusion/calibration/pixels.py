@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from conffusion.calibration.families import Family, Shape, get_family
+from conffusion.calibration.scaling import Scaling
+from conffusion.calibration.units import Counts
 from conffusion.core.arrays import (
     ArrayLike,
     BoolArray,
@@ -22,11 +25,8 @@ from conffusion.core.arrays import (
     is_zarr,
     iterate_blocks,
 )
-from conffusion.calibration.families import Family, Shape, get_family
-from conffusion.calibration.scaling import Scaling
-from conffusion.calibration.units import Counts
-from conffusion.errors import DataError, ShapeError
 from conffusion.core.progress import Progress
+from conffusion.errors import DataError, ShapeError
 
 _CACHE_PIXELS = 1 << 16  # computed at a time, so that temporaries stay in the processor's cache
 _READ_PIXELS = 1 << 22  # read from zarr at a time

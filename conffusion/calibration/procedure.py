@@ -6,7 +6,6 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from conffusion.core.arrays import ArrayLike, FloatArray, as_numpy, check_same_shape
 from conffusion.calibration.families import Family, Shape, get_family
 from conffusion.calibration.pixels import Pixels, open_pixels
 from conffusion.calibration.rules import Level, StarRule, VarianceRule, get_rule
@@ -14,6 +13,7 @@ from conffusion.calibration.search import Found, Question, smallest_passing
 from conffusion.calibration.shortfall import shortfall
 from conffusion.calibration.ucb import check_level
 from conffusion.calibration.units import GroupLabels, UnitName, Units, make_units
+from conffusion.core.arrays import ArrayLike, FloatArray, as_numpy, check_same_shape
 from conffusion.errors import CalibrationError, ConfigError
 
 UcbName: TypeAlias = Literal[

@@ -6,7 +6,6 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from scipy import special
 
-from conffusion.core.arrays import ArrayLike, BoolArray, FloatArray, IntArray, as_numpy
 from conffusion.calibration.pixels import Pixels
 from conffusion.calibration.procedure import UcbName
 from conffusion.calibration.rules import Level, MeanRule, get_rule
@@ -14,6 +13,7 @@ from conffusion.calibration.search import Found, Question, smallest_passing
 from conffusion.calibration.shortfall import missing
 from conffusion.calibration.ucb import round_down
 from conffusion.calibration.units import Counts, GroupLabels, UnitName, Units, index_by_appearance, make_units
+from conffusion.core.arrays import ArrayLike, BoolArray, FloatArray, IntArray, as_numpy
 from conffusion.errors import CalibrationError, ConfigError, DataError, ShapeError
 
 Split: TypeAlias = Literal["bonferroni", "none"]

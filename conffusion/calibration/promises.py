@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from conffusion.core.arrays import ArrayLike
 from conffusion.calibration.families import Family, get_family
 from conffusion.calibration.pixels import open_pixels
 from conffusion.calibration.procedure import Calibration, UcbName
@@ -17,6 +16,7 @@ from conffusion.calibration.promise_parts import PromiseImages, PromisePart, Spl
 from conffusion.calibration.rules import finite_sample_rule
 from conffusion.calibration.ucb import check_level
 from conffusion.calibration.units import GroupLabels
+from conffusion.core.arrays import ArrayLike
 from conffusion.errors import ConfigError
 
 

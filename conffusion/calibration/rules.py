@@ -13,7 +13,6 @@ from typing import Literal, Protocol, TypeAlias
 import numpy as np
 from scipy import special
 
-from conffusion.core.arrays import BoolArray, FloatArray
 from conffusion.calibration.betting import (
     EXPECTED_DEVIATION,
     bet_range,
@@ -41,6 +40,7 @@ from conffusion.calibration.variance import (
     largest_variance,
     sample_variance,
 )
+from conffusion.core.arrays import BoolArray, FloatArray
 from conffusion.errors import ConfigError
 
 Promise: TypeAlias = Literal["finite_sample", "asymptotic", "mean_only", "none"]

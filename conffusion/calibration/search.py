@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from conffusion.core.arrays import BoolArray, FloatArray, IntArray
 from conffusion.calibration.pixels import Pixels
 from conffusion.calibration.rules import Level, Rule
 from conffusion.calibration.units import Counts, Units
+from conffusion.core.arrays import BoolArray, FloatArray, IntArray
 
 _LARGEST = float(np.finfo(np.float64).max)  # above every finite critical value
 _MAX_EDGES = 256

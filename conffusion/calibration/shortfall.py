@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from conffusion.core.arrays import FloatArray
 from conffusion.calibration.rules import Level, Rule
 from conffusion.calibration.search import Question
+from conffusion.core.arrays import FloatArray
 
 _MAX_UNITS_NAMED = 1 << 20
 

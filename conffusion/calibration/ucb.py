@@ -89,7 +89,7 @@ def hoeffding_bentkus_ucb(risk: float, n: int, delta: float) -> float:
 
 
 def official_ucb(risk: float, n: int, delta: float, variant: OfficialVariant = "conffusion") -> float:
-    """The bound of the official code, accidents included: n * risk is rounded down, and risk 0 gives 1.
+    """The bound of the official code, quirks included: n * risk is rounded down, and risk 0 gives 1.
 
     It is not a valid bound for losses between 0 and 1. Under "conffusion" only the Bentkus part acts, because the
     Hoeffding exponent is taken at max(mu, risk) = mu and vanishes; "im2im_uq" uses both.

@@ -7,8 +7,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from conffusion.core.arrays import ArrayLike, FloatArray, IntArray, as_numpy
-from conffusion.errors import ConfigError, DataError, ShapeError
 from conffusion.core.randomness import keyed_generator
+from conffusion.errors import ConfigError, DataError, ShapeError
 
 UnitName: TypeAlias = Literal["image", "group", "pixel"]
 Counts: TypeAlias = IntArray | FloatArray  # of pixels, or whole-numbered sums of their weights

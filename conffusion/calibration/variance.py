@@ -10,8 +10,8 @@ from collections.abc import Callable
 import numpy as np
 from scipy import special
 
-from conffusion.core.arrays import ArrayLike, FloatArray
 from conffusion.calibration.ucb import check_level, checked_losses
+from conffusion.core.arrays import ArrayLike, FloatArray
 
 Margin = Callable[[FloatArray, int, float], FloatArray]
 

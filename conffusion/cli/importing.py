@@ -60,4 +60,4 @@ def _predictor_spec(config: Config, prior: PriorSettings, finetuned: str) -> Any
     if tuned is None:
         raise ConfigError(f"--finetuned {finetuned}: finetuning.tuned has no {task}.{method}; give TASK/METHOD")
     maps_timestep = config.finetuning.maps_timestep
-    return PredictorSpec(architecture_of(prior), tuned.prediction_time, build_task(task).known_outside, maps_timestep)
+    return PredictorSpec(architecture_of(prior), tuned.prediction_time, build_task(task).has_mask, maps_timestep)

@@ -125,9 +125,9 @@ def _add_computing(command: argparse.ArgumentParser) -> None:
 
 
 def _package(options: argparse.Namespace) -> str:
+    from conffusion.inference.card import promise_in_words
     from conffusion.inference.from_run import package_run
     from conffusion.inference.model_file import write_package
-    from conffusion.inference.card import promise_in_words
 
     package = package_run(*place_in_run(options.model), name=options.name)
     sha256 = write_package(package, options.output, licence_text(options))

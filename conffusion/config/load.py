@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, get_args
 
 import yaml
@@ -10,6 +11,20 @@ from pydantic import BaseModel, ValidationError
 
 from conffusion.config.schema import Config
 from conffusion.errors import ConfigError
+
+
+# Keys by their former place; a configuration that still has one is told the new name.
+RENAMED_KEYS: Mapping[str, str] = MappingProxyType(
+    {
+        "keep_results_of_older_code": "ignore_code_changes",
+        "finetuning.mirror": "finetuning.horizontal_flip",
+        "finetuning.save_minutes": "finetuning.checkpoint_every_minutes",
+        "sampling.settling": "sampling.adaptive_stopping",
+        "sampling.storage": "sampling.dtype",
+        "validity.n": "validity.calibration_sizes",
+        "report.shown": "report.example_pattern",
+    }
+)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -69,6 +84,8 @@ def load_config(*paths: str | Path) -> Config:
 
 def _describe(problem: Any) -> str:
     key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden" and key in RENAMED_KEYS:
+        return f"{key}: is now called {RENAMED_KEYS[key]}; rename it"
     if problem["type"] == "extra_forbidden":
         return f"{key}: unknown key{_hint(problem['loc'])}"
     if problem["type"] == "missing":

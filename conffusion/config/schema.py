@@ -110,7 +110,7 @@ class PriorSettings(Section):
     training: PriorTraining | None = None
 
 
-class SettlingSettings(Section):
+class AdaptiveStoppingSettings(Section):
     """When the variants of an image are enough."""
 
     precision: PositiveFloat | None
@@ -123,13 +123,13 @@ class SamplingSettings(Section):
     solver: Literal["dpmpp_2m_sde", "dpmpp_2m", "ancestral"]
     n_steps: Count
     n_variants: Annotated[int, Field(ge=2)]
-    settling: SettlingSettings
+    adaptive_stopping: AdaptiveStoppingSettings
     shared_start: bool
     batch_size: Count | None
     compile: bool
     images_per_shard: Count
     shards_per_share: Count
-    storage: Literal["uint8", "float16", "float32"]
+    dtype: Literal["uint8", "float16", "float32"]
     variants_url: BucketUrl | None
 
 
@@ -185,12 +185,12 @@ class FinetuningSettings(Section):
     learning_rate_schedule: Literal["cosine", "constant"]
     ema: Share
     shuffle: bool
-    mirror: bool
+    horizontal_flip: bool
     validate_every: Count
     validate_first_step: bool
     patience: Count | None
     processes: Count
-    save_minutes: Annotated[float, Field(ge=0)]
+    checkpoint_every_minutes: Annotated[float, Field(ge=0)]
     keep_candidates: bool
     maps_timestep: bool
     sharpening: SharpeningSettings
@@ -227,7 +227,7 @@ class CalibrationSettings(Section):
 class ValiditySettings(Section):
     """The assessment of the promise over redrawn calibration sets."""
 
-    n: list[Count] | None
+    calibration_sizes: list[Count] | None
     n_draws: Annotated[int, Field(ge=1)]
 
 
@@ -235,7 +235,7 @@ class ReportSettings(Section):
     """Figures and confidence intervals of the report."""
 
     n_examples: Count
-    shown: str
+    example_pattern: str
     n_bootstrap: Annotated[int, Field(ge=100)]
     publish_url: BucketUrl | None
 
@@ -249,7 +249,7 @@ class Config(Section):
     precision: Literal["auto", "float32", "bfloat16"]
     threads: Count
     replicates: Count
-    keep_results_of_older_code: bool
+    ignore_code_changes: bool
     official_quirks: bool
     image_size: Annotated[int, Field(ge=8)]
     dataset: DatasetSettings

@@ -23,33 +23,33 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Compute:
+class Device:
     """Device and precision of a job.
 
     Attributes:
-        device: Where tensors and networks live.
+        torch_device: Where tensors and networks live.
         bfloat16: Whether networks run under bfloat16 autocast; weights and losses stay float32.
         compiles: Whether `place` compiles networks (torch.compile; with CUDA graphs on a GPU), which needs a compiler.
     """
 
-    device: torch.device
+    torch_device: torch.device
     bfloat16: bool
     compiles: bool = False
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Context in which networks are called."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16)
+        return torch.autocast(self.torch_device.type, torch.bfloat16, enabled=self.bfloat16)
 
     def tensor(self, array: Any) -> Tensor:
         """An array as a float32 tensor on the device; the copy to a GPU is asynchronous."""
         tensor = torch.as_tensor(array, dtype=torch.float32)
-        if self.device.type == "cuda" and tensor.device.type == "cpu":
+        if self.torch_device.type == "cuda" and tensor.device.type == "cpu":
             tensor = tensor.pin_memory()
-        return tensor.to(self.device, non_blocking=True)
+        return tensor.to(self.torch_device, non_blocking=True)
 
     def fetch(self, tensor: Tensor) -> Callable[[], npt.NDArray[Any]]:
         """Start to copy a tensor to the CPU; the function returned waits for the copy and gives it as an array."""
-        if self.device.type != "cuda":
+        if self.torch_device.type != "cuda":
             return tensor.numpy
         copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         copy.copy_(tensor, non_blocking=True)
@@ -64,13 +64,13 @@ class Compute:
 
     def place(self, network: nn.Module) -> nn.Module:
         """Move a network to the device in channels-last layout, where convolutions are fastest."""
-        placed = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        placed = network.to(self.torch_device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.compiles:
-            placed.compile(mode="reduce-overhead" if self.device.type == "cuda" else None, dynamic=False)
+            placed.compile(mode="reduce-overhead" if self.torch_device.type == "cuda" else None, dynamic=False)
         return placed
 
 
-def select_compute(device: str = "auto", precision: str = "auto", threads: int | None = 1) -> Compute:
+def select_device(device: str = "auto", precision: str = "auto", threads: int | None = 1) -> Device:
     """Choose device and precision, and limit torch's threads.
 
     Args:
@@ -88,10 +88,10 @@ def select_compute(device: str = "auto", precision: str = "auto", threads: int |
     if device == "mps":
         if not torch.backends.mps.is_available():
             raise ConfigError("device = 'mps', but torch sees no such device; choose cpu or auto")
-        return Compute(torch.device("mps"), False)
+        return Device(torch.device("mps"), False)
     chosen = torch.device("cuda" if has_cuda and device != "cpu" else "cpu")
     bfloat16 = _native_bfloat16(chosen) if precision == "auto" else precision == "bfloat16"
-    return Compute(chosen, bfloat16)
+    return Device(chosen, bfloat16)
 
 
 def keep_freed_memory(*, like_default: bool = False) -> None:

@@ -7,9 +7,9 @@ from typing import Any, Protocol
 import pandas as pd
 
 from conffusion.core.arrays import FloatArray
+from conffusion.core.names import build_named
 from conffusion.data.faces_dataset import FacesDataset
 from conffusion.data.folder import FolderDataset
-from conffusion.core.names import build_named
 
 
 class Dataset(Protocol):

@@ -7,8 +7,8 @@ from typing import Literal, get_args
 import pandas as pd
 
 from conffusion.core.arrays import FloatArray
-from conffusion.images.resize import from_uint8
 from conffusion.errors import ConfigError, DataError
+from conffusion.images.resize import from_uint8
 
 Population = Literal["wide", "shifted"]
 ID_PREFIX = "face-"

@@ -16,10 +16,10 @@ from conffusion.core.arrays import FloatArray
 from conffusion.data.grouping import compile_pattern, groups_by_pattern, groups_by_table
 from conffusion.data.known_sizes import Size, Stamp, read_known_sizes, write_known_sizes
 from conffusion.data.parallel import DEFAULT_WORKERS, map_files
+from conffusion.errors import ConfigError, DataError
 from conffusion.images.reading import SUFFIXES, check_min_side, naming_file, read_image, read_pixels, read_size
 from conffusion.images.resize import PixelArray, Resample, from_uint8, resize_pixels
 from conffusion.images.sources import Source, open_source
-from conffusion.errors import ConfigError, DataError
 
 __all__ = ["Fit", "FolderDataset", "read_image"]
 

@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from conffusion.core.randomness import keyed_generator
+from conffusion.errors import ConfigError, DataError
 from conffusion.images.reading import read_pixels
 from conffusion.images.sources import FolderSource
-from conffusion.errors import ConfigError, DataError
-from conffusion.core.randomness import keyed_generator
 
 Photo: TypeAlias = npt.NDArray[np.uint8]  # (H, W, 3)
 PhotoSplit = Literal["train", "validation"]

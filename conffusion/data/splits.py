@@ -6,10 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from conffusion.data.grouping import read_text_table
 from conffusion.core.names import nearest_hint
-from conffusion.errors import ConfigError, DataError
 from conffusion.core.randomness import keyed_generator
+from conffusion.data.grouping import read_text_table
+from conffusion.errors import ConfigError, DataError
 from conffusion.store.files import write_text
 
 SPLITS = ("finetune", "selection", "calibration", "test")

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from conffusion.core.arrays import FloatArray
+from conffusion.core.progress import Progress
+from conffusion.core.randomness import keyed_generator
 from conffusion.demo.background import draw_background
 from conffusion.demo.features import (
     draw_beard,
@@ -35,8 +37,6 @@ from conffusion.demo.geometry import cover, shade, stretch
 from conffusion.demo.populations import ATTRIBUTES, distributions_of, draw_attributes
 from conffusion.demo.traits import Traits, make_traits
 from conffusion.errors import ConfigError
-from conffusion.core.progress import Progress
-from conffusion.core.randomness import keyed_generator
 
 CANVAS_PIXELS = 64 * 64 * 32  # canvas pixels drawn at once: keeps the working set in the cache
 SOFT_TILE = (5, 7, 7)

@@ -13,14 +13,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from conffusion.core.arrays import ArrayLike, FloatArray, IntArray, as_numpy
 from conffusion.calibration.families import Family
 from conffusion.calibration.procedure import UcbName
 from conffusion.calibration.rules import Level, get_rule
 from conffusion.calibration.ucb import check_level
 from conffusion.calibration.units import GroupLabels, group_index, group_means, random_places
-from conffusion.evaluation.validity import LossCurves, loss_curves
+from conffusion.core.arrays import ArrayLike, FloatArray, IntArray, as_numpy
 from conffusion.errors import ConfigError, DataError, ShapeError
+from conffusion.evaluation.validity import LossCurves, loss_curves
 from conffusion.metrics import Block, image_losses, open_intervals, size_quantiles
 
 

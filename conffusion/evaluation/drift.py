@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial.distance import cdist, pdist, squareform
 
-from conffusion.core.arrays import ArrayLike, BoolArray, FloatArray, as_numpy, check_same_shape, is_zarr, iterate_blocks
 from conffusion.calibration.ucb import check_level
 from conffusion.calibration.units import GroupLabels, group_index, group_means
-from conffusion.errors import ConfigError, DataError, ShapeError
+from conffusion.core.arrays import ArrayLike, BoolArray, FloatArray, as_numpy, check_same_shape, is_zarr, iterate_blocks
 from conffusion.core.randomness import keyed_generator
+from conffusion.errors import ConfigError, DataError, ShapeError
 
 FEATURE_NAMES = (
     "size_mean",

@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from conffusion.core.arrays import ArrayLike, BoolArray, FloatArray, IntArray, check_same_shape
 from conffusion.calibration.families import Family
 from conffusion.calibration.pixels import Pixels, open_pixels
 from conffusion.calibration.procedure import UcbName
 from conffusion.calibration.rules import Level, MeanRule, Rule, get_rule
 from conffusion.calibration.ucb import check_level
 from conffusion.calibration.units import GroupLabels, UnitName, group_index, group_means, group_sums, make_units
-from conffusion.errors import ConfigError, DataError, ShapeError
+from conffusion.core.arrays import ArrayLike, BoolArray, FloatArray, IntArray, check_same_shape
 from conffusion.core.randomness import keyed_generator
+from conffusion.errors import ConfigError, DataError, ShapeError
 
 _DENSE_RISK = 0.3  # the grid is dense where the pooled risk lies between 0 and this
 _COARSE_POINTS = 32

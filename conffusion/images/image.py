@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from conffusion.core.arrays import FloatArray
+from conffusion.errors import DataError
 from conffusion.images import sixteen_bit
-from conffusion.images.pillow_file import PlainFile
+from conffusion.images.pillow_file import PillowFile
+from conffusion.images.raw_image import ImageFile, Metadata, RawImage
 from conffusion.images.reading import UPRIGHT, naming_file
-from conffusion.images.raw_image import ImageFile, Metadata, Stored
 from conffusion.images.tiff_file import TiffFile
 from conffusion.images.zarr_file import ZarrFile, is_zarr_folder
-from conffusion.errors import DataError
 
 MAX_PIXELS = 100_000_000  # per image
 MAX_SHARE_OUTSIDE = 0.001  # of the samples, outside a value range; hot pixels are fewer
@@ -40,7 +40,7 @@ class Encoding:
 
 
 @dataclass(frozen=True)
-class Original:
+class Image:
     """One image as its file holds it, upright.
 
     Attributes:
@@ -69,8 +69,8 @@ class Original:
         return self.pixels.shape[1], self.pixels.shape[2]
 
 
-class Originals(Sequence[Original]):
-    """The images of one file, each read when it is asked for; made by `open_originals`, in any thread."""
+class ImageSequence(Sequence[Image]):
+    """The images of one file, each read when it is asked for; made by `open_images`, in any thread."""
 
     def __init__(self, path: Path, file: ImageFile, value_range: tuple[float, float] | None) -> None:
         self.path, self._file, self._value_range = path, file, value_range
@@ -84,10 +84,10 @@ class Originals(Sequence[Original]):
         return f"{self.path}[{k}]" if len(self) > 1 else str(self.path)
 
     @overload
-    def __getitem__(self, k: int) -> Original: ...
+    def __getitem__(self, k: int) -> Image: ...
     @overload
-    def __getitem__(self, k: slice) -> Sequence[Original]: ...
-    def __getitem__(self, k: int | slice) -> Original | Sequence[Original]:
+    def __getitem__(self, k: slice) -> Sequence[Image]: ...
+    def __getitem__(self, k: int | slice) -> Image | Sequence[Image]:
         """Read image k.
 
         Raises:
@@ -100,9 +100,9 @@ class Originals(Sequence[Original]):
             return _original(self.name(index), self._file.read(index), self._value_range)
 
 
-def open_originals(
+def open_images(
     path: str | Path, *, max_pixels: int = MAX_PIXELS, value_range: tuple[float, float] | None = None
-) -> Originals:
+) -> ImageSequence:
     """The images of one file: a PNG, JPEG, PGM, PPM or BMP, the pages of a TIFF, or a zarr array.
 
     What a file holds is told from its content. Only headers are read here. EXIF rotation is applied, palettes are
@@ -123,20 +123,20 @@ def open_originals(
     if value_range is not None and not (np.isfinite(value_range).all() and value_range[0] < value_range[1]):
         raise DataError(f"--value-range {value_range[0]:g} {value_range[1]:g}: expected two numbers, LOW below HIGH")
     with naming_file(str(path)):
-        return Originals(path, _open_file(path, max_pixels), value_range)
+        return ImageSequence(path, _open_file(path, max_pixels), value_range)
 
 
 def _open_file(path: Path, max_pixels: int) -> ImageFile:
     if path.is_dir():
         if is_zarr_folder(path):
             return ZarrFile(path, max_pixels)
-        raise DataError("is a folder, not an image; images below a folder are listed by `list_originals`")
+        raise DataError("is a folder, not an image; images below a folder are listed by `list_images`")
     with path.open("rb") as file:
         is_tiff = sixteen_bit.is_tiff(file)
-    return TiffFile(path, max_pixels) if is_tiff else PlainFile(path, max_pixels)
+    return TiffFile(path, max_pixels) if is_tiff else PillowFile(path, max_pixels)
 
 
-def _original(name: str, stored: Stored, value_range: tuple[float, float] | None) -> Original:
+def _original(name: str, stored: RawImage, value_range: tuple[float, float] | None) -> Image:
     samples, metadata = stored.samples, stored.metadata
     if samples.dtype.kind in "ui" and samples.dtype.itemsize > 4:
         raise DataError(
@@ -152,7 +152,7 @@ def _original(name: str, stored: Stored, value_range: tuple[float, float] | None
         colours = (stored.white - colours).astype(samples.dtype)
     low, high = _limits(colours, stored.white, value_range)
     pixels, warnings = _scale(colours, low, high)
-    return Original(
+    return Image(
         name=name,
         pixels=pixels.transpose(2, 0, 1).copy(),
         bit_depth={"u1": 8, "u2": 16}.get(_output_type(stored).str[1:], 32),
@@ -205,7 +205,7 @@ def _scale(colours: npt.NDArray[Any], low: float, high: float) -> tuple[FloatArr
     return np.clip(scaled, 0, 1).astype(np.float32), warnings
 
 
-def _encoding(stored: Stored, low: float, high: float) -> Encoding:
+def _encoding(stored: RawImage, low: float, high: float) -> Encoding:
     """Samples of fewer bits, or with another white (PGM), use the whole of their type in results."""
     dtype = _output_type(stored)
     if dtype.kind != "u" or stored.white is None:
@@ -214,7 +214,7 @@ def _encoding(stored: Stored, low: float, high: float) -> Encoding:
     return Encoding(dtype, low * factor, high * factor, stored.inverted)
 
 
-def _output_type(stored: Stored) -> np.dtype[Any]:
+def _output_type(stored: RawImage) -> np.dtype[Any]:
     dtype = stored.samples.dtype.newbyteorder("=")
     return np.dtype(np.uint8) if dtype.kind == "u" and stored.white is not None and stored.white <= 255 else dtype
 

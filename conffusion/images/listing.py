@@ -4,14 +4,14 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from conffusion.errors import DataError
 from conffusion.images.reading import SUFFIXES
 from conffusion.images.zarr_file import is_zarr_folder
-from conffusion.errors import DataError
 
 RESULT_MARKER = "interval.json"  # a folder with it holds results, not images to restore
 
 
-def list_originals(paths: Sequence[str | Path]) -> list[Path]:
+def list_images(paths: Sequence[str | Path]) -> list[Path]:
     """The images that files and folders on a command line stand for.
 
     A file is taken whatever its name; of a folder, all files below it with the suffix of an image, and zarr folders.

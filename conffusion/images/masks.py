@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from conffusion.images.image import MAX_PIXELS, open_originals
 from conffusion.errors import DataError
+from conffusion.images.image import MAX_PIXELS, open_images
 
 BETWEEN = 0.25, 0.75  # neither black nor white
 MAX_SHARE_BETWEEN = 0.1  # edges that were smoothed, and ringing of JPEG
@@ -19,16 +19,16 @@ def read_mask(path: str | Path, height: int, width: int, *, max_pixels: int = MA
     quite black or white, as of JPEG and of smoothed edges, are thresholded at one half.
 
     Args:
-        path: An image of any kind that `open_originals` reads.
+        path: An image of any kind that `open_images` reads.
         height: Rows of the image that it belongs to, upright.
         width: Columns, likewise.
-        max_pixels: As for `open_originals`.
+        max_pixels: As for `open_images`.
     Returns:
         (height, width) uint8: 1 where missing, 0 elsewhere.
     Raises:
         DataError: If the file is no single image, of another size, no mask, or marks nothing.
     """
-    masks = open_originals(path, max_pixels=max_pixels)
+    masks = open_images(path, max_pixels=max_pixels)
     if len(masks) != 1:
         raise DataError(f"{path}: holds {len(masks)} images; a mask is a single one")
     mask = masks[0]

@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from conffusion.errors import DataError
 from conffusion.images import sixteen_bit
 from conffusion.images.png import is_png, read_chunks
+from conffusion.images.raw_image import Metadata, RawImage, Resolution, check_size, resolution_or_none
 from conffusion.images.reading import GREY_MODES, ORIENTATION_TAG, SIXTEEN_BIT_MODES, check_jpeg_end
-from conffusion.images.raw_image import Metadata, Resolution, Stored, check_size, resolution_or_none
-from conffusion.errors import DataError
 
 FORMATS = ("PNG", "JPEG", "PPM", "BMP")
 COLOUR_MODES = ("RGB", "RGBA", "P", "PA")
@@ -23,7 +23,7 @@ EXIF_HEADER = b"Exif\0\0"
 CONVERT = "convert it to RGB with your colour profile (in an image editor) and try again"
 
 
-class PlainFile:
+class PillowFile:
     """One image.
 
     Args:
@@ -46,13 +46,13 @@ class PlainFile:
         """One image."""
         return 1
 
-    def read(self, k: int) -> Stored:
+    def read(self, k: int) -> RawImage:
         """Decode the image."""
         with self._path.open("rb") as file:
             image = self._open(file)
             samples, white = _decode(file, image)
             exif, orientation = _exif(image)
-            return Stored(samples, white, ".png", orientation=orientation, metadata=_metadata(file, image, exif))
+            return RawImage(samples, white, ".png", orientation=orientation, metadata=_metadata(file, image, exif))
 
     def _open(self, file: BinaryIO) -> Image.Image:
         image = _open_header(file)

@@ -69,7 +69,7 @@ class Metadata:
 
 
 @dataclass(frozen=True)
-class Stored:
+class RawImage:
     """One decoded image.
 
     Attributes:
@@ -95,7 +95,7 @@ class ImageFile(Protocol):
     def __len__(self) -> int:
         """Number of images."""
 
-    def read(self, k: int) -> Stored:
+    def read(self, k: int) -> RawImage:
         """Decode image k."""
 
 

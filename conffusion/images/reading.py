@@ -11,10 +11,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from conffusion.core.arrays import FloatArray
+from conffusion.errors import DataError
 from conffusion.images import sixteen_bit
 from conffusion.images.resize import PixelArray, from_uint8
 from conffusion.images.sources import FolderSource, Source
-from conffusion.errors import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".pgm", ".ppm", ".pnm", ".bmp")
 FORMATS = ("PNG", "JPEG", "TIFF", "PPM", "BMP")
@@ -108,7 +108,7 @@ def naming_file(name: str) -> Iterator[None]:
 
 
 def _decode(file: BinaryIO) -> tuple[npt.NDArray[Any], int]:
-    """Stored samples, uint8 or float32, (H, W) or (H, W, samples), and the orientation tag."""
+    """RawImage samples, uint8 or float32, (H, W) or (H, W, samples), and the orientation tag."""
     if sixteen_bit.is_tiff(file) and sixteen_bit.deep_tiff_size(file) is not None:
         return sixteen_bit.read_deep_tiff(file)
     header = sixteen_bit.pnm_header(file)

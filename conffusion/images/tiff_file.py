@@ -14,9 +14,9 @@ import tifffile
 from PIL.Image import DecompressionBombError
 from PIL.TiffImagePlugin import TiffImageFile
 
-from conffusion.images import sixteen_bit
-from conffusion.images.raw_image import Metadata, Resolution, Stored, check_size, resolution_or_none
 from conffusion.errors import DataError
+from conffusion.images import sixteen_bit
+from conffusion.images.raw_image import Metadata, RawImage, Resolution, check_size, resolution_or_none
 
 ICC_PROFILE, PHOTOMETRICS = 34675, ("MINISBLACK", "MINISWHITE", "RGB", "PALETTE", "YCBCR")
 CARRIED_TAGS = (271, 272, 306, 315, 33432)  # maker, model, date and time, artist, copyright
@@ -63,14 +63,14 @@ class TiffFile:
         """Number of pages."""
         return len(self._pages)
 
-    def read(self, k: int) -> Stored:
+    def read(self, k: int) -> RawImage:
         """Decode page k."""
         index, offset = self._pages[k]
         with self._path.open("rb") as file, tifffile.TiffFile(file) as tiff:
             tiff.filehandle.seek(offset)
             page = tifffile.TiffPage(tiff, index)
             samples, white = _decode(file, page, index)
-            return Stored(
+            return RawImage(
                 samples,
                 white,
                 ".tif",

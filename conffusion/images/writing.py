@@ -12,15 +12,15 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 import zarr
-from PIL import Image
+from PIL import Image as PillowImage
 
 from conffusion.core.arrays import FloatArray
-from conffusion.images.image import Encoding, Original
+from conffusion.errors import ShapeError
+from conffusion.images.image import Encoding, Image
 from conffusion.images.pillow_file import png_chunks
 from conffusion.images.png import write_png
 from conffusion.images.raw_image import Metadata
 from conffusion.images.tiff_file import UNIT_CODES
-from conffusion.errors import ShapeError
 from conffusion.store import atomic_path
 
 Rounding = Literal["nearest", "down", "up"]
@@ -32,7 +32,7 @@ SAME = 2.0**-23
 
 
 def write_like(
-    original: Original, path_without_suffix: str | Path, pixels: FloatArray, *, rounding: Rounding = "nearest"
+    original: Image, path_without_suffix: str | Path, pixels: FloatArray, *, rounding: Rounding = "nearest"
 ) -> Path:
     """Write an image as the original is stored, atomically.
 
@@ -90,15 +90,15 @@ def _to_float(exact: npt.NDArray[Any], dtype: np.dtype[Any], rounding: Rounding,
     return np.where(wrong, np.nextafter(samples, end), samples)
 
 
-def _alpha_plane(original: Original, height: int, width: int) -> npt.NDArray[Any]:
+def _alpha_plane(original: Image, height: int, width: int) -> npt.NDArray[Any]:
     alpha, dtype = original.alpha, original.encoding.dtype
     if alpha is not None and alpha.shape != (height, width):
-        alpha = np.asarray(Image.fromarray(alpha).resize((width, height), Image.Resampling.BILINEAR))
+        alpha = np.asarray(PillowImage.fromarray(alpha).resize((width, height), PillowImage.Resampling.BILINEAR))
     full = float(np.iinfo(dtype).max) if dtype.kind in "ui" else 1.0
     return quantise(np.asarray(alpha), Encoding(dtype, 0.0, full), "nearest")
 
 
-def _resized(original: Original, height: int, width: int) -> Metadata:
+def _resized(original: Image, height: int, width: int) -> Metadata:
     """Metadata of the same things shown with another number of pixels."""
     metadata, (old_height, old_width) = original.metadata, original.size
     if metadata.resolution is None:

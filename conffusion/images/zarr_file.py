@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import zarr
 
-from conffusion.images.raw_image import N_COLOURS, Metadata, Stored, check_size
 from conffusion.errors import DataError
+from conffusion.images.raw_image import N_COLOURS, Metadata, RawImage, check_size
 
 MARKERS = ("zarr.json", ".zarray", ".zgroup")
 IMAGE = "image"  # name of the array that counts where a group has several
@@ -44,12 +44,12 @@ class ZarrFile:
         """Number of images."""
         return int(self._array.shape[0]) if self._array.ndim == 4 else 1
 
-    def read(self, k: int) -> Stored:
+    def read(self, k: int) -> RawImage:
         """Decode image k."""
         array = self._array
         planes = np.asarray(array[k] if array.ndim == 4 else array[:])
         bits = planes.dtype.itemsize * 8
-        return Stored(
+        return RawImage(
             np.moveaxis(planes, 0, -1),
             {"u": 2.0**bits - 1 if bits <= 16 else None, "f": 1.0}.get(planes.dtype.kind),
             ".zarr",

@@ -7,14 +7,14 @@ from typing import Protocol
 import numpy as np
 
 from conffusion.bounds import sampled_bounds
-from conffusion.core.device import Compute
+from conffusion.core.device import Device
 from conffusion.errors import CheckpointError, PackageError
+from conffusion.inference.interval import EstimateKind
+from conffusion.inference.package import Package, SamplingRecord
 from conffusion.methods.models import load_predictor
+from conffusion.methods.one_pass import CorruptedImages, RawBounds, forward
 from conffusion.models.checkpoint import load_checkpoint
 from conffusion.models.networks import Architecture, load_weights
-from conffusion.inference.package import Package, SamplingRecord
-from conffusion.inference.interval import EstimateKind
-from conffusion.methods.one_pass import CorruptedImages, RawBounds, forward
 from conffusion.sampling import ChainSampler, SamplingInput, Solver, draw_variants
 
 
@@ -39,21 +39,21 @@ class OnePassSource:
     Args:
         path: Its file.
         estimate_kind: "point_head" where the network was fitted to a point estimate, else "midpoint".
-        compute: Device and precision.
+        device: Device and precision.
     Attributes:
         predictor: The network, placed.
     """
 
     forward_passes = 1
 
-    def __init__(self, path: Path, estimate_kind: EstimateKind, compute: Compute) -> None:
+    def __init__(self, path: Path, estimate_kind: EstimateKind, device: Device) -> None:
         self.predictor, _ = load_predictor(path)
-        self._compute, self.estimate_kind = compute, estimate_kind
-        compute.place(self.predictor)
+        self._device, self.estimate_kind = device, estimate_kind
+        device.place(self.predictor)
 
     def bounds(self, images: CorruptedImages) -> RawBounds:
         """As `BoundSource.bounds`."""
-        return forward(self.predictor, images, self._compute, slice(0, len(images.image_ids)))
+        return forward(self.predictor, images, self._device, slice(0, len(images.image_ids)))
 
 
 class SampledSource:
@@ -63,7 +63,7 @@ class SampledSource:
         path: The diffusion prior's file.
         sampling: How variants are drawn.
         has_holes: Whether the task's condition lacks the pixels where the mask is 1.
-        compute: Device and precision.
+        device: Device and precision.
         batch_size: Variants per network call.
     Attributes:
         network: The diffusion network, placed.
@@ -72,9 +72,7 @@ class SampledSource:
 
     estimate_kind: EstimateKind = "mean_of_variants"
 
-    def __init__(
-        self, path: Path, sampling: SamplingRecord, has_holes: bool, compute: Compute, batch_size: int
-    ) -> None:
+    def __init__(self, path: Path, sampling: SamplingRecord, has_holes: bool, device: Device, batch_size: int) -> None:
         weights, record = load_checkpoint(path)
         architecture = Architecture(**record["architecture"])
         schedule = architecture.build_schedule()
@@ -82,7 +80,7 @@ class SampledSource:
             raise CheckpointError(f"{path}: is no diffusion network, so no variants can be drawn from it")
         network = architecture.build_prior()
         load_weights(network, weights)
-        self.network, self.schedule, self._compute = compute.place(network), schedule, compute
+        self.network, self.schedule, self._device = device.place(network), schedule, device
         self._sampling, self._has_holes, self._batch_size = sampling, has_holes, batch_size
         self._solver = Solver(sampling.solver, sampling.n_steps, sampling.shared_start)
         self.forward_passes = self._solver.n_calls(schedule) * sampling.n_variants
@@ -93,7 +91,7 @@ class SampledSource:
             images.task, images.seed, tuple(images.image_ids), images.condition, images.mask, self._has_holes
         )
         sampling, storage = self._sampling, self._sampling.storage
-        sampler = ChainSampler(self.network, self.schedule, inputs, self._solver, storage, self._compute)
+        sampler = ChainSampler(self.network, self.schedule, inputs, self._solver, storage, self._device)
         scale = np.float32(255 if storage == "uint8" else 1)
         parts = []
         for drawn in draw_variants(sampler, inputs, sampling.n_variants, self._batch_size):
@@ -103,7 +101,7 @@ class SampledSource:
         return RawBounds(point, lower, upper)
 
 
-def open_source(package: Package, compute: Compute, batch_size: int) -> BoundSource:
+def open_source(package: Package, device: Device, batch_size: int) -> BoundSource:
     """What a package predicts with.
 
     Raises:
@@ -116,7 +114,7 @@ def open_source(package: Package, compute: Compute, batch_size: int) -> BoundSou
         try:
             if sampling is None:
                 kind: EstimateKind = "point_head" if package.method.has_point_head else "midpoint"
-                return OnePassSource(path, kind, compute)
-            return SampledSource(path, sampling, package.task.known_outside, compute, batch_size)
+                return OnePassSource(path, kind, device)
+            return SampledSource(path, sampling, package.task.has_mask, device, batch_size)
         except (CheckpointError, KeyError, TypeError, ValueError) as error:
             raise PackageError(f"{package.record.name}: its weights cannot be used ({error})") from error

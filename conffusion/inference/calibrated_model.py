@@ -13,16 +13,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
 
 from conffusion import __version__
-from conffusion.core.arrays import ArrayLike
 from conffusion.calibration import Calibration, calibrate
 from conffusion.calibration.procedure import UcbName
 from conffusion.calibration.rules import finite_sample_rule
 from conffusion.calibration.scaling import get_scaling
 from conffusion.calibration.ucb import check_level
 from conffusion.calibration.units import index_by_appearance
-from conffusion.evaluation.drift import Drift
+from conffusion.core.arrays import ArrayLike
+from conffusion.core.randomness import keyed_generator
 from conffusion.errors import ConfigError, PackageError
+from conffusion.evaluation.drift import Drift
 from conffusion.inference.collecting import Collection, new_collection
+from conffusion.inference.evidence import Evidence
+from conffusion.inference.interval import Interval
+from conffusion.inference.package import calibration_record
 from conffusion.inference.restoration_model import (
     Judged,
     Pair,
@@ -38,10 +42,6 @@ from conffusion.inference.verdicts import (
     evaluation_verdict,
     measure_unit_risk,
 )
-from conffusion.inference.evidence import Evidence
-from conffusion.inference.package import calibration_record
-from conffusion.inference.interval import Interval
-from conffusion.core.randomness import keyed_generator
 from conffusion.store import atomic_path
 
 __all__ = ["CalibratedModel", "Evaluation", "Pair", "RestorationModel"]

@@ -6,24 +6,23 @@ from typing import Any
 
 import numpy as np
 
-from conffusion.core.arrays import FloatArray
 from conffusion.calibration import Calibration, calibrate
 from conffusion.calibration.procedure import UcbName
 from conffusion.calibration.rules import finite_sample_rule
 from conffusion.calibration.ucb import check_level
 from conffusion.calibration.units import GroupLabels, group_index, group_means, index_by_appearance
+from conffusion.core.arrays import FloatArray
 from conffusion.evaluation.diagnostics import RiskCurve, risk_curve
 from conffusion.inference.arrays import Arrays
 from conffusion.inference.collecting import Collection, new_collection
 from conffusion.inference.curve_figure import draw_risk_curve
+from conffusion.inference.evidence import Evidence
 from conffusion.inference.inputs import Inputs
+from conffusion.inference.model_file import write_package
+from conffusion.inference.package import CalibratedOn, Package, calibration_record
+from conffusion.inference.predictor import Predictor
 from conffusion.inference.restoring import restore
 from conffusion.inference.verdicts import calibration_verdict
-from conffusion.inference.evidence import Evidence
-from conffusion.inference.model_file import write_package
-from conffusion.inference.package import CalibratedOn, Package
-from conffusion.inference.package import calibration_record
-from conffusion.inference.predictor import Predictor
 from conffusion.store import write_json, write_text
 
 ORDER_SEED = 0  # arrays may come sorted; pairs, shuffled already, do not mind

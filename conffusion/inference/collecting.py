@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from conffusion.core.arrays import FloatArray
 from conffusion.calibration.scaling import get_scaling
+from conffusion.core.arrays import FloatArray
 from conffusion.errors import StoreError
 from conffusion.metrics import image_losses
 

@@ -9,15 +9,15 @@ import numpy as np
 
 from conffusion.calibration.scaling import get_scaling
 from conffusion.calibration.units import GroupLabels
-from conffusion.metrics import evaluate, image_losses
 from conffusion.inference.arrays import Arrays
 from conffusion.inference.collecting import new_collection
 from conffusion.inference.inputs import Inputs
 from conffusion.inference.predicting import describe_item, drift_summary
+from conffusion.inference.predictor import Predictor
 from conffusion.inference.records import write_prediction, write_tables
 from conffusion.inference.restoring import restore
 from conffusion.inference.verdicts import evaluation_verdict, measure_unit_risk
-from conffusion.inference.predictor import Predictor
+from conffusion.metrics import evaluate, image_losses
 from conffusion.store import write_json, write_text
 
 METRICS, VERDICT = "metrics.json", "verdict.md"

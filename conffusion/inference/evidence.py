@@ -6,10 +6,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from conffusion.core.arrays import ArrayLike, FloatArray, IntArray, as_numpy
 from conffusion.calibration.units import GroupLabels
-from conffusion.evaluation.drift import Drift, check_drift, image_p_values
+from conffusion.core.arrays import ArrayLike, FloatArray, IntArray, as_numpy
 from conffusion.core.randomness import keyed_generator
+from conffusion.evaluation.drift import Drift, check_drift, image_p_values
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +18,7 @@ class Evidence:
 
     Attributes:
         losses: (n_images,) share of each image's evaluated values outside its calibrated interval.
-        features: (n_images, 14) `conffusion.evaluation.drift.interval_features` of the bounds before the scale, on [0, 1], and
+        features: (n_images, 14) `interval_features` of the bounds before the scale, on [0, 1], and
             `given_features` of what was restored; (n_images, 10) without these.
         groups: (n_images,) number of each image's group; None where every image is its own.
     """

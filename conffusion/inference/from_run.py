@@ -8,19 +8,16 @@ from typing import Any
 import numpy as np
 
 from conffusion import __version__
-from conffusion.core.arrays import FloatArray
 from conffusion.bounds import sort_bounds
 from conffusion.calibration import Calibration
 from conffusion.calibration.files import read_calibration
 from conffusion.calibration.units import index_by_appearance
-from conffusion.core.device import select_compute
 from conffusion.config import read_yaml
+from conffusion.core.arrays import FloatArray
+from conffusion.core.device import select_device
 from conffusion.data.splits import groups_of
-from conffusion.evaluation.drift import given_features, interval_features
 from conffusion.errors import PackageError
-from conffusion.methods.protocols import PROTOCOLS
-from conffusion.methods.registry import get_method
-from conffusion.metrics import image_losses
+from conffusion.evaluation.drift import given_features, interval_features
 from conffusion.inference.evidence import Evidence
 from conffusion.inference.package import (
     CalibratedOn,
@@ -30,6 +27,9 @@ from conffusion.inference.package import (
     SamplingRecord,
     calibration_record,
 )
+from conffusion.methods.protocols import PROTOCOLS
+from conffusion.methods.registry import get_method
+from conffusion.metrics import image_losses
 from conffusion.store import SealedStore, open_store, read_json
 from conffusion.tasks import build_task, portable_settings
 
@@ -79,7 +79,7 @@ def package_run(run: str | Path, task: str, method: str, protocol: str = "guaran
             description=f"{config.get('dataset', 'name')}, run {config.get('run')}, split calibration",
             smallest=(side, side),
             largest=(side, side),
-            masks="centre" if build_task(task, **settings).known_outside else "none",
+            masks="centre" if build_task(task, **settings).has_mask else "none",
         ),
         provenance={
             "run": config.get("run"),
@@ -147,8 +147,10 @@ def _overlap(side: int, factor: int) -> int:
 
 
 def _sampling(config: _RunSettings) -> SamplingRecord:
-    if config.get("sampling", "settling", "precision") is not None:
-        raise PackageError("sampling.settling stops drawing early, which packages cannot do: set its precision to null")
+    if config.get("sampling", "adaptive_stopping", "precision") is not None:
+        raise PackageError(
+            "sampling.adaptive_stopping stops drawing early, which packages cannot do: set its precision to null"
+        )
     names = ("solver", "n_steps", "n_variants", "shared_start", "storage")
     values = {name: config.get("sampling", name) for name in names}
     return SamplingRecord(**values, quantile=config.get("calibration", "alpha") / 2)
@@ -156,7 +158,7 @@ def _sampling(config: _RunSettings) -> SamplingRecord:
 
 def _ran_in_bfloat16(config: _RunSettings) -> bool:
     """The configured precision; where it was left to the machine, that of this one."""
-    return select_compute(config.get("device"), config.get("precision"), threads=None).bfloat16
+    return select_device(config.get("device"), config.get("precision"), threads=None).bfloat16
 
 
 def _evidence(calibration: Calibration, bounds: SealedStore, images: SealedStore, splits: Path) -> Evidence:

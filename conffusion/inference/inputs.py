@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from conffusion.core.arrays import FloatArray
-from conffusion.data.grouping import groups_by_pattern, groups_by_table
-from conffusion.images.listing import list_originals, output_names
-from conffusion.images.masks import read_mask
-from conffusion.images.image import MAX_PIXELS, Original, Originals, open_originals
-from conffusion.images.resize import resize_bicubic
-from conffusion.errors import DataError
 from conffusion.core.randomness import keyed_generator
+from conffusion.data.grouping import groups_by_pattern, groups_by_table
+from conffusion.errors import DataError
+from conffusion.images.image import MAX_PIXELS, Image, ImageSequence, open_images
+from conffusion.images.listing import list_images, output_names
+from conffusion.images.masks import read_mask
+from conffusion.images.resize import resize_bicubic
 from conffusion.tasks import Task
 
 Paths = Sequence[str | Path]
@@ -54,7 +54,7 @@ class Item:
     """
 
     name: str
-    original: Original
+    original: Image
     image: FloatArray
     mask: npt.NDArray[np.uint8] | None
     target: FloatArray | None
@@ -118,11 +118,11 @@ def gather(task: Task, seed: int, images: Paths, targets: Paths, options: InputO
     first = corrupted or truths
     if not first:
         raise DataError("no images: name at least one file or folder")
-    if task.known_outside and options.masks is None and (images or not targets):
+    if task.has_mask and options.masks is None and (images or not targets):
         raise DataError(
             f"{task.label} needs --mask: an image, or a folder of images, in which white marks what is missing"
         )
-    if not task.known_outside and options.masks is not None:
+    if not task.has_mask and options.masks is not None:
         raise DataError(f"{task.label} restores every pixel: leave --mask out")
     masks = reader.masks(list(first))
     names = list(first)
@@ -131,7 +131,7 @@ def gather(task: Task, seed: int, images: Paths, targets: Paths, options: InputO
         return reader.load(name, corrupted.get(name), truths.get(name), masks.get(name))
 
     kind: Literal["none", "centre", "own"] = "none"
-    if task.known_outside:
+    if task.has_mask:
         kind = "centre" if options.masks is None else "own"
     return Inputs(names, _groups(first, options), load, kind, options.value_range)
 
@@ -140,14 +140,14 @@ def gather(task: Task, seed: int, images: Paths, targets: Paths, options: InputO
 class _Place:
     """One image of a file."""
 
-    originals: Originals
+    originals: ImageSequence
     number: int
 
     @property
     def file(self) -> Path:
         return self.originals.path
 
-    def read(self) -> Original:
+    def read(self) -> Image:
         return self.originals[self.number]
 
 
@@ -161,8 +161,8 @@ class _Reader:
     def list(self, paths: Paths) -> dict[str, _Place]:
         """Every image by its name; images of one file are numbered."""
         places: dict[str, _Place] = {}
-        for file, name in output_names(list_originals(paths), paths).items():
-            opened = open_originals(file, max_pixels=self.options.max_pixels, value_range=self.options.value_range)
+        for file, name in output_names(list_images(paths), paths).items():
+            opened = open_images(file, max_pixels=self.options.max_pixels, value_range=self.options.value_range)
             for number in range(len(opened)):
                 places[name if len(opened) == 1 else f"{name}/{number:04d}"] = _Place(opened, number)
         return places
@@ -176,7 +176,7 @@ class _Reader:
             if not place.is_file():
                 raise DataError(f"{place}: the mask is missing")
             return dict.fromkeys(names, place)
-        found = {name: file for file, name in output_names(list_originals([place]), [place]).items()}
+        found = {name: file for file, name in output_names(list_images([place]), [place]).items()}
         lacking = [name for name in names if name not in found]
         if lacking:
             raise DataError(f"{place}: has no mask called {lacking[0]!r} ({len(lacking)} images have none)")
@@ -202,11 +202,11 @@ class _Reader:
         truth = truth[:, :height, :width]
         if self.task.factor > 1:
             return resize_bicubic(truth[None], height // self.task.factor, width // self.task.factor)[0], truth
-        if self.task.known_outside:
+        if self.task.has_mask:
             return truth, truth
         return self.task.apply(truth[None], [name], self.seed)[0][0], truth
 
-    def _fitting(self, name: str, pixels: FloatArray, target: Original) -> FloatArray:
+    def _fitting(self, name: str, pixels: FloatArray, target: Image) -> FloatArray:
         expected = tuple(side * self.task.factor for side in pixels.shape[1:])
         if target.pixels.shape[1:] != expected or len(target.pixels) != len(pixels):
             raise DataError(
@@ -217,7 +217,7 @@ class _Reader:
         return target.pixels
 
     def _mask(self, pixels: FloatArray, mask_file: Path | None) -> npt.NDArray[np.uint8] | None:
-        if not self.task.known_outside:
+        if not self.task.has_mask:
             return None
         height, width = pixels.shape[1:]
         if mask_file is not None:

@@ -11,10 +11,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from conffusion.errors import ConfigError, PackageError
-from conffusion.methods.registry import METHODS
 from conffusion.inference.card import model_card
 from conffusion.inference.evidence import Evidence
 from conffusion.inference.package import Package, PackageRecord
+from conffusion.methods.registry import METHODS
 from conffusion.store.files import atomic_path
 
 SUFFIX = ".conffusion"

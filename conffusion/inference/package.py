@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from conffusion.calibration import Calibration, Family
 from conffusion.calibration.procedure import UcbName
 from conffusion.calibration.units import UnitName
-from conffusion.methods.registry import METHODS, Method
 from conffusion.inference.evidence import Evidence
+from conffusion.methods.registry import METHODS, Method
 from conffusion.tasks import Task, build_task, portable_settings
 
 

@@ -9,8 +9,8 @@ from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
 
 from conffusion.core.arrays import FloatArray, check_same_shape
-from conffusion.images.resize import to_uint8
 from conffusion.errors import ShapeError
+from conffusion.images.resize import to_uint8
 
 Picture: TypeAlias = npt.NDArray[np.uint8]  # (H, W, 3)
 

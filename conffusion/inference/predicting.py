@@ -11,7 +11,9 @@ import numpy as np
 
 from conffusion.core.arrays import FloatArray
 from conffusion.errors import StoreError
+from conffusion.inference.card import promise_in_words
 from conffusion.inference.inputs import Inputs, Item
+from conffusion.inference.predictor import Predictor
 from conffusion.inference.records import (
     ATYPICAL,
     RECORD,
@@ -22,8 +24,6 @@ from conffusion.inference.records import (
     write_tables,
 )
 from conffusion.inference.restoring import restore
-from conffusion.inference.card import promise_in_words
-from conffusion.inference.predictor import Predictor
 from conffusion.inference.unscaled import Unscaled
 from conffusion.store import atomic_path, read_json
 

@@ -10,20 +10,20 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from conffusion.core.arrays import ArrayLike, FloatArray, as_numpy
 from conffusion.bounds import sort_bounds
-from conffusion.core.device import BatchLimit, select_compute
-from conffusion.images.resize import from_uint8, resize_bicubic, resize_pixels, to_uint8
-from conffusion.evaluation.drift import Drift
+from conffusion.core.arrays import ArrayLike, FloatArray, as_numpy
+from conffusion.core.device import BatchLimit, select_device
 from conffusion.errors import ConffusionError, DataError, ShapeError
+from conffusion.evaluation.drift import Drift
+from conffusion.images.resize import from_uint8, resize_bicubic, resize_pixels, to_uint8
+from conffusion.inference.backends import open_source
 from conffusion.inference.from_run import package_run
+from conffusion.inference.interval import Interval
 from conffusion.inference.model_file import read_package
 from conffusion.inference.package import Package
-from conffusion.inference.interval import Interval
-from conffusion.methods.one_pass import CorruptedImages
-from conffusion.inference.backends import open_source
 from conffusion.inference.tiling import Canvas, Tile, grid_tiles, hole_tiles
 from conffusion.inference.unscaled import Unscaled
+from conffusion.methods.one_pass import CorruptedImages
 from conffusion.tasks.inpainting import MID_GREY
 
 COLOURS = 3
@@ -75,8 +75,8 @@ class Predictor:
     ) -> None:
         self.package, self.task, self.calibration = package, package.task, package.calibration
         precision = "auto" if package.record.bfloat16 else "float32"
-        compute = select_compute(device, precision, threads)
-        self._source, self.bfloat16 = open_source(package, compute, batch_size), compute.bfloat16
+        placed = select_device(device, precision, threads)
+        self._source, self.bfloat16 = open_source(package, placed, batch_size), placed.bfloat16
         self._batch_size, self._family = batch_size, package.family
         self._trained_hole = self.task.mask((1, 1, self.tile_size, self.tile_size))[0, 0]
 
@@ -126,7 +126,7 @@ class Predictor:
         return unscaled.scaled(
             self.calibration,
             self._source.estimate_kind,
-            has_mask=self.task.known_outside,
+            has_mask=self.task.has_mask,
             image_p_value=self.package.evidence.image_p_value(unscaled.features()),
         )
 
@@ -191,19 +191,19 @@ class Predictor:
         if len(condition) != COLOURS:
             condition = np.repeat(condition, COLOURS, axis=0)
         hole = self._checked_mask(mask, condition.shape[1:])
-        if self.task.known_outside:  # whatever stood there, it must not count
+        if self.task.has_mask:  # whatever stood there, it must not count
             condition = np.where(hole == 1, np.float32(MID_GREY), condition)
         digest = hashlib.sha256(condition.tobytes() + hole.tobytes()).hexdigest()
         return _Work(condition, hole, len(pixels), digest, self._tiles(condition.shape, hole))
 
     def _tiles(self, shape: tuple[int, ...], hole: npt.NDArray[np.uint8]) -> Sequence[Tile]:
-        if self.task.known_outside:
+        if self.task.has_mask:
             return hole_tiles(hole, self._trained_hole)
         height, width = shape[1:]
         return grid_tiles(height, width, self.tile_size, self.package.record.overlap, self.task.factor)
 
     def _checked_mask(self, mask: ArrayLike | None, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-        if not self.task.known_outside:
+        if not self.task.has_mask:
             if mask is not None:
                 raise DataError(f"{self.task.label} restores every pixel: leave the mask out")
             return np.ones(shape, np.uint8)
@@ -222,7 +222,7 @@ class Predictor:
     def _predict_batch(self, parts: Sequence[tuple[_Work, Tile]]) -> None:
         condition = np.stack([tile.cut(work.condition) for work, tile in parts])
         mask = np.stack([np.broadcast_to(tile.mask, condition.shape[1:]) for _, tile in parts])
-        if self.task.known_outside:
+        if self.task.has_mask:
             condition = np.where(mask == 1, np.float32(MID_GREY), condition)
         ids = [f"{work.digest}/{tile.top},{tile.left}" for work, tile in parts]
         images = CorruptedImages(self.task.name, self.package.record.seed, ids, condition, mask)
@@ -239,7 +239,7 @@ class Predictor:
         if work.colours < COLOURS:
             blended = blended.mean(axis=1, keepdims=True)
         point, lower, upper = blended
-        odd = self.task.known_outside and any(tile.mask.sum() > self._trained_hole.sum() for tile in work.tiles)
+        odd = self.task.has_mask and any(tile.mask.sum() > self._trained_hole.sum() for tile in work.tiles)
         return Unscaled(lower, upper, point, work.mask, len(work.tiles), work.condition, odd)
 
 

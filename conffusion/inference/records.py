@@ -14,10 +14,10 @@ from PIL import Image
 
 from conffusion import __version__
 from conffusion.images.writing import write_like
-from conffusion.inference.inputs import Item
-from conffusion.inference.package import Package
 from conffusion.inference.card import promise_in_words
+from conffusion.inference.inputs import Item
 from conffusion.inference.interval import Interval
+from conffusion.inference.package import Package
 from conffusion.inference.pictures import picture, side_by_side, size_heat_map
 from conffusion.store import atomic_path, write_json, write_text
 

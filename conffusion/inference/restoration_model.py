@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from conffusion.core.arrays import ArrayLike, FloatArray, as_numpy
 from conffusion.bounds import sampled_bounds, sort_bounds
+from conffusion.core.arrays import ArrayLike, FloatArray, as_numpy
 from conffusion.errors import DataError, ShapeError
 from conffusion.inference.interval import EstimateKind
 from conffusion.inference.unscaled import Unscaled

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from conffusion.core.progress import Progress
 from conffusion.inference.inputs import Inputs, Item
 from conffusion.inference.predictor import Predictor
 from conffusion.inference.unscaled import Unscaled
-from conffusion.core.progress import Progress
 
 
 def restore(predictor: Predictor, inputs: Inputs, names: list[str], label: str) -> Iterator[tuple[Item, Unscaled]]:

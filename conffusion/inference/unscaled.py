@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from conffusion.core.arrays import FloatArray
 from conffusion.calibration import Calibration
+from conffusion.core.arrays import FloatArray
 from conffusion.evaluation.drift import given_features, interval_features
 from conffusion.inference.interval import EstimateKind, Interval
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from conffusion.core.arrays import FloatArray
 from conffusion.bounds import sort_bounds
 from conffusion.calibration.procedure import LambdaGrid
 from conffusion.config.schema import CalibrationSettings
+from conffusion.core.arrays import FloatArray
 from conffusion.errors import CalibrationError
 from conffusion.methods.protocols import Protocol
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from conffusion.core.arrays import ArrayLike, FloatArray, to_pm1
-from conffusion.core.device import BatchLimit, Compute
-from conffusion.methods.quirks import NO_ACCIDENT, Accident
-from conffusion.methods.predictor import BoundPredictor
-from conffusion.methods.random_inputs import image_classes, image_noise
+from conffusion.core.device import BatchLimit, Device
 from conffusion.core.progress import Progress
+from conffusion.methods.predictor import BoundPredictor
+from conffusion.methods.quirks import NO_QUIRK, Quirk
+from conffusion.methods.random_inputs import image_classes, image_noise
 from conffusion.store import read_array
 
 
@@ -47,10 +47,10 @@ class CorruptedImages:
 def predict_bounds(
     predictor: BoundPredictor,
     images: CorruptedImages,
-    compute: Compute,
+    device: Device,
     batch_size: int = 100,
     *,
-    accident: Accident = NO_ACCIDENT,
+    quirk: Quirk = NO_QUIRK,
 ) -> tuple[FloatArray, FloatArray, float]:
     """Uncalibrated bounds of every image.
 
@@ -59,14 +59,14 @@ def predict_bounds(
     Args:
         predictor: Placed on the device; ends in evaluation mode.
         images: What to predict bounds for.
-        compute: Device and precision.
+        device: Device and precision.
         batch_size: Images at a time, at most; fewer where memory runs out.
-        accident: An accident of the official code to repeat.
+        quirk: An quirk of the official code to repeat.
     Returns:
         lower and upper, (N, C, H, W) float32 in [0, 1], and the seconds per image of the forward passes: the median
         over batches, so that a slow first one (libraries choose their kernels in it) does not count.
     """
-    parts = iterate_bounds(predictor, images, compute, batch_size, accident=accident)
+    parts = iterate_bounds(predictor, images, device, batch_size, quirk=quirk)
     lower, upper, seconds = zip(*parts, strict=True)
     return np.concatenate(lower), np.concatenate(upper), float(np.median(seconds))
 
@@ -74,42 +74,42 @@ def predict_bounds(
 def iterate_bounds(
     predictor: BoundPredictor,
     images: CorruptedImages,
-    compute: Compute,
+    device: Device,
     batch_size: int = 100,
     *,
-    accident: Accident = NO_ACCIDENT,
+    quirk: Quirk = NO_QUIRK,
 ) -> Iterator[tuple[FloatArray, FloatArray, float]]:
     """As `predict_bounds`, batch by batch in order: lower, upper, and the seconds per image of the batch."""
     progress = Progress(f"predicting {images.task}", len(images.image_ids), unit="images", part=True)
-    with accident.befalling(predictor, images.seed):
+    with quirk.applied(predictor, images.seed):
         for part in BatchLimit(batch_size).stream(
-            range(len(images.image_ids)), lambda rows: _predict(predictor, images, compute, rows, accident.call)
+            range(len(images.image_ids)), lambda rows: _predict(predictor, images, device, rows, quirk.call)
         ):
             progress.update(len(part[0]))
             yield part
 
 
 def _predict(
-    predictor: BoundPredictor, images: CorruptedImages, compute: Compute, rows: Sequence[int], call: str
+    predictor: BoundPredictor, images: CorruptedImages, device: Device, rows: Sequence[int], call: str
 ) -> tuple[FloatArray, FloatArray, float]:
     """Bounds of consecutive images, and seconds per image."""
     start = time.perf_counter()
-    bounds = forward(predictor, images, compute, slice(rows[0], rows[-1] + 1), call)
+    bounds = forward(predictor, images, device, slice(rows[0], rows[-1] + 1), call)
     return bounds.lower, bounds.upper, (time.perf_counter() - start) / len(rows)
 
 
 def forward(
-    predictor: BoundPredictor, images: CorruptedImages, compute: Compute, part: slice, call: str = ""
+    predictor: BoundPredictor, images: CorruptedImages, device: Device, part: slice, call: str = ""
 ) -> RawBounds:
     """One forward pass for some of the images; `call` as in `image_noise`."""
     ids, shape = images.image_ids[part], images.condition.shape[1:]
     n_classes = getattr(predictor.network, "n_classes", 0)
-    noise = compute.tensor(image_noise(predictor.noise_purpose, images.seed, images.task, ids, shape, call=call))
+    noise = device.tensor(image_noise(predictor.noise_purpose, images.seed, images.task, ids, shape, call=call))
     classes = image_classes(images.seed, images.task, ids, n_classes, call=call) if n_classes else None
-    labels = None if classes is None else torch.as_tensor(classes).to(compute.device)
+    labels = None if classes is None else torch.as_tensor(classes).to(device.torch_device)
     condition, mask = to_pm1(read_array(images.condition, part)), read_array(images.mask, part)
-    with torch.inference_mode(), compute.autocast():
-        bounds = predictor(compute.tensor(condition), compute.tensor(mask), noise, labels)
+    with torch.inference_mode(), device.autocast():
+        bounds = predictor(device.tensor(condition), device.tensor(mask), noise, labels)
     return RawBounds(*(_to_numpy_01(image) for image in bounds))
 
 

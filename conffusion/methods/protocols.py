@@ -13,7 +13,7 @@ from conffusion.calibration.scaling import ScalingName
 from conffusion.calibration.units import UnitName
 from conffusion.config.schema import CalibrationSettings
 from conffusion.errors import CalibrationError
-from conffusion.methods.quirks import NO_ACCIDENT, Accident
+from conffusion.methods.quirks import NO_QUIRK, Quirk
 from conffusion.methods.registry import Method
 from conffusion.metrics import evaluate
 
@@ -29,7 +29,7 @@ class Protocol:
         ucb: Upper confidence bound; None = the configured one.
         scaling: Set family; None = chosen among the configured ones on the split `selected_on`.
         sorts_bounds: Whether crossing bounds are counted and sorted before calibration.
-        official_quirks: Whether the accidents of the official code are repeated: its grid of scales, dropout while
+        official_quirks: Whether the quirks of the official code are repeated: its grid of scales, dropout while
             calibrating, and a fresh class and noise at every call (conformance facts, sections 1, 7 and 8).
     """
 
@@ -89,11 +89,11 @@ class Protocol:
         """Whether the scale controls the risk; without official quirks there is none otherwise."""
         return not self.official_quirks or calibration.risk_ucb <= calibration.alpha
 
-    def accident(self, step: int, *, calibrating: bool) -> Accident:
+    def quirk(self, step: int, *, calibrating: bool) -> Quirk:
         """What goes astray when a checkpoint of a training step predicts, for calibration or for the test."""
         if not self.official_quirks:
-            return NO_ACCIDENT
-        return Accident(f"validation after step {step}" if calibrating else "test", dropout=calibrating)
+            return NO_QUIRK
+        return Quirk(f"validation after step {step}" if calibrating else "test", dropout=calibrating)
 
 
 COMPARISON = "comparison"  # in place of a protocol in rows that only compare bounds and families
@@ -106,7 +106,7 @@ PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
 
 
 def get_protocol(name: str, *, official_quirks: bool = False) -> Protocol:
-    """The protocol called `name`; the accidents of the official code concern "paper" alone."""
+    """The protocol called `name`; the quirks of the official code concern "paper" alone."""
     return replace(PROTOCOLS[name], official_quirks=official_quirks and name == "paper")
 
 

@@ -1,4 +1,4 @@
-"""Accidents of the official code that `official_quirks` repeats, for rows of the protocol "paper" alone."""
+"""Quirks of the official code that `official_quirks` repeats, for rows of the protocol "paper" alone."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Accident:
+class Quirk:
     """What goes astray in one pass over a split (conformance facts, sections 1 and 7).
 
     Attributes:
@@ -24,7 +24,7 @@ class Accident:
     dropout: bool
 
     @contextmanager
-    def befalling(self, network: "nn.Module", seed: int) -> Iterator[None]:
+    def applied(self, network: "nn.Module", seed: int) -> Iterator[None]:
         """Evaluation mode in which dropout, and nothing else, may be on; its draws follow from seed and call."""
         import torch  # protocols are also used where nothing else needs it
         from torch import nn
@@ -44,4 +44,4 @@ class Accident:
                 network.eval()
 
 
-NO_ACCIDENT = Accident("", dropout=False)
+NO_QUIRK = Quirk("", dropout=False)

@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from conffusion.core.arrays import FloatArray
 from conffusion.calibration import calibrate
 from conffusion.config.schema import RULE_FILLED, CalibrationSettings, Config
+from conffusion.core.arrays import FloatArray
 from conffusion.data.splits import has_groups
 from conffusion.errors import CalibrationError, ConfigError
 from conffusion.methods.registry import get_method
-from conffusion.tasks import build_task
 from conffusion.pipeline.plan import Plan, method_of
+from conffusion.tasks import build_task
 
 
 def checked_plan(config: Config) -> Plan:
@@ -28,7 +28,7 @@ def checked_plan(config: Config) -> Plan:
         if method.network not in (None, "task") and method.network not in config.networks:
             raise ConfigError(f"networks.{method.network}: is missing; the method {name!r} needs it")
     for task, settings in config.tasks.items():
-        for side in {plan.image_size(task, arm) for arm in ["", *plan.arms]}:
+        for side in {plan.image_size(task, method_run) for method_run in ["", *plan.method_runs]}:
             build_task(task, **settings.degradation).apply(_ramp(side), ["trial"], config.seed, _ramp)
         _check_tuned(plan, task)
     _check_priors(plan)
@@ -46,8 +46,8 @@ def _ramp(side: int) -> FloatArray:
 
 
 def _check_tuned(plan: Plan, task: str) -> None:
-    for arm in plan.trained_arms:
-        method = method_of(arm).name
+    for method_run in plan.trained_method_runs:
+        method = method_of(method_run).name
         if method not in plan.config.finetuning.tuned.get(task, {}):
             raise ConfigError(f"finetuning.tuned.{task}.{method}: is missing; copy the settings of another task")
 
@@ -65,8 +65,8 @@ def _check_priors(plan: Plan) -> None:
             )
             raise ConfigError(f"networks.{role} = {name!r}: must be {wanted}")
     for task in plan.tasks:
-        for arm in plan.arms:
-            _check_prior_size(plan, task, arm)
+        for method_run in plan.method_runs:
+            _check_prior_size(plan, task, method_run)
 
 
 def _check_prior_task(plan: Plan, key: str, name: str, task: str | None) -> None:
@@ -76,8 +76,8 @@ def _check_prior_task(plan: Plan, key: str, name: str, task: str | None) -> None
         raise ConfigError(f"{key} = {name!r}: restores {own or 'no task'}, but {wanted} is needed here")
 
 
-def _check_prior_size(plan: Plan, task: str, arm: str) -> None:
-    name, size = plan.prior_name(task, arm), plan.image_size(task, arm)
+def _check_prior_size(plan: Plan, task: str, method_run: str) -> None:
+    name, size = plan.prior_name(task, method_run), plan.image_size(task, method_run)
     made_for = plan.config.priors[name].options.get("image_size", size)
     if made_for != size:
         raise ConfigError(

@@ -13,9 +13,9 @@ from conffusion.store.files import read_json, write_json
 LOGGER = logging.getLogger(__name__)
 PACKAGE = Path(__file__).resolve().parents[1]
 
-_BASE = ("arrays.py", "randomness.py", "store/zarr_store.py", "store/writer.py")
+_BASE = ("core/arrays.py", "core/randomness.py", "store/zarr_store.py", "store/writer.py")
 _NETWORKS = (
-    "compute.py",
+    "core/device.py",
     "models/unet.py",
     "models/unet_blocks.py",
     "models/unet_spec.py",
@@ -29,7 +29,7 @@ _NETWORKS = (
 )
 _PREDICTORS = (
     *_NETWORKS,
-    "methods/accidents.py",
+    "methods/quirks.py",
     "methods/models.py",
     "methods/predictor.py",
     "methods/random_inputs.py",
@@ -53,20 +53,22 @@ _CALIBRATION = ("calibration", "methods/protocols.py", "metrics.py", "bounds.py"
 # What each stage's numbers depend on: files and folders of the package.
 STAGE_CODE: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "split_images": ("randomness.py", "data", "stages/images.py"),
-        "prepare_images": (*_BASE, "data", "tasks", "stages/images.py"),
+        "split_images": ("core/randomness.py", "data", "demo", "images", "pipeline/stages/images.py"),
+        "prepare_images": (*_BASE, "data", "demo", "images", "tasks", "pipeline/stages/images.py"),
         "import_prior": (
             *_BASE,
             *_NETWORKS,
             "models/official.py",
             "models/rule_weights.py",
-            "stages/importing.py",
+            "pipeline/stages/importing.py",
             "training/priors.py",
         ),
         "train_prior": (
             *_BASE,
             *_NETWORKS,
             "data",
+            "demo",
+            "images",
             "tasks",
             "training/loop.py",
             "training/parallel.py",
@@ -80,55 +82,62 @@ STAGE_CODE: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "methods/random_inputs.py",
             "bounds.py",
             "sampling",
-            "stages/sampling.py",
+            "pipeline/stages/sampling.py",
             "training/priors.py",
         ),
         "measure_solvers": (
             *_BASE,
             *_CALIBRATION,
-            "compute.py",
-            "sampling/settling.py",
-            "scores.py",
-            "stages/solver_study.py",
+            "core/device.py",
+            "sampling/adaptive_stopping.py",
+            "evaluation/scores.py",
+            "pipeline/stages/solver_study.py",
         ),
-        "extract_bounds": (*_BASE, "bounds.py", "methods/protocols.py", "stages/bounds.py"),
+        "extract_bounds": (*_BASE, "bounds.py", "methods/protocols.py", "pipeline/stages/bounds.py"),
         "finetune_method": (
             *_BASE,
             *_PREDICTORS,
             *_PLAIN_CALIBRATION,
             "losses.py",
             "methods/competition.py",
-            "predict",
+            "methods/one_pass.py",
             "training/loop.py",
             "training/finetune.py",
             "training/objectives.py",
             "training/parallel.py",
             "training/state.py",
-            "stages/finetuning.py",
-            "stages/fitting.py",
-            "stages/prediction.py",
+            "pipeline/stages/finetuning.py",
+            "pipeline/stages/fitting.py",
+            "pipeline/stages/prediction.py",
             "methods/registry.py",
             "training/priors.py",
         ),
-        "predict_bounds": (*_BASE, *_PREDICTORS, "bounds.py", "predict", "stages/bounds.py", "stages/prediction.py"),
+        "predict_bounds": (
+            *_BASE,
+            *_PREDICTORS,
+            "bounds.py",
+            "methods/one_pass.py",
+            "pipeline/stages/bounds.py",
+            "pipeline/stages/prediction.py",
+        ),
         "trace_candidates": (
             *_BASE,
             *_PREDICTORS,
             "calibration",
-            "predict",
-            "stages/prediction.py",
-            "stages/evaluation.py",
+            "methods/one_pass.py",
+            "pipeline/stages/prediction.py",
+            "pipeline/stages/evaluation.py",
         ),
-        "calibrate_method": (*_BASE, *_CALIBRATION, "stages/calibration.py"),
+        "calibrate_method": (*_BASE, *_CALIBRATION, "pipeline/stages/calibration.py"),
         "evaluate_method": (
             *_BASE,
             *_CALIBRATION,
-            "diagnostics.py",
-            "drift.py",
-            "stages/calibration.py",
-            "stages/evaluation.py",
+            "evaluation/diagnostics.py",
+            "evaluation/drift.py",
+            "pipeline/stages/calibration.py",
+            "pipeline/stages/evaluation.py",
         ),
-        "assess_validity": (*_BASE, *_CALIBRATION, "stages/calibration.py", "stages/validity.py"),
+        "assess_validity": (*_BASE, *_CALIBRATION, "pipeline/stages/calibration.py", "pipeline/stages/validity.py"),
         "report": ("report",),
     }
 )
@@ -147,7 +156,7 @@ def code_versions(record: str | Path, *, keep: bool) -> dict[str, str]:
     older = {stage: digest for stage, digest in read_json(record).items() if stage in current}
     changed = [stage for stage, digest in older.items() if digest != current[stage]]
     if changed:
-        LOGGER.warning("results of older code are kept (keep_results_of_older_code) for: %s", ", ".join(changed))
+        LOGGER.warning("results of older code are kept (ignore_code_changes) for: %s", ", ".join(changed))
     return {**current, **older}
 
 

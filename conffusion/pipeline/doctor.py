@@ -10,18 +10,18 @@ from pathlib import Path
 import torch
 from packaging.requirements import Requirement
 
-from conffusion.core.device import select_compute
 from conffusion.config.schema import RULE_FILLED, Config, PriorSettings
+from conffusion.core.device import select_device
 from conffusion.data.splits import assign_splits
 from conffusion.errors import ConffusionError
 from conffusion.models.checkpoint import load_checkpoint
 from conffusion.models.networks import load_prior
 from conffusion.models.official import check_official
+from conffusion.pipeline.checks import check_dealt, checked_plan
+from conffusion.pipeline.plan import Plan
 from conffusion.pipeline.stages.images import configured_dataset
 from conffusion.pipeline.stages.importing import sha256
 from conffusion.training.priors import architecture_of
-from conffusion.pipeline.checks import check_dealt, checked_plan
-from conffusion.pipeline.plan import Plan
 
 GIB = 2**30
 
@@ -85,17 +85,17 @@ def _versions() -> str:
 
 
 def _device(config: Config) -> str:
-    compute = select_compute(config.device, config.precision, config.threads)
-    precision = "bfloat16" if compute.bfloat16 else "float32"
-    if compute.device.type == "cpu":
+    device = select_device(config.device, config.precision, config.threads)
+    precision = "bfloat16" if device.bfloat16 else "float32"
+    if device.torch_device.type == "cpu":
         return f"CPU, {precision}; torch {torch.__version__} sees no CUDA device"
-    properties = torch.cuda.get_device_properties(compute.device)
+    properties = torch.cuda.get_device_properties(device.torch_device)
     return f"{torch.cuda.device_count()} x {properties.name}, {properties.total_memory / GIB:.0f} GiB each, {precision}"
 
 
 def _configuration(config: Config) -> str:
     plan = checked_plan(config)
-    return f"valid: tasks {', '.join(plan.tasks)}; methods {', '.join(plan.arms)}"
+    return f"valid: tasks {', '.join(plan.tasks)}; methods {', '.join(plan.method_runs)}"
 
 
 def _images(config: Config, plan: Plan) -> str:

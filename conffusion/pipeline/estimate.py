@@ -10,22 +10,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conffusion.core.device import Compute, select_compute
 from conffusion.config.schema import Config
+from conffusion.core.device import Device, select_device
 from conffusion.methods.models import PredictorSpec
+from conffusion.methods.one_pass import CorruptedImages, predict_bounds
 from conffusion.methods.predictor import BoundPredictor
 from conffusion.models.networks import Architecture
 from conffusion.models.schedules import noise_schedule
-from conffusion.methods.one_pass import CorruptedImages, predict_bounds
-from conffusion.sampling import ChainSampler, SamplingInput, Solver
+from conffusion.pipeline.plan import POOL, PROTOCOL_NAMES, SPLITS, Plan, method_of
 from conffusion.pipeline.stages.fitting import candidate_steps
+from conffusion.sampling import ChainSampler, SamplingInput, Solver
 from conffusion.tasks import build_task
 from conffusion.training.finetune import TrainingSet, finetune
 from conffusion.training.loop import Optimisation
 from conffusion.training.objectives import pinball
 from conffusion.training.pretrain import PretrainingImages, classification_objective, diffusion_objective, pretrain
 from conffusion.training.priors import architecture_of
-from conffusion.pipeline.plan import POOL, PROTOCOL_NAMES, SPLITS, Plan, method_of
 
 GIB = 2**30
 JOB_START = 4.0  # seconds in which a job loads the libraries
@@ -78,19 +78,23 @@ class Estimate:
         self._times: dict[tuple[str, str, int], float] = {}
 
     @cached_property
-    def compute(self) -> Compute:
+    def device(self) -> Device:
         """Device and precision that jobs will have."""
-        return select_compute(self._config.device, self._config.precision, self._config.threads)
+        return select_device(self._config.device, self._config.precision, self._config.threads)
 
     def costs(self) -> list[StageCost]:
         """Every stage that costs more than seconds, in the order of the workflow."""
         lines = [self._training(name) for name in self._plan.used_priors if self._is_trained(name)]
         for task in self._plan.tasks:
             lines.append(self._images(task))
-            if any(self._needs_variants(arm) for arm in self._plan.arms):
+            if any(self._needs_variants(method_run) for method_run in self._plan.method_runs):
                 lines.append(self._sampling(task))
-            for arm in self._plan.trained_arms:
-                lines += [self._finetuning(task, arm), self._prediction(task, arm), self._tracing(task, arm)]
+            for method_run in self._plan.trained_method_runs:
+                lines += [
+                    self._finetuning(task, method_run),
+                    self._prediction(task, method_run),
+                    self._tracing(task, method_run),
+                ]
         return lines
 
     def _is_trained(self, prior: str) -> bool:
@@ -103,7 +107,7 @@ class Estimate:
         if training is None:
             raise ValueError(f"{name}: is not trained in the run")
         side, passes = prior.image_size or self._config.image_size, training.n_steps * training.batch_size
-        network, schedule = self.compute.place(architecture.build_prior()), architecture.build_schedule()
+        network, schedule = self.device.place(architecture.build_prior()), architecture.build_schedule()
         is_classified = schedule is None or bool(architecture.options.get("class_cond"))
 
         def train(n_images: int) -> None:
@@ -111,9 +115,9 @@ class Estimate:
             labels = np.zeros(n_images, np.int64) if is_classified else None
             images = PretrainingImages(grey, grey if prior.task else None, labels, has_holes=False)
             if schedule is None:
-                objective = classification_objective(network, images, self.compute)
+                objective = classification_objective(network, images, self.device)
             else:
-                objective = diffusion_objective(network, architecture.kind, images, schedule, self.compute, 0)
+                objective = diffusion_objective(network, architecture.kind, images, schedule, self.device, 0)
             pretrain(network, objective, n_images, Optimisation(_TRIAL_STEPS, n_images, 1e-9, training.ema), 0)
 
         seconds = passes * self._seconds_per_item(train, training.batch_size, smallest=2) / _TRIAL_STEPS + JOB_START
@@ -121,15 +125,15 @@ class Estimate:
         memory = weights * (_ADAM_COPIES + (training.ema > 0))
         return StageCost("train_prior", prior.task or "all", name, 1, passes, hours, hours, weights / 2, memory)
 
-    def _needs_variants(self, arm: str) -> bool:
-        return method_of(arm).is_sampled or method_of(arm).target == "sampled_bounds"
+    def _needs_variants(self, method_run: str) -> bool:
+        return method_of(method_run).is_sampled or method_of(method_run).target == "sampled_bounds"
 
     def _n(self, *splits: str) -> int:
         return int(sum(self._sizes[split] for split in splits))
 
-    def _values(self, task: str, arm: str = "") -> int:
+    def _values(self, task: str, method_run: str = "") -> int:
         """Pixel values of one image."""
-        return 3 * self._plan.image_size(task, arm) ** 2
+        return 3 * self._plan.image_size(task, method_run) ** 2
 
     def _images(self, task: str) -> StageCost:
         bytes_per_value = 4 + 4 + 1  # target, condition, mask
@@ -144,49 +148,51 @@ class Estimate:
         passes = self._n(*SPLITS) * sampling.n_variants * steps
         jobs = sum(self._plan.n_shards(split) for split in SPLITS)
         seconds = passes * self._seconds_per_sampling_pass(task, architecture) + jobs * JOB_START
-        disk = self._n(*SPLITS) * sampling.n_variants * self._values(task) * _STORED_BYTES[sampling.storage] / GIB
+        disk = self._n(*SPLITS) * sampling.n_variants * self._values(task) * _STORED_BYTES[sampling.dtype] / GIB
         memory = self._weights_gib(architecture.build_prior())
         return StageCost(
             "sample_variants", task, "dm_sb", jobs, passes, seconds / 3600, seconds / jobs / 3600, disk, memory
         )
 
-    def _finetuning(self, task: str, arm: str) -> StageCost:
-        shared, tuned = self._config.finetuning, self._config.finetuning.tuned[task][method_of(arm).name]
+    def _finetuning(self, task: str, method_run: str) -> StageCost:
+        shared, tuned = self._config.finetuning, self._config.finetuning.tuned[task][method_of(method_run).name]
         stops = len(candidate_steps(tuned, shared))
         scored = stops * self._n("selection", "calibration")
         trained = (tuned.n_steps + shared.sharpening.n_steps) * shared.batch_size
-        spec = self._spec(task, arm)
-        seconds = trained * self._seconds_per_trained_image(task, arm, spec) + JOB_START
-        seconds += scored * self._seconds_per_predicted_image(task, arm, spec)
+        spec = self._spec(task, method_run)
+        seconds = trained * self._seconds_per_trained_image(task, method_run, spec) + JOB_START
+        seconds += scored * self._seconds_per_predicted_image(task, method_run, spec)
         weights = self._weights_gib(spec.architecture.build_with_bounds(None))
         hours = seconds / 3600
-        memory = weights * (_ADAM_COPIES + (shared.ema > 0)) + self._activations_gib(task, arm, spec)
+        memory = weights * (_ADAM_COPIES + (shared.ema > 0)) + self._activations_gib(task, method_run, spec)
         disk = weights * stops  # the chosen ones are second names of competing ones
-        return StageCost("finetune_method", task, arm, 1, trained + scored, hours, hours, disk, memory)
+        return StageCost("finetune_method", task, method_run, 1, trained + scored, hours, hours, disk, memory)
 
-    def _prediction(self, task: str, arm: str) -> StageCost:
+    def _prediction(self, task: str, method_run: str) -> StageCost:
         passes = len(PROTOCOL_NAMES) * self._n("selection", *POOL)
-        return self._one_pass_cost("predict_bounds", task, arm, passes, passes * self._values(task, arm) * 8 / GIB)
+        return self._one_pass_cost(
+            "predict_bounds", task, method_run, passes, passes * self._values(task, method_run) * 8 / GIB
+        )
 
-    def _tracing(self, task: str, arm: str) -> StageCost:
-        shared, tuned = self._config.finetuning, self._config.finetuning.tuned[task][method_of(arm).name]
+    def _tracing(self, task: str, method_run: str) -> StageCost:
+        shared, tuned = self._config.finetuning, self._config.finetuning.tuned[task][method_of(method_run).name]
         passes = len(candidate_steps(tuned, shared)) * self._n(*POOL)
-        return self._one_pass_cost("trace_candidates", task, arm, passes, 0.0)
+        return self._one_pass_cost("trace_candidates", task, method_run, passes, 0.0)
 
-    def _one_pass_cost(self, stage: str, task: str, arm: str, passes: int, disk: float) -> StageCost:
-        spec = self._spec(task, arm)
-        hours = (passes * self._seconds_per_predicted_image(task, arm, spec) + JOB_START) / 3600
+    def _one_pass_cost(self, stage: str, task: str, method_run: str, passes: int, disk: float) -> StageCost:
+        spec = self._spec(task, method_run)
+        hours = (passes * self._seconds_per_predicted_image(task, method_run, spec) + JOB_START) / 3600
         memory = self._weights_gib(spec.architecture.build_with_bounds(None))
-        return StageCost(stage, task, arm, 1, passes, hours, hours, disk, memory)
+        return StageCost(stage, task, method_run, 1, passes, hours, hours, disk, memory)
 
     def _architecture(self, prior: str) -> Architecture:
         return architecture_of(self._config.priors[prior])
 
-    def _spec(self, task: str, arm: str) -> PredictorSpec:
-        tuned = self._config.finetuning.tuned[task][method_of(arm).name]
-        architecture = self._architecture(self._plan.prior_name(task, arm))
+    def _spec(self, task: str, method_run: str) -> PredictorSpec:
+        tuned = self._config.finetuning.tuned[task][method_of(method_run).name]
+        architecture = self._architecture(self._plan.prior_name(task, method_run))
         return PredictorSpec(
-            architecture, tuned.prediction_time, build_task(task).known_outside, self._config.finetuning.maps_timestep
+            architecture, tuned.prediction_time, build_task(task).has_mask, self._config.finetuning.maps_timestep
         )
 
     def _weights_gib(self, network: torch.nn.Module) -> float:
@@ -197,12 +203,12 @@ class Estimate:
     def _seconds_per_sampling_pass(self, task: str, architecture: Architecture) -> float:
         """One network call on one variant, its share of noise and solver included."""
         side, sampling = self._plan.image_size(task), self._config.sampling
-        network = self.compute.place(architecture.build_prior())
+        network = self.device.place(architecture.build_prior())
         schedule = noise_schedule(**{**(architecture.schedule or {}), "n_timesteps": _TRIAL_STEPS})
         solver = Solver(sampling.solver, _TRIAL_STEPS, sampling.shared_start)
         image, mask = np.full((1, 3, side, side), 0.5, np.float32), np.ones((1, 3, side, side), np.uint8)
-        inputs = SamplingInput(task, 0, ("trial",), image, mask, build_task(task).known_outside)
-        sampler = ChainSampler(network, schedule, inputs, solver, sampling.storage, self.compute)
+        inputs = SamplingInput(task, 0, ("trial",), image, mask, build_task(task).has_mask)
+        sampler = ChainSampler(network, schedule, inputs, solver, sampling.dtype, self.device)
 
         def draw(n_variants: int) -> None:
             sampler.launch([(0, variant) for variant in range(n_variants)])()
@@ -210,44 +216,44 @@ class Estimate:
         batch_size = sampling.batch_size or _TRIAL_BATCH
         return self._seconds_per_item(draw, batch_size) / _TRIAL_STEPS
 
-    def _seconds_per_predicted_image(self, task: str, arm: str, spec: PredictorSpec) -> float:
+    def _seconds_per_predicted_image(self, task: str, method_run: str, spec: PredictorSpec) -> float:
         def measure() -> float:
             predictor = self._predictor(spec)
 
             def predict(n_images: int) -> None:
-                shape = (n_images, 3, *2 * (self._plan.image_size(task, arm),))
+                shape = (n_images, 3, *2 * (self._plan.image_size(task, method_run),))
                 ids = [f"trial-{k}" for k in range(n_images)]
                 images = CorruptedImages(task, 0, ids, np.full(shape, 0.5, np.float32), np.ones(shape, np.uint8))
-                predict_bounds(predictor, images, self.compute)
+                predict_bounds(predictor, images, self.device)
 
             return self._seconds_per_item(predict, 100)
 
-        return self._remembered("predict", task, arm, measure)
+        return self._remembered("predict", task, method_run, measure)
 
-    def _seconds_per_trained_image(self, task: str, arm: str, spec: PredictorSpec) -> float:
+    def _seconds_per_trained_image(self, task: str, method_run: str, spec: PredictorSpec) -> float:
         def measure() -> float:
             predictor = self._predictor(spec)
             batch_size = self._config.finetuning.batch_size
 
             def train(n_images: int) -> None:
                 optimisation = Optimisation(_TRIAL_STEPS, n_images, 1e-9, self._config.finetuning.ema)
-                data = self._noise_images(task, arm, n_images, predictor)
+                data = self._noise_images(task, method_run, n_images, predictor)
                 finetune(
-                    predictor, data, pinball, 0.05, optimisation, self.compute, seed=0, stops=(),
+                    predictor, data, pinball, 0.05, optimisation, self.device, seed=0, stops=(),
                     on_validation=lambda step: None,
                 )  # fmt: skip
 
             return self._seconds_per_item(train, batch_size, smallest=2) / _TRIAL_STEPS  # batch norm wants two
 
-        return self._remembered("train", task, arm, measure)
+        return self._remembered("train", task, method_run, measure)
 
-    def _activations_gib(self, task: str, arm: str, spec: PredictorSpec) -> float:
+    def _activations_gib(self, task: str, method_run: str, spec: PredictorSpec) -> float:
         """What the backward pass of a whole batch keeps, counted on two images."""
 
         def measure() -> float:
             predictor = self._predictor(spec)
-            data = self._noise_images(task, arm, 2, predictor)
-            labels = torch.zeros(2, dtype=torch.long, device=self.compute.device) if data.n_classes else None
+            data = self._noise_images(task, method_run, 2, predictor)
+            labels = torch.zeros(2, dtype=torch.long, device=self.device.torch_device) if data.n_classes else None
             sizes: dict[int, int] = {}
 
             def keep(tensor: Tensor) -> Tensor:
@@ -255,26 +261,26 @@ class Estimate:
                 return tensor
 
             own = {parameter.untyped_storage().data_ptr() for parameter in predictor.parameters()}
-            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), self.compute.autocast():
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), self.device.autocast():
                 predictor.train()(data.condition, data.mask, torch.zeros_like(data.condition), labels)
             return sum(size for place, size in sizes.items() if place not in own) / 2 / GIB
 
-        return self._remembered("keep", task, arm, measure) * self._config.finetuning.batch_size
+        return self._remembered("keep", task, method_run, measure) * self._config.finetuning.batch_size
 
-    def _noise_images(self, task: str, arm: str, n_images: int, predictor: BoundPredictor) -> TrainingSet:
-        side = self._plan.image_size(task, arm)
-        noise = torch.rand(n_images, 3, side, side, device=self.compute.device) * 2 - 1
+    def _noise_images(self, task: str, method_run: str, n_images: int, predictor: BoundPredictor) -> TrainingSet:
+        side = self._plan.image_size(task, method_run)
+        noise = torch.rand(n_images, 3, side, side, device=self.device.torch_device) * 2 - 1
         n_classes = getattr(predictor.network, "n_classes", 0)
         return TrainingSet(noise, torch.ones_like(noise), noise, noise, None, n_classes)
 
     def _predictor(self, spec: PredictorSpec) -> BoundPredictor:
         predictor = spec.build(None)
-        self.compute.place(predictor)
+        self.device.place(predictor)
         return predictor
 
-    def _remembered(self, what: str, task: str, arm: str, measure: Callable[[], float]) -> float:
+    def _remembered(self, what: str, task: str, method_run: str, measure: Callable[[], float]) -> float:
         """A measurement, made once for every network and size of images."""
-        key = (what, self._plan.prior_name(task, arm), self._plan.image_size(task, arm))
+        key = (what, self._plan.prior_name(task, method_run), self._plan.image_size(task, method_run))
         if key not in self._times:
             self._times[key] = measure()
         return self._times[key]
@@ -297,7 +303,7 @@ class Estimate:
         return time.perf_counter() - start
 
     def _wait(self) -> None:
-        if self.compute.device.type == "cuda":
+        if self.device.torch_device.type == "cuda":
             torch.cuda.synchronize()
 
 
@@ -305,9 +311,9 @@ def estimate_text(config: Config, n_images: Mapping[str, int] | None = None) -> 
     """The estimate as a table, with totals."""
     estimate = Estimate(config, n_images)
     costs = estimate.costs()
-    precision = "bfloat16" if estimate.compute.bfloat16 else "float32"
+    precision = "bfloat16" if estimate.device.bfloat16 else "float32"
     lines = [
-        f"run {config.run}, on this machine: {_device_name(estimate.compute)}, {precision}",
+        f"run {config.run}, on this machine: {_device_name(estimate.device)}, {precision}",
         "",
         f"{'stage':<17}{'task':<18}{'method':<16}{'jobs':>6}{'passes':>13}{'hours':>10}{'longest job':>13}"
         f"{'disk GiB':>10}{'memory GiB':>12}",
@@ -329,8 +335,8 @@ def estimate_text(config: Config, n_images: Mapping[str, int] | None = None) -> 
     ])  # fmt: skip
 
 
-def _device_name(compute: Compute) -> str:
-    if compute.device.type == "cuda":
+def _device_name(device: Device) -> str:
+    if device.torch_device.type == "cuda":
         return torch.cuda.get_device_name()
     return f"CPU, {torch.get_num_threads()} thread(s) a job"
 

@@ -8,15 +8,15 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from conffusion.core.device import Compute
 from conffusion.config.schema import Section
+from conffusion.core.device import Device
 from conffusion.errors import ConffusionError
 from conffusion.methods.registry import get_method
+from conffusion.pipeline.job import Job, typed_settings
 from conffusion.pipeline.stages.finetuning import FinetuningOutputs, finetune_method
 from conffusion.pipeline.stages.fitting import FinetuningInputs, FinetuningJob
-from conffusion.training.parallel import Processes
-from conffusion.pipeline.job import Job, typed_settings
 from conffusion.pipeline.states import job_states
+from conffusion.training.parallel import Processes
 
 PROCESS = "conffusion.pipeline.finetuning_process"
 
@@ -31,7 +31,7 @@ class FinetuningCall:
         outputs: Files by name.
         states: Folder of the full states.
         code: Digest of the code.
-        save_minutes: Between two states.
+        checkpoint_every_minutes: Between two states.
         device: "cpu" or "cuda".
         precision: "auto", "float32" or "bfloat16".
         threads: CPU threads of each process.
@@ -43,7 +43,7 @@ class FinetuningCall:
     outputs: dict[str, str]
     states: str
     code: str
-    save_minutes: float
+    checkpoint_every_minutes: float
     device: str
     precision: str
     threads: int
@@ -58,15 +58,15 @@ class FinetuningCall:
             _named(job.output),
             job.params.state,
             job.params.code,
-            job.config.finetuning.save_minutes,
-            job.device,
+            job.config.finetuning.checkpoint_every_minutes,
+            job.device_name,
             job.precision,
             max(1, job.threads // n_processes),
             job.log,
         )
 
 
-def finetune(call: FinetuningCall, compute: Compute, processes: Processes) -> None:
+def finetune(call: FinetuningCall, device: Device, processes: Processes) -> None:
     """Do the job, alone or as one of several processes."""
     outputs = FinetuningOutputs(
         models={protocol: Path(call.outputs[protocol]) for protocol in ("paper", "guaranteed")},
@@ -74,11 +74,11 @@ def finetune(call: FinetuningCall, compute: Compute, processes: Processes) -> No
         curve=Path(call.outputs["curve"]),
     )
     states = job_states(
-        call.states, call.save_minutes, compute, settings=call.settings, code=call.code, inputs=call.inputs.values(),
-        n_processes=processes.n,
+        call.states, call.checkpoint_every_minutes, device, settings=call.settings, code=call.code,
+        inputs=call.inputs.values(), n_processes=processes.n,
     )  # fmt: skip
     settings = typed_settings(call.settings)
-    finetune_method(finetuning_job(settings), finetuning_inputs(call.inputs), outputs, states, compute, processes)
+    finetune_method(finetuning_job(settings), finetuning_inputs(call.inputs), outputs, states, device, processes)
 
 
 def finetune_with(n_processes: int, call: FinetuningCall) -> None:

@@ -10,10 +10,10 @@ from dataclasses import replace
 
 import torch
 
-from conffusion.core.device import select_compute
-from conffusion.training.parallel import joined
+from conffusion.core.device import select_device
 from conffusion.pipeline.finetuning import FinetuningCall, finetune
 from conffusion.pipeline.job import clear_errors, start_log
+from conffusion.training.parallel import joined
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -22,12 +22,12 @@ def main(arguments: Sequence[str]) -> None:
     start_log(call.log, empty=False, level=logging.INFO if rank == 0 else logging.WARNING)
     threading.Thread(target=_end_with_the_job, daemon=True).start()
     with clear_errors():
-        compute = select_compute(call.device, call.precision, call.threads)
-        if compute.device.type == "cuda":
-            compute = replace(compute, device=torch.device("cuda", rank))
-            torch.cuda.set_device(compute.device)
-        with joined(compute.device) as processes:
-            finetune(call, compute, processes)
+        device = select_device(call.device, call.precision, call.threads)
+        if device.torch_device.type == "cuda":
+            device = replace(device, torch_device=torch.device("cuda", rank))
+            torch.cuda.set_device(device.torch_device)
+        with joined(device.torch_device) as processes:
+            finetune(call, device, processes)
 
 
 def _end_with_the_job() -> None:

@@ -16,7 +16,7 @@ from conffusion.pipeline.gpu import claim_gpus, visible_gpus
 from conffusion.pipeline.records import Recorder, recorded
 
 if TYPE_CHECKING:
-    from conffusion.core.device import Compute
+    from conffusion.core.device import Device
 
 # Read by numerical libraries when they are imported, which scripts do inside `run_job` or through lazy imports.
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -61,7 +61,7 @@ class Job:
     raw_config: Mapping[str, Any]
     log: str | None
     precision: str
-    device: str
+    device_name: str
     threads: int
 
     @property
@@ -69,12 +69,12 @@ class Job:
         """The whole configuration, for what changes no number, such as batch sizes: an edit of it repeats nothing."""
         return parse_config(dict(self.raw_config), source="config")
 
-    def compute(self) -> "Compute":
+    def device(self) -> "Device":
         """Device and precision of the job; imports torch, so only after the GPU has been claimed."""
-        from conffusion.core.device import keep_freed_memory, select_compute
+        from conffusion.core.device import keep_freed_memory, select_device
 
         keep_freed_memory()
-        return select_compute(self.device, self.precision, self.threads)
+        return select_device(self.device_name, self.precision, self.threads)
 
 
 @contextmanager

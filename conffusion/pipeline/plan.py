@@ -11,8 +11,8 @@ import yaml
 from conffusion.config.schema import RULE_FILLED, Config
 from conffusion.data.splits import SPLITS
 from conffusion.methods.registry import METHODS, Method, get_method
-from conffusion.tasks import TASKS, pinned_settings
 from conffusion.pipeline.network_size import network_size
+from conffusion.tasks import TASKS, pinned_settings
 
 POOL = ("calibration", "test")  # what bounds are evaluated on
 PROTOCOL_NAMES = ("paper", "guaranteed")
@@ -37,7 +37,7 @@ _RENDERED_COPIES = 4  # of the images that a prior is trained on, in 8 bits
 _MB_PER_VALUE = 4e-6  # float32
 
 # Settings of fine-tuning that do not change what comes out; as parameters of a rule they have one value.
-_WITHOUT_EFFECT = {"keep_candidates": True, "processes": 1, "save_minutes": 10.0}
+_WITHOUT_EFFECT = {"keep_candidates": True, "processes": 1, "checkpoint_every_minutes": 10.0}
 
 
 @dataclass(frozen=True)
@@ -57,20 +57,20 @@ class Plan:
         return list(self.config.tasks)
 
     @property
-    def arms(self) -> list[str]:
+    def method_runs(self) -> list[str]:
         """Methods in the order of the registry, trained ones once per replicate: n_conffusion, n_conffusion-r1, ..."""
         names = [name for name in METHODS if name in self.config.methods]
-        return [arm for name in names for arm in self.replicates(name)]
+        return [method_run for name in names for method_run in self.replicates(name)]
 
     @property
-    def trained_arms(self) -> list[str]:
+    def trained_method_runs(self) -> list[str]:
         """Arms that have a network of their own."""
-        return [arm for arm in self.arms if not method_of(arm).is_sampled]
+        return [method_run for method_run in self.method_runs if not method_of(method_run).is_sampled]
 
     @property
-    def first_arms(self) -> list[str]:
+    def first_method_runs(self) -> list[str]:
         """Every method once, in the order of the registry."""
-        return [arm for arm in self.arms if replicate_of(arm) == 0]
+        return [method_run for method_run in self.method_runs if replicate_of(method_run) == 0]
 
     def replicates(self, method: str) -> list[str]:
         """Arms of one method."""
@@ -78,14 +78,14 @@ class Plan:
         return [method, *(f"{method}-r{k}" for k in range(1, n_replicates))]
 
     @property
-    def shown_arms(self) -> list[str]:
+    def shown_method_runs(self) -> list[str]:
         """Arms whose intervals are shown image by image: DM_SB and N-Conffusion, or whatever there is."""
-        shown = [arm for arm in self.first_arms if arm in ("dm_sb", "n_conffusion")]
-        return shown or self.first_arms[:1]
+        shown = [method_run for method_run in self.first_method_runs if method_run in ("dm_sb", "n_conffusion")]
+        return shown or self.first_method_runs[:1]
 
-    def compared(self, arm: str) -> tuple[str, ...]:
-        """Splits on whose bounds every calibration bound and set family is compared: the pool, of the shown arms."""
-        return POOL if arm in self.shown_arms else ()
+    def compared(self, method_run: str) -> tuple[str, ...]:
+        """Splits on whose bounds every calibration bound and set family is compared: the pool, of those shown."""
+        return POOL if method_run in self.shown_method_runs else ()
 
     @property
     def tables(self) -> list[str]:
@@ -97,10 +97,10 @@ class Plan:
     def figures(self) -> list[str]:
         """Names of the figures, in the order of the report."""
         names = [f"methods_{task}" for task in self.tasks]
-        names += [f"examples_{task}_{arm}" for task in self.tasks for arm in self.shown_arms]
+        names += [f"examples_{task}_{method_run}" for task in self.tasks for method_run in self.shown_method_runs]
         names += ["stratified_risk", "position_risk", "size_risk"]
         names += [f"risk_curve_{task}_{protocol}" for task in self.tasks for protocol in PROTOCOL_NAMES]
-        names += ["validity", "bounds", *(f"training_{task}" for task in self.tasks if self.trained_arms)]
+        names += ["validity", "bounds", *(f"training_{task}" for task in self.tasks if self.trained_method_runs)]
         return names
 
     @property
@@ -108,10 +108,17 @@ class Plan:
         """Small result files, below the run's folder, that `snakemake publish` copies: all but images and bounds."""
         tables = [f"tables/{name}.csv" for name in self.tables]
         figures = [f"figures/{name}.png" for name in self.figures]
-        arms = [(task, arm, protocol) for task in self.tasks for arm in self.arms for protocol in PROTOCOL_NAMES]
-        folders = [("/".join(parts), parts[1]) for parts in arms]
+        method_runs = [
+            (task, method_run, protocol)
+            for task in self.tasks
+            for method_run in self.method_runs
+            for protocol in PROTOCOL_NAMES
+        ]
+        folders = [("/".join(parts), parts[1]) for parts in method_runs]
         found = [f"{folder}/{file}" for folder, _ in folders for file in ("calibration.json", "metrics.json")]
-        models = [f"{folder}/model.safetensors" for folder, arm in folders if arm in self.trained_arms]
+        models = [
+            f"{folder}/model.safetensors" for folder, method_run in folders if method_run in self.trained_method_runs
+        ]
         return ["config.yaml", "splits.csv", "report.html", *tables, *figures, *found, *models]
 
     def n_shards(self, split: str) -> int:
@@ -139,9 +146,9 @@ class Plan:
         is_reference = (solver, n_steps) == (study.reference.solver, study.reference.n_steps)
         return study.reference.n_variants if is_reference else max(study.n_variants)
 
-    def prior_name(self, task: str, arm: str) -> str:
+    def prior_name(self, task: str, method_run: str) -> str:
         """The prior that a method uses on a task."""
-        role = method_of(arm).network
+        role = method_of(method_run).network
         if role in (None, "task"):
             return self.config.tasks[task].prior
         return self.config.networks[str(role)]
@@ -154,7 +161,7 @@ class Plan:
     @property
     def used_priors(self) -> list[str]:
         """Names of the priors that some method uses on some task."""
-        return sorted({self.prior_name(task, arm) for task in self.tasks for arm in self.arms})
+        return sorted({self.prior_name(task, method_run) for task in self.tasks for method_run in self.method_runs})
 
     @property
     def imported_priors(self) -> list[str]:
@@ -172,20 +179,20 @@ class Plan:
         trainings = {name: self.config.priors[name].training for name in self.trained_priors}
         return {name: one.n_steps * one.batch_size for name, one in trainings.items() if one}
 
-    def image_size(self, task: str, arm: str = "") -> int:
+    def image_size(self, task: str, method_run: str = "") -> int:
         """Side of the images that a method sees: its network's own, else that of the task's network, else the run's."""
         priors = self.config.priors
-        own = priors[self.prior_name(task, arm)].image_size if arm else None
+        own = priors[self.prior_name(task, method_run)].image_size if method_run else None
         return own or priors[self.config.tasks[task].prior].image_size or self.config.image_size
 
     @property
     def largest_image_size(self) -> int:
         """Side of the largest images of the run."""
-        return max(self.image_size(task, arm) for task in self.tasks for arm in ["", *self.arms])
+        return max(self.image_size(task, method_run) for task in self.tasks for method_run in ["", *self.method_runs])
 
-    def images(self, task: str, split: str, arm: str = "") -> str:
+    def images(self, task: str, split: str, method_run: str = "") -> str:
         """Manifest of the images that a method sees; those of a size other than the task's have their own folder."""
-        size = self.image_size(task, arm)
+        size = self.image_size(task, method_run)
         folder = "images" if size == self.image_size(task) else f"images-{size}"
         return f"{self.run}/{task}/{folder}/{split}.json"
 
@@ -200,11 +207,11 @@ class Plan:
             "side": int(folder.removeprefix("images-")) if "-" in folder else self.image_size(task),
         }
 
-    def memory_mb(self, stage: str, task: str, arm: str = "") -> int:
+    def memory_mb(self, stage: str, task: str, method_run: str = "") -> int:
         """Memory to reserve for a job of a task: small at the default scale, gigabytes at the paper's."""
         config, sizes = self.config, self.config.dataset.splits.model_dump()
         n_images = max(sizes.values()) if min(sizes.values()) >= 1 else 2000
-        pixels_mb = 3 * self.image_size(task, arm) ** 2 * _MB_PER_VALUE
+        pixels_mb = 3 * self.image_size(task, method_run) ** 2 * _MB_PER_VALUE
         held_mb = min(n_images * pixels_mb, _BLOCK_MB) if stage in _STREAMED else n_images * pixels_mb
         needed = _IMAGE_COPIES.get(stage, 0) * held_mb
         if stage == "sample_variants":
@@ -212,7 +219,9 @@ class Plan:
             needed += min(shard_mb, 3 * _BLOCK_MB)  # a zarr shard that fills, one that is written, images being drawn
         if stage in _WEIGHT_COPIES:
             fit = (config.finetuning.batch_size, config.finetuning.ema) if stage == "finetune_method" else (0, 0.0)
-            needed += self._network_mb(stage, self.prior_name(task, arm), self.image_size(task, arm), *fit)
+            needed += self._network_mb(
+                stage, self.prior_name(task, method_run), self.image_size(task, method_run), *fit
+            )
         return _rounded_mb(needed)
 
     def prior_memory_mb(self, stage: str, name: str) -> int:
@@ -231,13 +240,13 @@ class Plan:
         n_kept = batch_size * size.n_kept if self.config.device != "cuda" else 0
         return (copies * size.n_parameters + n_kept) * _MB_PER_VALUE
 
-    def settings(self, stage: str, task: str = "", arm: str = "") -> dict[str, Any]:
+    def settings(self, stage: str, task: str = "", method_run: str = "") -> dict[str, Any]:
         """What the numbers of a stage depend on, as plain values; a change reruns the stage.
 
         Args:
             stage: Name of the rule.
             task: Task of the job, where it has one.
-            arm: Method, with its replicate, of the job, where it has one.
+            method_run: Method, with its replicate, of the job, where it has one.
         """
         config = self.config.model_dump()
         shared, quirks = {"seed": self.config.seed}, {"official_quirks": self.config.official_quirks}
@@ -248,15 +257,15 @@ class Plan:
             return {**shared, "prior": prior, "variants": self._variants(), "precision": self.config.precision}
         if stage == "study_solver":
             prior = self._network(self.config.tasks[task].prior)
-            study = {"n_images": self.config.solver_study.n_images, "storage": self.config.sampling.storage}
+            study = {"n_images": self.config.solver_study.n_images, "dtype": self.config.sampling.dtype}
             return {**shared, "prior": prior, **study, "precision": self.config.precision}
         if stage == "sample_priors":
             priors = {name: config["priors"][name] for name in self.used_priors if config["priors"][name]["schedule"]}
             return {**shared, "priors": priors, "sampling": config["sampling"], "precision": self.config.precision}
         if stage == "finetune_method":
-            return {**shared, **quirks, **self._finetuning(task, arm), "precision": self.config.precision}
+            return {**shared, **quirks, **self._finetuning(task, method_run), "precision": self.config.precision}
         if stage == "try_settings":
-            finetuning = {**self._finetuning(task, arm), "tuned": None}
+            finetuning = {**self._finetuning(task, method_run), "tuned": None}
             return {**shared, **quirks, **finetuning, "tuning": config["tuning"], "precision": self.config.precision}
         if stage == "predict_bounds":
             return {**shared, **quirks, "precision": self.config.precision}
@@ -273,8 +282,8 @@ class Plan:
     def _variants(self) -> dict[str, Any]:
         """What the numbers of variants depend on: not on batches and files."""
         settings = self.config.sampling.model_dump(exclude=set(_SAMPLING_EXECUTION))
-        if settings["settling"]["precision"] is None:
-            return {**settings, "settling": None}
+        if settings["adaptive_stopping"]["precision"] is None:
+            return {**settings, "adaptive_stopping": None}
         return {**settings, "quantile": self.config.calibration.alpha / 2}
 
     def prior_settings(self, name: str) -> dict[str, Any]:
@@ -312,14 +321,14 @@ class Plan:
             .model_dump()
         )
 
-    def _finetuning(self, task: str, arm: str) -> dict[str, Any]:
+    def _finetuning(self, task: str, method_run: str) -> dict[str, Any]:
         config = self.config.model_dump()
         finetuning = config["finetuning"]
-        tuned = finetuning["tuned"][task][method_of(arm).name]
+        tuned = finetuning["tuned"][task][method_of(method_run).name]
         return {
-            "method": method_of(arm).name,
-            "replicate": replicate_of(arm),
-            "prior": self._network(self.prior_name(task, arm)),
+            "method": method_of(method_run).name,
+            "replicate": replicate_of(method_run),
+            "prior": self._network(self.prior_name(task, method_run)),
             "tuned": tuned,
             "finetuning": {**finetuning, "tuned": {}, **_WITHOUT_EFFECT},
             "calibration": config["calibration"],
@@ -331,18 +340,18 @@ def _rounded_mb(needed: float) -> int:
     return math.ceil((_LIBRARIES_MB + needed) / 500) * 500
 
 
-def method_of(arm: str) -> Method:
-    """Method of an arm such as "resnext" or "resnext-r2"."""
-    return get_method(arm.partition("-r")[0])
+def method_of(method_run: str) -> Method:
+    """Method of an method_run such as "resnext" or "resnext-r2"."""
+    return get_method(method_run.partition("-r")[0])
 
 
-def replicate_of(arm: str) -> int:
-    """Replicate number of an arm, 0 for the first."""
-    return int(arm.partition("-r")[2] or 0)
+def replicate_of(method_run: str) -> int:
+    """Replicate number of an method_run, 0 for the first."""
+    return int(method_run.partition("-r")[2] or 0)
 
 
 def folders_of(files: Iterable[str]) -> list[Path]:
-    """Folder of each file: results/<run>/<task>/<arm>/<protocol> of its metrics.json."""
+    """Folder of each file: results/<run>/<task>/<method_run>/<protocol> of its metrics.json."""
     return [Path(file).parent for file in files]
 
 

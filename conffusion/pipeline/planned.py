@@ -62,8 +62,10 @@ def planned_jobs(plan: Plan, sizes: Mapping[str, int]) -> list[PlannedJob]:
 
 def sampled_splits(plan: Plan) -> list[str]:
     """Splits of which variants are drawn."""
-    wanted = {split for arm in plan.arms if method_of(arm).is_sampled for split in ("selection", *POOL)}
-    wanted |= {"finetune" for arm in plan.arms if method_of(arm).target == "sampled_bounds"}
+    wanted = {
+        split for method_run in plan.method_runs if method_of(method_run).is_sampled for split in ("selection", *POOL)
+    }
+    wanted |= {"finetune" for method_run in plan.method_runs if method_of(method_run).target == "sampled_bounds"}
     return [split for split in SPLITS if split in wanted]
 
 
@@ -79,8 +81,8 @@ def _priors(plan: Plan) -> Iterator[PlannedJob]:
 
 
 def _images(plan: Plan, task: str) -> Iterator[PlannedJob]:
-    first = SPLITS if plan.trained_arms else ("selection", *POOL)
-    paths = {plan.images(task, split, arm): split for arm in ["", *plan.arms] for split in first}
+    first = SPLITS if plan.trained_method_runs else ("selection", *POOL)
+    paths = {plan.images(task, split, method_run): split for method_run in ["", *plan.method_runs] for split in first}
     for path, split in paths.items():
         folder = path.split("/")[-2]
         yield PlannedJob("prepare_images", f"{task}-{folder}-{split}", f"{task}/{folder}/{split}.json", task, split)
@@ -101,15 +103,15 @@ def _sampling(plan: Plan, task: str, sizes: Mapping[str, int]) -> Iterator[Plann
 
 def _methods(plan: Plan, task: str) -> Iterator[PlannedJob]:
     for rule, output in {**_PER_NETWORK, **_PER_METHOD}.items():
-        for arm in plan.trained_arms if rule in _PER_NETWORK else plan.arms:
-            if rule == "assess_validity" and arm not in plan.first_arms:
+        for method_run in plan.trained_method_runs if rule in _PER_NETWORK else plan.method_runs:
+            if rule == "assess_validity" and method_run not in plan.first_method_runs:
                 continue
             work, unit = 1.0, "jobs"
             if rule == "finetune_method":
                 finetuning = plan.config.finetuning
-                tuned = finetuning.tuned[task][method_of(arm).name]
+                tuned = finetuning.tuned[task][method_of(method_run).name]
                 work, unit = tuned.n_steps + finetuning.sharpening.n_steps, "steps"
-            yield PlannedJob(rule, f"{task}-{arm}", f"{task}/{arm}/{output}", task, "", work, unit)
+            yield PlannedJob(rule, f"{task}-{method_run}", f"{task}/{method_run}/{output}", task, "", work, unit)
 
 
 def _reporting(plan: Plan) -> Iterator[PlannedJob]:
@@ -123,7 +125,7 @@ def _reporting(plan: Plan) -> Iterator[PlannedJob]:
 
 
 def _figure(plan: Plan, name: str) -> PlannedJob:
-    """The job of a figure named <kind>, <kind>_<task>, or <kind>_<task>_<arm or protocol>."""
+    """The job of a figure named <kind>, <kind>_<task>, or <kind>_<task>_<method_run or protocol>."""
     output = f"figures/{name}.png"
     for task in plan.tasks:
         kind, found, rest = name.partition(f"_{task}")

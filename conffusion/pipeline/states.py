@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 
-from conffusion.core.device import Compute
 from conffusion.config.schema import Section
-from conffusion.training.state import StateFolder
+from conffusion.core.device import Device
 from conffusion.pipeline.job import Job
+from conffusion.training.state import StateFolder
 
 
 def job_states(
     folder: str | Path,
-    save_minutes: float,
-    compute: Compute,
+    checkpoint_every_minutes: float,
+    device: Device,
     *,
     settings: Mapping[str, Any],
     code: str,
@@ -28,8 +28,8 @@ def job_states(
 
     Args:
         folder: A folder of this job's own.
-        save_minutes: Between two states.
-        compute: Kind of device and precision.
+        checkpoint_every_minutes: Between two states.
+        device: Kind of device and precision.
         settings: What the job depends on, sections of the configuration included.
         code: Digest of the code behind the job.
         inputs: Files that it reads: weights, and manifests of stores.
@@ -37,16 +37,16 @@ def job_states(
     """
     plain = {name: value.model_dump() if isinstance(value, Section) else value for name, value in settings.items()}
     contents = [_sha256(path) for path in inputs]
-    numbers = [compute.device.type, compute.bfloat16, n_processes, torch.__version__]
+    numbers = [device.torch_device.type, device.bfloat16, n_processes, torch.__version__]
     text = json.dumps([plain, code, contents, numbers], sort_keys=True)
-    return StateFolder(folder, hashlib.sha256(text.encode()).hexdigest(), save_minutes)
+    return StateFolder(folder, hashlib.sha256(text.encode()).hexdigest(), checkpoint_every_minutes)
 
 
-def states_of(job: Job, compute: Compute) -> StateFolder:
+def states_of(job: Job, device: Device) -> StateFolder:
     """States of a rule's job in one process; the rule's parameter `state` names their folder."""
-    minutes = job.config.finetuning.save_minutes
+    minutes = job.config.finetuning.checkpoint_every_minutes
     return job_states(
-        job.params.state, minutes, compute, settings=job.settings, code=job.params.code, inputs=list(job.input)
+        job.params.state, minutes, device, settings=job.settings, code=job.params.code, inputs=list(job.input)
     )
 
 

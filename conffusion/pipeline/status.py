@@ -15,10 +15,10 @@ from pathlib import Path
 
 from conffusion.config import load_config
 from conffusion.errors import ConfigError, StoreError
-from conffusion.store import read_json
 from conffusion.pipeline.plan import Plan
 from conffusion.pipeline.planned import PlannedJob, planned_jobs
 from conffusion.pipeline.records import JobRecord, read_records
+from conffusion.store import read_json
 
 LOG_LINES = 5
 _LOG_BYTES = 4000  # read from the end of a log

@@ -10,7 +10,7 @@ import pandas as pd
 from conffusion.core.arrays import FloatArray
 from conffusion.errors import DataError
 from conffusion.methods.registry import METHODS
-from conffusion.report.results import N_STRATA, ArmResult, distinct, result_label, select
+from conffusion.report.results import N_STRATA, MethodResult, distinct, result_label, select
 
 _MISSES = [f"misses_{k}" for k in range(1, N_STRATA + 1)]
 _PIXELS = [f"pixels_{k}" for k in range(1, N_STRATA + 1)]
@@ -39,7 +39,7 @@ class MethodDraws:
     seconds: float
 
 
-def resample_methods(results: Sequence[ArmResult], n_bootstrap: int, seed: int) -> dict[str, MethodDraws]:
+def resample_methods(results: Sequence[MethodResult], n_bootstrap: int, seed: int) -> dict[str, MethodDraws]:
     """Resample one task under one protocol.
 
     Test images are drawn with replacement, whole groups at a time where images share a group, the same for every
@@ -53,15 +53,15 @@ def resample_methods(results: Sequence[ArmResult], n_bootstrap: int, seed: int) 
     Returns:
         Method name to its draws. NaN beyond entry 0 where there is only one group.
     Raises:
-        DataError: If arms were evaluated on different images.
+        DataError: If method_runs were evaluated on different images.
     """
     _check_same_images(results)
     weights = group_weights(results[0].per_image["group"].nunique(), n_bootstrap, seed)
     draws = {}
     for method in distinct(results, "method"):
-        arms = select(results, method=method)
-        chosen = replicate_weights(len(arms), n_bootstrap, [seed, 1 + list(METHODS).index(method)])
-        draws[method] = _method_draws(arms, weights, chosen)
+        method_runs = select(results, method=method)
+        chosen = replicate_weights(len(method_runs), n_bootstrap, [seed, 1 + list(METHODS).index(method)])
+        draws[method] = _method_draws(method_runs, weights, chosen)
     return draws
 
 
@@ -82,7 +82,7 @@ def replicate_weights(n_replicates: int, n_bootstrap: int, seed: Sequence[int]) 
 
 
 def image_statistics(per_image: pd.DataFrame, weights: FloatArray) -> Mapping[str, FloatArray]:
-    """Size, risk and spread of one arm under weights (rows, groups), groups in sorted order; each (rows,)."""
+    """Size, risk and spread of one method_run under weights (rows, groups), groups in sorted order; each (rows,)."""
     summed = per_image.assign(n_images=1).groupby("group", sort=True)[_SUMMED].sum().to_numpy(np.float64)
     totals = dict(zip(_SUMMED, (weights @ summed).T, strict=True))
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -101,19 +101,20 @@ def percentile_interval(draws: npt.NDArray[np.floating], coverage: float = 0.95)
     return float(low), float(high)
 
 
-def _method_draws(arms: Sequence[ArmResult], weights: FloatArray, chosen: FloatArray) -> MethodDraws:
-    statistics = [image_statistics(arm.per_image, weights) for arm in arms]
+def _method_draws(method_runs: Sequence[MethodResult], weights: FloatArray, chosen: FloatArray) -> MethodDraws:
+    statistics = [image_statistics(method_run.per_image, weights) for method_run in method_runs]
     mean = {
         name: np.sum([chosen[:, r] * one[name] for r, one in enumerate(statistics)], axis=0)
         for name in ("size", "risk", "spread")
     }
     passes, seconds = (
-        float(np.mean([arm.metrics[f"{name}_per_image"] for arm in arms])) for name in ("forward_passes", "seconds")
+        float(np.mean([method_run.metrics[f"{name}_per_image"] for method_run in method_runs]))
+        for name in ("forward_passes", "seconds")
     )
-    return MethodDraws(result_label(arms[0]), mean["size"], mean["risk"], mean["spread"], passes, seconds)
+    return MethodDraws(result_label(method_runs[0]), mean["size"], mean["risk"], mean["spread"], passes, seconds)
 
 
-def _check_same_images(results: Sequence[ArmResult]) -> None:
+def _check_same_images(results: Sequence[MethodResult]) -> None:
     first = results[0]
     for other in results[1:]:
         if not first.per_image[["image_id", "group"]].equals(other.per_image[["image_id", "group"]]):

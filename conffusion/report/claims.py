@@ -12,7 +12,15 @@ from conffusion.core.arrays import FloatArray
 from conffusion.errors import DataError
 from conffusion.methods.registry import METHODS
 from conffusion.report.bootstrap import MethodDraws, percentile_interval, resample_methods
-from conffusion.report.results import ArmResult, distinct, load_results, method_label, protocol_rank, select, task_label
+from conffusion.report.results import (
+    MethodResult,
+    distinct,
+    load_results,
+    method_label,
+    protocol_rank,
+    select,
+    task_label,
+)
 from conffusion.report.verdict_table import claim_rows, claims_for_people, common_note
 from conffusion.report.verdicts import LARGEST_RISK, PASSES, RISK, SIZE, SPREAD, Region, verdict
 from conffusion.report.writing import latex, markdown, write_csv
@@ -80,14 +88,14 @@ def write_claims(
     Columns: claim, task, protocol, statistic, claimed, value, ci_low, ci_high, verdict, note.
 
     Args:
-        folders: results/<run>/<task>/<arm>/<protocol>.
+        folders: results/<run>/<task>/<method_run>/<protocol>.
         output_csv: CSV file to write.
         alpha: Risk level of the run.
         n_bootstrap: Number of resamples.
         seed: Seed of the resamples.
         replicates: Fine-tuning runs per method.
     Raises:
-        DataError: If a fine-tuned method has another number of replicates, or arms were tested on different images.
+        DataError: If a fine-tuned method has another number of replicates, or they were tested on different images.
     """
     results = load_results(folders)
     _check_replicates(results, replicates)
@@ -174,13 +182,15 @@ def _passes_saved(draws: Draws) -> Outcome:
     return np.full_like(sampled.size, ratio), detail
 
 
-def _rows(results: Sequence[ArmResult], claims: Sequence[Claim], resampling: _Resampling) -> Iterator[dict[str, Any]]:
+def _rows(
+    results: Sequence[MethodResult], claims: Sequence[Claim], resampling: _Resampling
+) -> Iterator[dict[str, Any]]:
     """Rows ordered by claim, task, protocol."""
     draws = {
-        (task, protocol): resample_methods(arms, resampling.n_bootstrap, resampling.seed)
+        (task, protocol): resample_methods(method_runs, resampling.n_bootstrap, resampling.seed)
         for task in distinct(results, "task")
         for protocol in sorted(distinct(results, "protocol"), key=protocol_rank)
-        if (arms := select(results, task=task, protocol=protocol))
+        if (method_runs := select(results, task=task, protocol=protocol))
     }
     for claim in claims:
         for (task, protocol), methods in draws.items():
@@ -197,11 +207,11 @@ def _test(claim: Claim, draws: Draws) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _check_replicates(results: Sequence[ArmResult], replicates: int) -> None:
+def _check_replicates(results: Sequence[MethodResult], replicates: int) -> None:
     for task in distinct(results, "task"):
-        arms = select(results, task=task)
-        for method in distinct(arms, "method"):
-            found = len({arm.replicate for arm in select(arms, method=method)})
+        method_runs = select(results, task=task)
+        for method in distinct(method_runs, "method"):
+            found = len({method_run.replicate for method_run in select(method_runs, method=method)})
             if found != replicates and not METHODS[method].is_sampled:
                 raise DataError(
                     f"{task_label(task)}, {method}: {found} replicates were given, but replicates = {replicates}"

@@ -1,4 +1,4 @@
-"""The evaluated results of one arm (a method, or one replicate of it) under one protocol."""
+"""The evaluated results of one method_run (a method, or one replicate of it) under one protocol."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ _PER_IMAGE = [
 
 
 @dataclass(frozen=True)
-class ArmResult:
-    """What the stages wrote about one arm under one protocol.
+class MethodResult:
+    """What the stages wrote about one method_run under one protocol.
 
     Attributes:
-        folder: results/<run>/<task>/<arm>/<protocol>.
+        folder: results/<run>/<task>/<method_run>/<protocol>.
         task: Name of the task.
         method: Name of the method.
         replicate: 0 for the first fine-tuning run, 1 for the second, ...
@@ -45,25 +45,26 @@ class ArmResult:
     per_image: pd.DataFrame
 
 
-def load_results(folders: Sequence[Path | str]) -> list[ArmResult]:
+def load_results(folders: Sequence[Path | str]) -> list[MethodResult]:
     """Results of the given folders, in the order task, method, replicate, protocol.
 
     Args:
-        folders: Each results/<run>/<task>/<arm>/<protocol>, holding metrics.json, calibration.json and per_image.csv.
+        folders: Each results/<run>/<task>/<method_run>/<protocol>, holding metrics.json, calibration.json,
+            per_image.csv.
     Raises:
-        DataError: If there is none, or two hold the same arm and protocol.
+        DataError: If there is none, or two hold the same method_run and protocol.
         StoreError: If a file is missing or unreadable; names it.
     """
     results = sorted((_load(Path(folder)) for folder in folders), key=sort_key)
     if not results:
-        raise DataError("no result folders were given; expected results/<run>/<task>/<arm>/<protocol>")
+        raise DataError("no result folders were given; expected results/<run>/<task>/<method_run>/<protocol>")
     for first, second in zip(results, results[1:], strict=False):
         if sort_key(first) == sort_key(second):
             raise DataError(f"{first.folder} and {second.folder} hold the same task, method, replicate and protocol")
     return results
 
 
-def sort_key(result: ArmResult) -> tuple[Any, ...]:
+def sort_key(result: MethodResult) -> tuple[Any, ...]:
     """Order of results: tasks and methods as registered, then replicates; `guaranteed` before `paper`."""
     return (
         _rank(result.task, TASKS), result.task, _rank(result.method, METHODS), result.method, result.replicate,
@@ -76,12 +77,12 @@ def protocol_rank(name: str) -> int:
     return _rank(name, ("guaranteed", *PROTOCOLS))
 
 
-def select(results: Sequence[ArmResult], **fields: Any) -> list[ArmResult]:
+def select(results: Sequence[MethodResult], **fields: Any) -> list[MethodResult]:
     """The results whose attributes have these values."""
     return [result for result in results if all(getattr(result, name) == value for name, value in fields.items())]
 
 
-def distinct(results: Sequence[ArmResult], field: str) -> list[Any]:
+def distinct(results: Sequence[MethodResult], field: str) -> list[Any]:
     """Values of an attribute, each once, in order of appearance."""
     return list(dict.fromkeys(getattr(result, field) for result in results))
 
@@ -97,7 +98,7 @@ def method_label(name: str, n_variants: float | None = None) -> str:
     return label if n_variants is None or pd.isna(n_variants) else f"{label} (J = {int(n_variants)})"
 
 
-def result_label(result: ArmResult) -> str:
+def result_label(result: MethodResult) -> str:
     """Name of the method of a result, with J where its bounds come from variants."""
     return method_label(result.method, result.metrics["n_variants"])
 
@@ -115,7 +116,7 @@ def read_csv(path: Path | str, *, text_columns: Sequence[str] = ()) -> pd.DataFr
         raise StoreError(message) from error
 
 
-def _load(folder: Path) -> ArmResult:
+def _load(folder: Path) -> MethodResult:
     metrics = read_json(folder / "metrics.json")
     path = folder / "per_image.csv"
     per_image = read_csv(path, text_columns=("image_id", "group"))
@@ -123,7 +124,7 @@ def _load(folder: Path) -> ArmResult:
     if missing or per_image.empty:
         lack = f"lacks {', '.join(missing)}" if missing else "holds no image"
         raise StoreError(f"{path}: {lack}; delete it and rerun the rule evaluate_method")
-    return ArmResult(
+    return MethodResult(
         folder, metrics["task"], metrics["method"], int(metrics["replicate"]), metrics["protocol"], metrics,
         read_json(folder / "calibration.json"), per_image,
     )  # fmt: skip

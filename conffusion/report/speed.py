@@ -54,7 +54,7 @@ def write_speed_table(folders: Sequence[Path | str], run: RunFolder, output_csv:
     Numbers that cannot be told are empty.
 
     Args:
-        folders: results/<run>/<task>/<arm>/<protocol>.
+        folders: results/<run>/<task>/<method_run>/<protocol>.
         run: Where the jobs left their traces.
         output_csv: CSV file to write.
     """
@@ -139,25 +139,25 @@ class _Traces:
     def _extraction(self, task: str, split: str) -> tuple[float, float]:
         return self._sizes[split], 0
 
-    def _finetuning(self, task: str, arm: str) -> tuple[float, float]:
+    def _finetuning(self, task: str, method_run: str) -> tuple[float, float]:
         """Training steps, and the scoring of competing checkpoints on the split of each protocol."""
-        curve = self._curve(task, arm)
+        curve = self._curve(task, method_run)
         scored = sum(self._sizes[PROTOCOLS[protocol].selected_on] for protocol in curve["protocol"].dropna())
         n_images = int(curve["step"].max()) * self._run.batch_size + scored
         return n_images, n_images
 
-    def _prediction(self, task: str, arm: str) -> tuple[float, float]:
+    def _prediction(self, task: str, method_run: str) -> tuple[float, float]:
         n_images = len(PROTOCOLS) * sum(self._sizes[split] for split in _BOUNDS_ON)
         return n_images, n_images
 
-    def _tracing(self, task: str, arm: str) -> tuple[float, float]:
-        curve = self._curve(task, arm)
+    def _tracing(self, task: str, method_run: str) -> tuple[float, float]:
+        curve = self._curve(task, method_run)
         n_checkpoints = curve.loc[curve["protocol"].notna(), "step"].nunique()
         n_images = n_checkpoints * (self._sizes["calibration"] + self._sizes["test"])
         return n_images, n_images
 
-    def _curve(self, task: str, arm: str) -> pd.DataFrame:
-        return read_csv(self._run.path / task / arm / "training.csv")
+    def _curve(self, task: str, method_run: str) -> pd.DataFrame:
+        return read_csv(self._run.path / task / method_run / "training.csv")
 
 
 def _rule_of(method: str) -> str:
@@ -178,8 +178,8 @@ def _order(costs: pd.DataFrame) -> list[tuple[Any, ...]]:
     return keys
 
 
-def _method_of(arm: str) -> str:
-    name = arm.partition("-r")[0]
+def _method_of(method_run: str) -> str:
+    name = method_run.partition("-r")[0]
     return name if name in METHODS else ""
 
 

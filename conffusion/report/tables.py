@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from conffusion.errors import DataError
-from conffusion.report.results import N_STRATA, ArmResult, distinct, load_results, protocol_rank
+from conffusion.report.results import N_STRATA, MethodResult, distinct, load_results, protocol_rank
 from conffusion.report.writing import write_table
 
 PRETRAININGS = ("g_conffusion", "resnext", "resnest")
@@ -24,7 +24,7 @@ def write_task_table(folders: Sequence[Path | str], output_csv: Path | str) -> N
     risk_sd and interval_size_sd over replicates (empty where there is one).
 
     Args:
-        folders: results/<run>/<task>/<arm>/<protocol> of one task.
+        folders: results/<run>/<task>/<method_run>/<protocol> of one task.
         output_csv: CSV file to write.
     Raises:
         DataError: If the folders belong to several tasks.
@@ -42,7 +42,7 @@ def write_pretraining_table(folders: Sequence[Path | str], output_csv: Path | st
     (mean size over that of G-Conffusion, minus 1; empty without G-Conffusion), lambda_hat, replicates.
 
     Args:
-        folders: results/<run>/<task>/<arm>/<protocol>; other methods among them are left out.
+        folders: results/<run>/<task>/<method_run>/<protocol>; other methods among them are left out.
         output_csv: CSV file to write.
     Raises:
         DataError: If none of the three methods is among them.
@@ -59,7 +59,7 @@ def write_pretraining_table(folders: Sequence[Path | str], output_csv: Path | st
     write_table(_by_protocol(table)[wanted], output_csv)
 
 
-def method_rows(results: Sequence[ArmResult]) -> pd.DataFrame:
+def method_rows(results: Sequence[MethodResult]) -> pd.DataFrame:
     """One row per task, method and protocol: means over replicates, in the order of `results`."""
     keys = ["task", "method", "protocol"]
     rows = pd.DataFrame([_row(result) for result in results])
@@ -71,7 +71,7 @@ def method_rows(results: Sequence[ArmResult]) -> pd.DataFrame:
     return table.reset_index().astype(dict.fromkeys(whole, "Int64"))[[*rows.columns, *table.columns[-3:]]]
 
 
-def _row(result: ArmResult) -> dict[str, Any]:
+def _row(result: MethodResult) -> dict[str, Any]:
     metrics, calibration = result.metrics, result.calibration
     strata = {
         f"{name}_{k}": metrics[name][k - 1]

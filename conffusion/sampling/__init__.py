@@ -1,10 +1,10 @@
 """Sampling from diffusion networks: noise schedules, solvers, chains, variants of images."""
 
 from conffusion.models.schedules import NoiseSchedule, noise_schedule
+from conffusion.sampling.adaptive_stopping import AdaptiveStopping
 from conffusion.sampling.chains import ChainSampler, SamplingInput, Solver
 from conffusion.sampling.draw import Drawn, draw_variants
 from conffusion.sampling.samplers import KnownPixels, sample_ancestral, sample_dpmpp_2m
-from conffusion.sampling.adaptive_stopping import Settling
 
 __all__ = [
     "ChainSampler",
@@ -12,7 +12,7 @@ __all__ = [
     "KnownPixels",
     "NoiseSchedule",
     "SamplingInput",
-    "Settling",
+    "AdaptiveStopping",
     "Solver",
     "draw_variants",
     "noise_schedule",

@@ -11,7 +11,7 @@ from conffusion.bounds import sampled_quantiles
 
 
 @dataclass(frozen=True)
-class Settling:
+class AdaptiveStopping:
     """Rule that stops drawing variants of an image.
 
     Whether an image is settled depends on its own variants alone, so images stay exchangeable, and the guarantee of

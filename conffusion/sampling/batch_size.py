@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from conffusion.core.device import Compute, is_out_of_memory
+from conffusion.core.device import Device, is_out_of_memory
 from conffusion.errors import StoreError
 from conffusion.store import read_json, write_json
 from conffusion.store.cache import cache_folder
@@ -27,7 +27,7 @@ def cache_file() -> Path | None:
     return folder / "batch_sizes.json" if folder else None
 
 
-def fastest_batch_size(network: nn.Module, shape: tuple[int, ...], compute: Compute, run: Callable[[int], None]) -> int:
+def fastest_batch_size(network: nn.Module, shape: tuple[int, ...], device: Device, run: Callable[[int], None]) -> int:
     """Batch size with the most items per second, the smallest of those within 3 % of it; remembered.
 
     Sizes 1, 2, 4, ... are tried until the rate has fallen twice, memory runs out, or 1,024 is reached. What is
@@ -37,10 +37,10 @@ def fastest_batch_size(network: nn.Module, shape: tuple[int, ...], compute: Comp
     Args:
         network: Names what is remembered, by the shapes of its parameters.
         shape: Of one image, likewise.
-        compute: Device and precision.
+        device: Device and precision.
         run: Processes a batch of the given size to its end.
     """
-    file, key = cache_file(), _key(network, shape, compute)
+    file, key = cache_file(), _key(network, shape, device)
     remembered = _read(file)
     if key in remembered:
         return remembered[key]
@@ -79,13 +79,13 @@ def _rate(run: Callable[[int], None], size: int) -> float:
     return n_runs * size / (time.perf_counter() - start)
 
 
-def _key(network: nn.Module, shape: tuple[int, ...], compute: Compute) -> str:
+def _key(network: nn.Module, shape: tuple[int, ...], device: Device) -> str:
     shapes = [(name, tuple(parameter.shape)) for name, parameter in network.named_parameters()]
-    is_cuda = compute.device.type == "cuda"
-    device = torch.cuda.get_device_name(compute.device) if is_cuda else f"{platform.node()} {platform.machine()}"
-    how = (compute.bfloat16, compute.compiles, torch.get_num_threads(), torch.__version__)
+    is_cuda = device.torch_device.type == "cuda"
+    name = torch.cuda.get_device_name(device.torch_device) if is_cuda else f"{platform.node()} {platform.machine()}"
+    how = (device.bfloat16, device.compiles, torch.get_num_threads(), torch.__version__)
     digest = hashlib.blake2b(repr((shapes, shape, how)).encode(), digest_size=8).hexdigest()
-    return f"{device} {digest}"
+    return f"{name} {digest}"
 
 
 def _read(file: Path | None) -> dict[str, int]:

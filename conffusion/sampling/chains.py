@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from conffusion.core.arrays import FloatArray, to_pm1
-from conffusion.core.device import Compute
+from conffusion.core.device import Device
 from conffusion.methods.random_inputs import image_noise
 from conffusion.models.denoiser import ConditionalDenoiser
 from conffusion.models.schedules import NoiseSchedule
@@ -69,7 +69,7 @@ class ChainSampler:
         inputs: Corrupted images.
         solver: How a variant is drawn.
         storage: Type of the results: "uint8" (0..255), "float16" or "float32" (in [0, 1]).
-        compute: Device and precision; where it compiles, batches are filled up to the size of the first one, because
+        device: Device and precision; where it compiles, batches are filled up to the size of the first one, because
             every other size would be compiled anew.
     """
 
@@ -80,33 +80,33 @@ class ChainSampler:
         inputs: SamplingInput,
         solver: Solver,
         storage: str,
-        compute: Compute,
+        device: Device,
     ) -> None:
         self._network, self._schedule, self._inputs, self._solver = network.eval(), schedule, inputs, solver
-        self._storage, self._compute = storage, compute
+        self._storage, self._device = storage, device
         self._compiled_size = 0
 
     def launch(self, chains: Sequence[Chain]) -> Callable[[], npt.NDArray[Any]]:
         """Start drawing; the function returned waits for the (len(chains), C, H, W) results and gives them."""
         n_chains = len(chains)
-        if self._compute.compiles:
+        if self._device.compiles:
             self._compiled_size = max(self._compiled_size, n_chains)
             chains = [*chains, *[chains[-1]] * (self._compiled_size - n_chains)]
-        with torch.inference_mode(), self._compute.autocast():
+        with torch.inference_mode(), self._device.autocast():
             samples = to_storage(self._draw(chains), self._storage)
-        return self._compute.fetch(samples[:n_chains])
+        return self._device.fetch(samples[:n_chains])
 
     def _draw(self, chains: Sequence[Chain]) -> Tensor:
-        rows, inputs, compute = [row for row, _ in chains], self._inputs, self._compute
-        clean, hole = compute.tensor(to_pm1(inputs.condition[rows])), compute.tensor(inputs.mask[rows])
+        rows, inputs, device = [row for row, _ in chains], self._inputs, self._device
+        clean, hole = device.tensor(to_pm1(inputs.condition[rows])), device.tensor(inputs.mask[rows])
         condition, known = clean, None
         shape = inputs.condition.shape[1:]
         if inputs.has_holes:
             ids = [inputs.image_ids[row] for row in rows]
-            fill = compute.tensor(image_noise("fill", inputs.seed, inputs.task, ids, shape))
+            fill = device.tensor(image_noise("fill", inputs.seed, inputs.task, ids, shape))
             condition, known = clean * (1 - hole) + fill * hole, KnownPixels(clean, hole)
         names = [(inputs.seed, inputs.task, inputs.image_ids[row], variant) for row, variant in chains]
-        noise = ChainNoise(names, shape, compute.device)
+        noise = ChainNoise(names, shape, device.torch_device)
 
         def noise_or_fill(step: int) -> Tensor:
             drawn = noise(step)

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from conffusion.core.device import BatchLimit
 from conffusion.core.progress import Progress
+from conffusion.sampling.adaptive_stopping import AdaptiveStopping
 from conffusion.sampling.chains import Chain, ChainSampler, SamplingInput
-from conffusion.sampling.adaptive_stopping import Settling
 
 _IN_FLIGHT = 2  # batches started but not read: the device computes one while the results of another are handled
 
@@ -46,18 +46,22 @@ class _Image:
 
 
 def draw_variants(
-    sampler: ChainSampler, inputs: SamplingInput, n_variants: int, batch_size: int, settling: Settling | None = None
+    sampler: ChainSampler,
+    inputs: SamplingInput,
+    n_variants: int,
+    batch_size: int,
+    adaptive_stopping: AdaptiveStopping | None = None,
 ) -> Iterator[Drawn]:
     """Restorations of every image, in the order of the images (Horwitz and Hoshen 2022, section 3.1, sampled bounds).
 
     Args:
         sampler: Draws chains of these images.
         inputs: The images.
-        n_variants: J, variants per image; with `settling` the most.
+        n_variants: J, variants per image; with `adaptive_stopping` the most.
         batch_size: Variants per network call, halved where memory does not suffice.
-        settling: When to stop drawing for an image; None draws all.
+        adaptive_stopping: When to stop drawing for an image; None draws all.
     """
-    return _Drawing(sampler, inputs, n_variants, BatchLimit(batch_size), settling).run()
+    return _Drawing(sampler, inputs, n_variants, BatchLimit(batch_size), adaptive_stopping).run()
 
 
 class _Drawing:
@@ -69,10 +73,10 @@ class _Drawing:
         inputs: SamplingInput,
         n_variants: int,
         limit: BatchLimit,
-        settling: Settling | None,
+        adaptive_stopping: AdaptiveStopping | None,
     ) -> None:
         self._sampler, self._inputs, self._n_variants = sampler, inputs, n_variants
-        self._limit, self._settling = limit, settling
+        self._limit, self._adaptive_stopping = limit, adaptive_stopping
         self._n_images = len(inputs.image_ids)
         self._n_opened = 0
         self._drawing: dict[int, _Image] = {}
@@ -103,7 +107,7 @@ class _Drawing:
 
     def _next_round(self, image: _Image) -> list[Chain]:
         first = image.target
-        n_more = self._n_variants if self._settling is None else self._settling.round
+        n_more = self._n_variants if self._adaptive_stopping is None else self._adaptive_stopping.round
         image.target = min(first + n_more, self._n_variants)
         return [(image.row, variant) for variant in range(first, image.target)]
 
@@ -118,7 +122,11 @@ class _Drawing:
     def _look_at(self, image: _Image) -> None:
         variants = image.variants()
         is_full = image.target == self._n_variants
-        if is_full or self._settling is None or self._settling.is_settled(variants, self._inputs.mask[image.row]):
+        if (
+            is_full
+            or self._adaptive_stopping is None
+            or self._adaptive_stopping.is_settled(variants, self._inputs.mask[image.row])
+        ):
             del self._drawing[image.row]
             self._finished[image.row] = Drawn(variants, image.row)
             self._progress.skip(self._n_variants - image.target)

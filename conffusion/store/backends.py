@@ -10,8 +10,8 @@ from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
 from conffusion.errors import StoreError
-from conffusion.store.files import move_into_place, refusals, remove, remove_leftovers, temporary_path
 from conffusion.store.checksums import FlushedLocalStore
+from conffusion.store.files import move_into_place, remove, remove_leftovers, temporary_path, translate_oserror
 
 FOREIGN_FILES = frozenset({".snakemake_timestamp"})
 
@@ -23,7 +23,7 @@ class Place(Protocol):
     def label(self) -> str:
         """What the manifest calls it: the name of the folder, or the URL."""
 
-    def refusals(self) -> AbstractContextManager[None]:
+    def translate_errors(self) -> AbstractContextManager[None]:
         """Turns what the place has against being written into a StoreError with the reason and the remedy."""
 
     def start(self) -> Store:
@@ -66,9 +66,9 @@ class Folder:
         """Name of the folder, which stands beside the manifest."""
         return self._path.name
 
-    def refusals(self) -> AbstractContextManager[None]:
+    def translate_errors(self) -> AbstractContextManager[None]:
         """Turns operating system errors into StoreErrors."""
-        return refusals(self._path)
+        return translate_oserror(self._path)
 
     def start(self) -> Store:
         """A hidden folder beside the final one; an older store and leftovers of earlier attempts are removed."""

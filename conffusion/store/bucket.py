@@ -16,8 +16,8 @@ from zarr.abc.store import Store
 from zarr.storage import ObjectStore
 
 from conffusion.errors import StoreError
-from conffusion.store.files import write_text
 from conffusion.store.backends import check_complete
+from conffusion.store.files import write_text
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
@@ -36,9 +36,9 @@ class Bucket:
         """The URL."""
         return self._url
 
-    def refusals(self) -> AbstractContextManager[None]:
+    def translate_errors(self) -> AbstractContextManager[None]:
         """Turns what the bucket says into StoreErrors."""
-        return bucket_refusals(self._url)
+        return translate_bucket_errors(self._url)
 
     def start(self) -> Store:
         """The fresh prefix, noted in the journal before anything is below it."""
@@ -77,7 +77,7 @@ class Bucket:
 
     def altered(self, checksums: Mapping[str, str], marks: Mapping[str, str]) -> str | None:
         """Compares ETags, which one request lists for 1000 objects; reads an object only where its ETag is another."""
-        with bucket_refusals(self._url, "read"):
+        with translate_bucket_errors(self._url, "read"):
             found = self._etags()
             for name, expected in checksums.items():
                 if name not in found:
@@ -115,7 +115,7 @@ def new_bucket(url: str, manifest: Path) -> Bucket:
 
 
 @contextmanager
-def bucket_refusals(url: str, verb: str = "written") -> Iterator[None]:
+def translate_bucket_errors(url: str, verb: str = "written") -> Iterator[None]:
     """Turn errors of the bucket into a StoreError with the first line of what it said."""
     try:
         yield
@@ -153,7 +153,7 @@ def _connect(url: str) -> "S3Store":
 def _remove(url: str) -> None:
     import obstore
 
-    with bucket_refusals(url, "removed"):
+    with translate_bucket_errors(url, "removed"):
         store = _connect(url)
         for batch in obstore.list(store):
             obstore.delete(store, [entry["path"] for entry in batch])

@@ -12,7 +12,7 @@ from zarr.storage import LocalStore, WrapperStore
 from conffusion.store.files import fsync
 
 
-class RecordingStore(WrapperStore[Store]):
+class ChecksumStore(WrapperStore[Store]):
     """Passes everything on and notes the SHA-256 of what was last written under each name.
 
     Attributes:
@@ -23,8 +23,8 @@ class RecordingStore(WrapperStore[Store]):
         super().__init__(store)
         self.checksums: dict[str, str] = {} if checksums is None else checksums
 
-    def _with_store(self, store: Store) -> "RecordingStore":
-        return RecordingStore(store, self.checksums)
+    def _with_store(self, store: Store) -> "ChecksumStore":
+        return ChecksumStore(store, self.checksums)
 
     async def set(self, key: str, value: Buffer) -> None:
         """Write, and note the checksum."""

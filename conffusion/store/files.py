@@ -36,14 +36,14 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         StoreError: If the disk is full, the quota used up, or the folder not writable.
     """
     final = Path(path)
-    with refusals(final):
+    with translate_oserror(final):
         final.parent.mkdir(parents=True, exist_ok=True)
         temporary = temporary_path(final)
         remove_leftovers(final)
     try:
-        with refusals(final, only=_ONLY_WRITERS, own=temporary):
+        with translate_oserror(final, only=_ONLY_WRITERS, own=temporary):
             yield temporary
-        with refusals(final):
+        with translate_oserror(final):
             move_into_place(temporary, final)
     except BaseException:
         with suppress(OSError):
@@ -77,7 +77,7 @@ def read_json(path: str | Path) -> Any:
 
 
 @contextmanager
-def refusals(path: str | Path, only: tuple[int, ...] | None = None, own: Path | None = None) -> Iterator[None]:
+def translate_oserror(path: str | Path, only: tuple[int, ...] | None = None, own: Path | None = None) -> Iterator[None]:
     """Turn what the operating system has against writing `path` into a StoreError with the reason and the remedy.
 
     Args:

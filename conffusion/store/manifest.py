@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from conffusion.errors import StoreError
+from conffusion.store.backends import Folder, Place
 from conffusion.store.bucket import SCHEME, Bucket
 from conffusion.store.files import read_json, write_json
-from conffusion.store.backends import Folder, Place
 
 
 @dataclass(frozen=True)

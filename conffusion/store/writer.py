@@ -16,11 +16,11 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from conffusion.core.arrays import iterate_blocks
 from conffusion.errors import StoreError
-from conffusion.store.bucket import new_bucket
-from conffusion.store.files import refusals, remove_leftovers
-from conffusion.store.manifest import manifest_path, place_for, write_manifest
 from conffusion.store.backends import Place
-from conffusion.store.checksums import RecordingStore
+from conffusion.store.bucket import new_bucket
+from conffusion.store.checksums import ChecksumStore
+from conffusion.store.files import remove_leftovers, translate_oserror
+from conffusion.store.manifest import manifest_path, place_for, write_manifest
 
 ROWS_PER_SHARD = 64  # at most
 BYTES_PER_SHARD = 256 * 10**6  # of all arrays together, before compression, unless one row has more
@@ -59,7 +59,7 @@ class StoreWriter:
         self.attributes: dict[str, Any] = dict(attributes)
         self._place, self._layout, self._n_rows = place, dict(layout), len(image_ids)
         self._shard_rows = min(rows_per_shard(layout), self._n_rows)
-        self._files = RecordingStore(place.start())
+        self._files = ChecksumStore(place.start())
         self._group = zarr.create_group(self._files, attributes=self.attributes)
         self._arrays = {name: self._create(name, spec) for name, spec in layout.items()}
         with warnings.catch_warnings():
@@ -107,7 +107,7 @@ class StoreWriter:
         if self._n_buffered:
             self._hand_over()
         self._wait()
-        with self._place.refusals():
+        with self._place.translate_errors():
             self._group.update_attributes(self.attributes)
         return self._files.checksums
 
@@ -131,7 +131,7 @@ class StoreWriter:
     def _wait(self) -> None:
         if self._pending is not None:
             pending, self._pending = self._pending, None
-            with self._place.refusals():
+            with self._place.translate_errors():
                 pending.result()
 
     def _empty_buffers(self) -> dict[str, npt.NDArray[Any]]:
@@ -194,15 +194,15 @@ def new_store(
     place = new_bucket(url, manifest) if url else place_for(path)
     writer = None
     try:
-        with refusals(manifest):
+        with translate_oserror(manifest):
             manifest.unlink(missing_ok=True)
             remove_leftovers(manifest, sole_writer=True)
         json.dumps(dict(attributes))  # fails now, not after the long job
-        with place.refusals():
+        with place.translate_errors():
             writer = StoreWriter(place, layout, image_ids, attributes)
         yield writer
         checksums = writer.finish()
-        with place.refusals():
+        with place.translate_errors():
             marks = place.commit(checksums)
         write_manifest(path, place, writer.attributes, checksums, marks)
     except BaseException:

@@ -13,8 +13,8 @@ import zarr
 from conffusion.core.arrays import iterate_blocks
 from conffusion.errors import StoreError
 from conffusion.store.bucket import bucket_errors
-from conffusion.store.manifest import verify_manifest
 from conffusion.store.checksums import SealedFiles
+from conffusion.store.manifest import verify_manifest
 
 
 @dataclass(frozen=True)

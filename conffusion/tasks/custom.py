@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from conffusion.core.arrays import FloatArray
-from conffusion.errors import ConfigError
 from conffusion.core.randomness import keyed_generator
+from conffusion.errors import ConfigError
 from conffusion.tasks.task import Photographs, Task
 
 Corrupt: TypeAlias = Callable[[FloatArray, np.random.Generator], Any]

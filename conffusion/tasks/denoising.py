@@ -6,8 +6,8 @@ from functools import partial
 import numpy as np
 
 from conffusion.core.arrays import FloatArray
-from conffusion.errors import ConfigError
 from conffusion.core.randomness import keyed_normal
+from conffusion.errors import ConfigError
 from conffusion.tasks.task import Photographs, Task
 
 

@@ -29,7 +29,7 @@ def inpainting(*, hole: float = 0.5) -> Task:
         "Inpainting",
         degrade=partial(grey_out, hole=hole),
         evaluated=centre,
-        known_outside=True,
+        has_mask=True,
         fill="noise",
     )
 

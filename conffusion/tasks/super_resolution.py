@@ -5,8 +5,8 @@ from functools import partial
 from typing import Literal, get_args
 
 from conffusion.core.arrays import FloatArray
-from conffusion.images.resize import resize_bicubic
 from conffusion.errors import ConfigError, ShapeError
+from conffusion.images.resize import resize_bicubic
 from conffusion.tasks.task import Photographs, Task
 
 

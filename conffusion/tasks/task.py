@@ -33,7 +33,7 @@ class Task:
         label: Its name for people, in tables and figures.
         degrade: What a network is shown of a target. Anything random in it is a function of (seed, task, image id).
         evaluated: Which pixels risk and interval size count.
-        known_outside: Whether pixels outside the mask are known, so that samplers put them back and intervals there
+        has_mask: Whether pixels outside the mask are known, so that samplers put them back and intervals there
             are points.
         fill: `noise`: networks get the pixels inside the mask as standard normal noise (in [-1, 1] units), as in
             Palette, instead of what the condition stores there; `none`: the condition as it is.
@@ -44,7 +44,7 @@ class Task:
     label: str
     degrade: Degrade
     evaluated: Evaluated = everywhere
-    known_outside: bool = False
+    has_mask: bool = False
     fill: Literal["none", "noise"] = "none"
     factor: int = 1
 

@@ -9,9 +9,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from conffusion.core.device import BatchLimit, Compute
-from conffusion.methods.predictor import BoundPredictor, Bounds
+from conffusion.core.device import BatchLimit, Device
 from conffusion.core.progress import Progress
+from conffusion.methods.predictor import BoundPredictor, Bounds
 from conffusion.training.loop import FROM_THE_START, Again, Optimisation, Resumption, TrainingRun
 from conffusion.training.objectives import Objective
 from conffusion.training.parallel import ALONE, Processes
@@ -73,7 +73,7 @@ def finetune(
     objective: Objective,
     quantile: float,
     settings: Optimisation,
-    compute: Compute,
+    device: Device,
     *,
     seed: int,
     stops: Collection[int],
@@ -94,7 +94,7 @@ def finetune(
         objective: Loss on the evaluated pixels.
         quantile: Lower quantile of pinball losses, alpha / 2.
         settings: Optimiser settings.
-        compute: Device and precision.
+        device: Device and precision.
         seed: Data order, noise and mirroring follow from it.
         stops: Steps after which a checkpoint competes; see `validation_steps`.
         on_validation: Called with the step, in the first process alone; True ends the run.
@@ -114,8 +114,8 @@ def finetune(
     progress = Progress(_label(first), settings.n_steps - first, unit="steps")
     predictor.train()
     for rows in run.batches:
-        batch = _draw(data, rows, compute, run.generator)
-        run.apply(partial(_backward, predictor, batch, objective, quantile, compute, limit, processes))
+        batch = _draw(data, rows, device, run.generator)
+        run.apply(partial(_backward, predictor, batch, objective, quantile, device, limit, processes))
         after_step()
         if run.record(RECORD_EVERY, stops):
             if run.trainer.step in stops and _validate(run, on_validation, processes):
@@ -140,19 +140,19 @@ def _label(first_step: int) -> str:
     return f"fine-tuning from step {first_step}" if first_step else "fine-tuning"
 
 
-def _draw(data: TrainingSet, rows: Tensor, compute: Compute, generator: torch.Generator) -> _Batch:
+def _draw(data: TrainingSet, rows: Tensor, device: Device, generator: torch.Generator) -> _Batch:
     """The images of one step; all of them are mirrored together, or none."""
     mirrored = data.mirrors and bool(torch.rand((), generator=generator) < 0.5)
     condition, mask, lower, upper = (
         _take(part, rows, mirrored) for part in (data.condition, data.mask, data.lower, data.upper)
     )
     if data.noise is None:
-        noise = torch.randn(condition.shape, generator=generator).to(compute.device)
+        noise = torch.randn(condition.shape, generator=generator).to(device.torch_device)
     else:
         noise = _take(data.noise, rows, mirrored)
     labels = None
     if data.n_classes:
-        labels = torch.randint(data.n_classes, (len(rows),), generator=generator).to(compute.device)
+        labels = torch.randint(data.n_classes, (len(rows),), generator=generator).to(device.torch_device)
     return _Batch(condition, mask, lower, upper, noise, labels)
 
 
@@ -161,7 +161,7 @@ def _backward(
     batch: _Batch,
     objective: Objective,
     quantile: float,
-    compute: Compute,
+    device: Device,
     limit: BatchLimit,
     processes: Processes,
 ) -> Tensor:
@@ -170,14 +170,14 @@ def _backward(
     Raises:
         Again: If a part did not fit into memory; `limit` is lower then.
     """
-    n_images, total = len(batch.condition), torch.zeros((), device=compute.device)
+    n_images, total = len(batch.condition), torch.zeros((), device=device.torch_device)
     own = batch.part(processes.part(n_images))
     n_own = len(own.condition)
     n_parts = max(1, min(math.ceil(n_own / limit.size), n_own // limit.smallest))
     for k in range(n_parts):  # nearly equal parts, none smaller than it may be
         part = own.part(slice(k * n_own // n_parts, (k + 1) * n_own // n_parts))
         try:
-            loss = _loss(predictor, part, objective, quantile, compute) * (len(part.condition) / n_images)
+            loss = _loss(predictor, part, objective, quantile, device) * (len(part.condition) / n_images)
             loss.backward()
         except (MemoryError, RuntimeError) as error:
             limit.shrink(len(part.condition), error)
@@ -191,8 +191,8 @@ def smallest_batch(module: nn.Module) -> int:
     return 2 if any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules()) else 1
 
 
-def _loss(predictor: BoundPredictor, batch: _Batch, objective: Objective, quantile: float, compute: Compute) -> Tensor:
-    with compute.autocast():
+def _loss(predictor: BoundPredictor, batch: _Batch, objective: Objective, quantile: float, device: Device) -> Tensor:
+    with device.autocast():
         bounds = predictor(batch.condition, batch.mask, batch.noise, batch.labels)
     evaluated = batch.mask > 0
     inside = Bounds(*(bound[evaluated] for bound in bounds))

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from conffusion.core.device import Compute
+from conffusion.core.device import Device
+from conffusion.core.progress import Progress
 from conffusion.models.denoiser import LEVEL_INPUTS
 from conffusion.models.schedules import NoiseSchedule
-from conffusion.core.progress import Progress
 from conffusion.training.loop import FROM_THE_START, Optimisation, Resumption, TrainingRun
 
 LOGGER = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ def _backward(objective: Objective, rows: Tensor) -> Tensor:
 
 
 def diffusion_objective(
-    network: nn.Module, kind: str, images: PretrainingImages, schedule: NoiseSchedule, compute: Compute, seed: int
+    network: nn.Module, kind: str, images: PretrainingImages, schedule: NoiseSchedule, device: Device, seed: int
 ) -> Objective:
     """Squared error of the predicted noise (Ho et al. 2020, eq. 14), only inside the hole where there is one.
 
@@ -108,7 +108,7 @@ def diffusion_objective(
     abars = torch.as_tensor(np.append(1.0, schedule.alphas_cumprod), dtype=torch.float32)
 
     def loss(rows: Tensor) -> Tensor:
-        x0 = _pm1(images.target, rows, compute)
+        x0 = _pm1(images.target, rows, device)
         noise = torch.randn(x0.shape, generator=generator).to(x0.device)
         steps = torch.randint(schedule.n_timesteps, (len(rows),), generator=generator)
         position = torch.rand(len(rows), generator=generator) if kind != "adm" else torch.zeros(len(rows))
@@ -116,14 +116,14 @@ def diffusion_objective(
         hole = _random_holes(x0.shape, generator).to(x0.device) if images.has_holes else torch.ones_like(x0)
         condition = None
         if images.condition is not None:
-            condition = _pm1(images.condition, rows, compute)
+            condition = _pm1(images.condition, rows, device)
         elif images.has_holes:
             fill = torch.randn(x0.shape, generator=generator).to(x0.device)
             condition = x0 * (1 - hole) + fill * hole
         labels = None if images.labels is None else torch.as_tensor(images.labels)[rows].to(x0.device)
         timesteps = torch.as_tensor(schedule.timestep_map)[steps].float().to(x0.device)
         batch = NoisedBatch(x0, condition, hole, noise, abar, timesteps, labels)
-        return (noise_residual(network, kind, batch, compute) ** 2).sum() / hole.sum()
+        return (noise_residual(network, kind, batch, device) ** 2).sum() / hole.sum()
 
     return Objective(loss, generator)
 
@@ -151,29 +151,29 @@ class NoisedBatch:
     labels: Tensor | None
 
 
-def noise_residual(network: nn.Module, kind: str, batch: NoisedBatch, compute: Compute) -> Tensor:
+def noise_residual(network: nn.Module, kind: str, batch: NoisedBatch, device: Device) -> Tensor:
     """Error of the predicted noise inside the hole, (N, C, H, W), and 0 elsewhere."""
     signal, spread = batch.abar.sqrt()[:, None, None, None], (1 - batch.abar).sqrt()[:, None, None, None]
     x_t = (signal * batch.clean + spread * batch.noise) * batch.hole + batch.clean * (1 - batch.hole)
     inputs = x_t if batch.condition is None else torch.cat([batch.condition, x_t], dim=1)
-    with compute.autocast():
+    with device.autocast():
         prediction = network(inputs, LEVEL_INPUTS[kind](batch.abar, batch.timesteps), batch.labels)
     return (prediction.float() - batch.noise) * batch.hole
 
 
-def classification_objective(network: nn.Module, images: PretrainingImages, compute: Compute) -> Objective:
+def classification_objective(network: nn.Module, images: PretrainingImages, device: Device) -> Objective:
     """Cross-entropy of the class of each image, which is the photograph it was cut from."""
 
     def loss(rows: Tensor) -> Tensor:
-        with compute.autocast():
-            logits = network(_pm1(images.target, rows, compute))
-        return F.cross_entropy(logits.float(), torch.as_tensor(images.labels)[rows].to(compute.device))
+        with device.autocast():
+            logits = network(_pm1(images.target, rows, device))
+        return F.cross_entropy(logits.float(), torch.as_tensor(images.labels)[rows].to(device.torch_device))
 
     return Objective(loss)
 
 
-def _pm1(images: Any, rows: Tensor, compute: Compute) -> Tensor:
-    batch = torch.as_tensor(images[rows.numpy()]).to(compute.device, torch.float32) / 127.5 - 1
+def _pm1(images: Any, rows: Tensor, device: Device) -> Tensor:
+    batch = torch.as_tensor(images[rows.numpy()]).to(device.torch_device, torch.float32) / 127.5 - 1
     return batch.contiguous(memory_format=torch.channels_last)
 
 

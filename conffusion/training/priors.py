@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conffusion.core.device import Compute
 from conffusion.config.schema import PriorSettings, PriorTraining
-from conffusion.demo import render_faces
-from conffusion.data.photos import PhotoPatches
-from conffusion.images.resize import from_uint8, to_uint8
-from conffusion.errors import ConfigError
-from conffusion.models.checkpoint import save_checkpoint
-from conffusion.models.networks import Architecture
+from conffusion.core.device import Device
 from conffusion.core.progress import Progress
 from conffusion.core.randomness import keyed_generator
+from conffusion.data.photos import PhotoPatches
+from conffusion.demo import render_faces
+from conffusion.errors import ConfigError
+from conffusion.images.resize import from_uint8, to_uint8
+from conffusion.models.checkpoint import save_checkpoint
+from conffusion.models.networks import Architecture
 from conffusion.store import SealedStore, open_store, read_array
 from conffusion.tasks import build_task
 from conffusion.training.loop import FROM_THE_START, Optimisation, Resumption, seed_everything
@@ -41,7 +41,7 @@ def write_prior(
     *,
     image_size: int,
     seed: int,
-    compute: Compute,
+    device: Device,
     output: str | Path,
     images: str | Path | None = None,
     states: StateFolder | None = None,
@@ -54,7 +54,7 @@ def write_prior(
     if prior.training is None:
         raise ConfigError(f"priors.{name}.training: is missing, so this prior cannot be trained; set its checkpoint")
     own_seed = int(keyed_generator("prior", seed, name).integers(2**31))
-    weights, record = train_prior(prior, degradation, image_size, own_seed, compute, images, states)
+    weights, record = train_prior(prior, degradation, image_size, own_seed, device, images, states)
     save_checkpoint(output, weights, record, dtype=torch.float16)
     if states is not None:
         states.clear()
@@ -65,7 +65,7 @@ def train_prior(
     degradation: Mapping[str, Any],
     image_size: int,
     seed: int,
-    compute: Compute,
+    device: Device,
     own_images: str | Path | None = None,
     states: StateFolder | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -76,7 +76,7 @@ def train_prior(
         degradation: Settings of the task whose corrupted images a conditional prior is shown.
         image_size: Side of the images, pixels.
         seed: Everything random follows from it.
-        compute: Device and precision.
+        device: Device and precision.
         own_images: Store of the split finetune; see `write_prior`.
         states: Where full states of the training are kept; None: nowhere.
     Returns:
@@ -90,11 +90,11 @@ def train_prior(
         images = _prepare_images(prior, degradation, image_size, seed)
     else:
         images = _read_images(prior, open_store(own_images))
-    network = compute.place(architecture.build_prior())
+    network = device.place(architecture.build_prior())
     if schedule is None:
-        objective = classification_objective(network, images, compute)
+        objective = classification_objective(network, images, device)
     else:
-        objective = diffusion_objective(network, architecture.kind, images, schedule, compute, seed)
+        objective = diffusion_objective(network, architecture.kind, images, schedule, device, seed)
     optimisation = Optimisation(settings.n_steps, settings.batch_size, settings.learning_rate, settings.ema)
     clock = _Clock()
     losses = pretrain(network, objective, len(images.target), optimisation, seed, clock.resumption(states))
@@ -138,7 +138,7 @@ def _prepare_images(
     if prior.task is None:
         return PretrainingImages(target, None, labels, has_holes=False)
     task = build_task(prior.task, **degradation)
-    if task.known_outside:  # holes are cut anew at every step
+    if task.has_mask:  # holes are cut anew at every step
         return PretrainingImages(target, None, None, has_holes=True)
     chunks = [slice(start, start + CHUNK) for start in range(0, len(target), CHUNK)]
     ids = [f"pretraining-{k}" for k in range(len(target))]
@@ -152,7 +152,7 @@ def _read_images(prior: PriorSettings, store: SealedStore) -> PretrainingImages:
     target = to_uint8(read_array(store["target"], rows))
     if prior.task is None:
         return PretrainingImages(target, None, np.zeros(len(target), dtype=np.int64), has_holes=False)
-    if build_task(prior.task).known_outside:
+    if build_task(prior.task).has_mask:
         return PretrainingImages(target, None, None, has_holes=True)
     return PretrainingImages(target, to_uint8(read_array(store["condition"], rows)), None, has_holes=False)
 

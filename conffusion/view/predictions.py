@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from conffusion.core.arrays import BoolArray, FloatArray
-from conffusion.images.image import MAX_PIXELS, open_originals
 from conffusion.errors import DataError, StoreError
+from conffusion.images.image import MAX_PIXELS, open_images
 from conffusion.methods.registry import METHODS
 from conffusion.store import read_json
 from conffusion.tasks import TASKS, build_task
@@ -229,7 +229,7 @@ def _pixels(path: Path, shape: tuple[int, ...], value_range: Sequence[float] | N
         DataError: If the file is missing, damaged or of another size.
     """
     limits = None if value_range is None else (value_range[0], value_range[1])
-    pixels = open_originals(path, max_pixels=max(MAX_PIXELS, shape[1] * shape[2]), value_range=limits)[0].pixels
+    pixels = open_images(path, max_pixels=max(MAX_PIXELS, shape[1] * shape[2]), value_range=limits)[0].pixels
     if pixels.shape != shape:
         found, wanted = ("x".join(map(str, size)) for size in (pixels.shape, shape))
         raise DataError(f"{path}: has {found} values but {RECORD} says {wanted}; run `conffusion predict` again")
@@ -238,7 +238,7 @@ def _pixels(path: Path, shape: tuple[int, ...], value_range: Sequence[float] | N
 
 def _given(path: Path, shape: tuple[int, ...]) -> FloatArray:
     """The 8-bit picture of what was given; one channel where it is grey."""
-    pixels = open_originals(path, max_pixels=max(MAX_PIXELS, shape[1] * shape[2]))[0].pixels
+    pixels = open_images(path, max_pixels=max(MAX_PIXELS, shape[1] * shape[2]))[0].pixels
     if pixels.shape[1:] != shape[1:]:
         raise DataError(f"{path}: is not of the size that {RECORD} says; run `conffusion predict` again")
     return pixels

@@ -6,13 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from conffusion.core.arrays import FloatArray, iterate_blocks
 from conffusion.calibration import Calibration
 from conffusion.calibration.files import read_calibration
 from conffusion.config import read_yaml
+from conffusion.core.arrays import FloatArray, iterate_blocks
 from conffusion.data.splits import groups_of
-from conffusion.evaluation.drift import Drift, check_drift, interval_features
 from conffusion.errors import DataError
+from conffusion.evaluation.drift import Drift, check_drift, interval_features
 from conffusion.methods.protocols import PROTOCOLS
 from conffusion.methods.registry import METHODS, get_method
 from conffusion.metrics import image_losses
@@ -48,20 +48,24 @@ def open_run(
     if protocol not in PROTOCOLS:
         raise DataError(f"--protocol {protocol}: must be one of {', '.join(PROTOCOLS)}")
     task = _task(run, task)
-    arms = [_open_arm(folder, run / "splits.csv") for folder in _folders(run / task, methods, protocol)]
-    images = arms[0].images
-    alike = [arm for arm in arms if arm.images.path == images.path]
-    if methods and len(alike) < len(arms):
+    method_runs = [_open_method_run(folder, run / "splits.csv") for folder in _folders(run / task, methods, protocol)]
+    images = method_runs[0].images
+    alike = [method_run for method_run in method_runs if method_run.images.path == images.path]
+    if methods and len(alike) < len(method_runs):
         raise DataError(f"{run / task}: {', '.join(methods)} saw images of different sizes; view them one by one")
     n_channels, height, width = images["target"].shape[1:]
     return Gallery(
         title=f"run {read_yaml(run / 'config.yaml').get('run', run.name)}, {build_task(task).label}",
-        sides=tuple(arm.side for arm in alike),
+        sides=tuple(method_run.side for method_run in alike),
         shapes=((height, width),) * len(images.image_ids),
         bytes_per_pixel=n_channels * (4 * len(alike) + 4),  # 16-bit bounds, 16-bit truth and input
         images=partial(_images, alike),
         notes=("These are the test images, which took no part in training or calibration.",)
-        + tuple(f"{arm.side.label} saw images of another size: see --method." for arm in arms if arm not in alike),
+        + tuple(
+            f"{method_run.side.label} saw images of another size: see --method."
+            for method_run in method_runs
+            if method_run not in alike
+        ),
     )
 
 
@@ -87,23 +91,23 @@ def _task(run: Path, wanted: str | None) -> str:
 
 def _folders(task: Path, wanted: Sequence[str], protocol: str) -> list[Path]:
     """Folders of the calibrated methods, the one to start with first."""
-    arms = {path.parent.parent.name: path.parent for path in task.glob(f"*/{protocol}/calibration.json")}
-    if not arms:
+    method_runs = {path.parent.parent.name: path.parent for path in task.glob(f"*/{protocol}/calibration.json")}
+    if not method_runs:
         raise DataError(f"{task}: no method is calibrated under the protocol {protocol}; finish the run first")
     for name in wanted:
-        if name not in arms:
-            raise DataError(f"--method {name}: {task} has {', '.join(arms)} under the protocol {protocol}")
+        if name not in method_runs:
+            raise DataError(f"--method {name}: {task} has {', '.join(method_runs)} under the protocol {protocol}")
     order = [FIRST_METHOD, *METHODS]
-    names = list(wanted) or sorted(arms, key=lambda name: (order.index(_method_of(name)), name))
-    return [arms[name] for name in names]
+    names = list(wanted) or sorted(method_runs, key=lambda name: (order.index(_method_of(name)), name))
+    return [method_runs[name] for name in names]
 
 
-def _method_of(arm: str) -> str:
-    """Method of an arm: n_conffusion of n_conffusion-r1."""
-    return get_method(arm.partition("-r")[0]).name
+def _method_of(method_run: str) -> str:
+    """Method of an method_run: n_conffusion of n_conffusion-r1."""
+    return get_method(method_run.partition("-r")[0]).name
 
 
-def _open_arm(folder: Path, splits: Path) -> _Arm:
+def _open_method_run(folder: Path, splits: Path) -> _Arm:
     calibration, metrics = read_calibration(folder / "calibration.json"), read_json(folder / "metrics.json")
     stores = {split: _stores(folder, split) for split in ("calibration", "test")}
     drift = _drift(stores["calibration"], stores["test"], splits)
@@ -131,11 +135,11 @@ def _label(metrics: Mapping[str, Any]) -> str:
     return f"{method.label}{variants}" + (f", run {replicate + 1}" if replicate else "")
 
 
-def _stores(arm: Path, split: str) -> tuple[SealedStore, SealedStore]:
+def _stores(method_run: Path, split: str) -> tuple[SealedStore, SealedStore]:
     """Bounds of a method and the images it saw: those of a size other than the task's have their own folder."""
-    bounds = arm / "bounds" / f"{split}.zarr"
+    bounds = method_run / "bounds" / f"{split}.zarr"
     shape = open_store(bounds)["lower"].shape
-    for folder in sorted(arm.parent.parent.glob("images*")):
+    for folder in sorted(method_run.parent.parent.glob("images*")):
         if open_store(folder / f"{split}.zarr")["target"].shape == shape:
             return matching_stores(bounds, folder / f"{split}.zarr")
     raise DataError(f"{bounds}: its images are not there; run `snakemake` with the configuration of this run again")
@@ -149,11 +153,11 @@ def _drift(reference: tuple[SealedStore, SealedStore], new: tuple[SealedStore, S
     return check_drift(*features, reference_groups=groups[0], new_groups=groups[1])
 
 
-def _images(arms: Sequence[_Arm]) -> Iterator[ViewedImage]:
-    images = arms[0].images
+def _images(method_runs: Sequence[_Arm]) -> Iterator[ViewedImage]:
+    images = method_runs[0].images
     for rows in iterate_blocks(len(images.image_ids), _BLOCK_IMAGES):
         given, target, mask = (read_array(images[name], rows) for name in ("condition", "target", "mask"))
-        predictions = [_predictions(arm, rows, target, mask) for arm in arms]
+        predictions = [_predictions(method_run, rows, target, mask) for method_run in method_runs]
         for k, name in enumerate(images.image_ids[rows]):
             judged = mask[k].any(axis=0)
             yield ViewedImage(
@@ -165,12 +169,14 @@ def _images(arms: Sequence[_Arm]) -> Iterator[ViewedImage]:
             )
 
 
-def _predictions(arm: _Arm, rows: slice, target: FloatArray, mask: FloatArray) -> list[Prediction]:
-    lower, upper = arm.calibration.apply(read_array(arm.bounds["lower"], rows), read_array(arm.bounds["upper"], rows))
+def _predictions(method_run: _Arm, rows: slice, target: FloatArray, mask: FloatArray) -> list[Prediction]:
+    lower, upper = method_run.calibration.apply(
+        read_array(method_run.bounds["lower"], rows), read_array(method_run.bounds["upper"], rows)
+    )
     risks, sizes = image_losses(lower, upper, target, mask)
     return [
         Prediction(
-            lower[k], upper[k], None, float(risks[k]), float(sizes[k]), float(arm.drift_p_values[rows.start + k])
+            lower[k], upper[k], None, float(risks[k]), float(sizes[k]), float(method_run.drift_p_values[rows.start + k])
         )
         for k in range(len(lower))
     ]

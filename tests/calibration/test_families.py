@@ -14,8 +14,8 @@ from conffusion.calibration.fitting import fit_family
 from conffusion.calibration.pixels import open_pixels
 from conffusion.calibration.rules import RULES, Level
 from conffusion.calibration.scaling import SCALINGS
-from conffusion.evaluation.validity import loss_curves
 from conffusion.errors import CalibrationError, ConfigError, DataError, ShapeError
+from conffusion.evaluation.validity import loss_curves
 from tests import synthetic_families
 from tests.synthetic_families import NAMES
 

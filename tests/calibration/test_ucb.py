@@ -105,7 +105,7 @@ def test_hoeffding_bentkus_is_the_better_of_its_parts():
 def test_mean_bounds_are_monotone_and_lie_between_risk_and_one(name, risks, n, deltas):
     bound, (low, high) = MEAN_BOUNDS[name], sorted(risks)
     if name == "official" and low == 0.0:
-        return  # risk 0 gives 1: an accident of the official code
+        return  # risk 0 gives 1: an quirk of the official code
     assert bound(low, n, deltas[0]) <= bound(high, n, deltas[0]) + 1e-9
     assert bound(low, n, max(deltas)) <= bound(low, n, min(deltas)) + 1e-9
     assert 0.0 <= bound(low, n, deltas[0]) <= 1.0

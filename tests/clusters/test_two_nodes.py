@@ -21,7 +21,7 @@ METHODS = ["dm_sb", "n_conffusion"]
 SMALL = {
     "dataset": {"splits": {"finetune": 32, "selection": 32, "calibration": 64, "test": 32}},
     "sampling": {"images_per_shard": 16},
-    "validity": {"n": [20], "n_draws": 50},
+    "validity": {"calibration_sizes": [20], "n_draws": 50},
 }
 MEASURED = re.compile(r"time per image: \S+ times")  # in a claim's details
 

@@ -181,7 +181,7 @@ def test_every_setting_at_the_top_is_explained(line: str) -> None:
         ("precision", "float16"),
         ("threads", 0),
         ("replicates", 0),
-        ("keep_results_of_older_code", "perhaps"),
+        ("ignore_code_changes", "perhaps"),
         ("image_size", 4),
         ("image_size", [32, 32]),
         ("dataset.name", "photos"),
@@ -204,12 +204,12 @@ def test_every_setting_at_the_top_is_explained(line: str) -> None:
         ("sampling.n_steps", 0),
         ("sampling.batch_size", -3),
         ("sampling.images_per_shard", 0),
-        ("sampling.storage", "int8"),
+        ("sampling.dtype", "int8"),
         ("finetuning.validate_every", 0),
         ("finetuning.micro_batch_size", 0),
         ("finetuning.patience", 0),
         ("finetuning.processes", 0),
-        ("finetuning.save_minutes", -1),
+        ("finetuning.checkpoint_every_minutes", -1),
         ("finetuning.ema", 1.0),
         ("finetuning.sharpening.n_steps", -1),
         ("finetuning.sharpening.n_steps", 1.5),
@@ -234,9 +234,20 @@ def test_bad_split_size_is_named(value: Any) -> None:
     assert repr(value) in message
 
 
-@pytest.mark.parametrize(("value", "place"), [([0], "validity.n.0 = 0"), ("all", "validity.n = 'all'")])
+@pytest.mark.parametrize(
+    ("value", "place"), [([0], "validity.calibration_sizes.0 = 0"), ("all", "validity.calibration_sizes = 'all'")]
+)
 def test_bad_list_entry_is_named(value: Any, place: str) -> None:
-    assert place in message_of("validity.n", value)
+    assert place in message_of("validity.calibration_sizes", value)
+
+
+@pytest.mark.parametrize(("former", "key"), RENAMED_KEYS.items(), ids=str)
+def test_renamed_key_is_told_its_new_name(former: str, key: str) -> None:
+    message = message_of(former, 1)
+    assert f"{former}: is now called {key}" in message
+    section = load_config(ROOT / "config.yaml")
+    for part in key.split("."):
+        section = getattr(section, part)  # the new name exists
 
 
 def test_all_mistakes_are_reported_at_once() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from conffusion.core.device import BatchLimit, Compute, select_compute
+from conffusion.core.device import BatchLimit, Device, select_device
 from conffusion.errors import ConfigError
 
 NO_CUDA = not torch.cuda.is_available()
@@ -24,26 +24,26 @@ def _keep_threads() -> Iterator[None]:
 
 
 def test_cpu_is_taken_where_it_is_asked_for() -> None:
-    assert select_compute("cpu").device == torch.device("cpu")
+    assert select_device("cpu").device == torch.device("cpu")
 
 
 @pytest.mark.skipif(not NO_CUDA, reason="this machine has CUDA")
 def test_without_cuda_auto_is_the_cpu_and_cuda_is_refused() -> None:
-    assert select_compute("auto").device.type == "cpu"
+    assert select_device("auto").device.type == "cpu"
     with pytest.raises(ConfigError, match=r"device = 'cuda'.*device: cpu or auto"):
-        select_compute("cuda")
+        select_device("cuda")
 
 
 @pytest.mark.skipif(NO_CUDA, reason="needs a CUDA device")
 def test_with_cuda_auto_takes_it() -> None:
-    assert select_compute("auto").device.type == "cuda"
+    assert select_device("auto").device.type == "cuda"
 
 
 @pytest.mark.parametrize(("precision", "bfloat16"), [("float32", False), ("bfloat16", True)])
 def test_precision_is_that_of_matrix_products(precision: str, bfloat16: bool) -> None:
-    compute = select_compute("cpu", precision)
+    device = select_device("cpu", precision)
     layer = nn.Linear(4, 4)
-    with torch.no_grad(), compute.autocast():
+    with torch.no_grad(), device.autocast():
         output = layer(torch.ones(1, 4))
     assert output.dtype == (torch.bfloat16 if bfloat16 else torch.float32)
     assert layer.weight.dtype == torch.float32
@@ -53,17 +53,17 @@ def test_precision_is_that_of_matrix_products(precision: str, bfloat16: bool) ->
 
 def test_threads_are_limited() -> None:
     script = (
-        "import torch; from conffusion.core.device import select_compute; select_compute('cpu', threads=1);"
+        "import torch; from conffusion.core.device import select_device; select_device('cpu', threads=1);"
         "assert torch.get_num_threads() == 1"
     )
     subprocess.run([sys.executable, "-c", script], check=True, env={"OMP_NUM_THREADS": "4"})
 
 
 def test_arrays_become_float32_and_networks_channels_last() -> None:
-    compute = Compute(torch.device("cpu"), bfloat16=False)
-    tensor = compute.tensor([[1, 2]])
+    device = Device(torch.device("cpu"), bfloat16=False)
+    tensor = device.tensor([[1, 2]])
     assert (tensor.dtype, tensor.device.type) == (torch.float32, "cpu")
-    weight = compute.place(nn.Conv2d(4, 4, 3)).weight
+    weight = device.place(nn.Conv2d(4, 4, 3)).weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
 
 

@@ -38,7 +38,8 @@ def test_order_type_and_borders_of_keys_matter() -> None:
 def test_numbers_are_the_same_in_another_process() -> None:
     """Python's own hash is salted per process; ours must not be."""
     script = (
-        "from conffusion.core.randomness import keyed_generator as k; print(k('größe', 7).integers(2**63, size=4).tolist())"
+        "from conffusion.core.randomness import keyed_generator as k;"
+        " print(k('größe', 7).integers(2**63, size=4).tolist())"
     )
     outputs = {
         subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout

@@ -10,9 +10,9 @@ import tifffile
 from PIL import Image
 
 from conffusion.data.folder import FolderDataset, crop_centre
-from conffusion.images.resize import resize_bicubic, to_uint8
 from conffusion.data.splits import assign_splits
 from conffusion.errors import ConfigError, DataError
+from conffusion.images.resize import resize_bicubic, to_uint8
 from tests.conformance import blocky_image, load
 from tests.images.files import pack
 

@@ -8,8 +8,8 @@ from scipy import stats
 
 from conffusion.calibration import calibrate, critical_lambda, hoeffding_bentkus_ucb, wsr_ucb
 from conffusion.calibration.scaling import get_scaling
-from conffusion.evaluation.diagnostics import reliability_by_size, risk_by_group, risk_by_position, risk_curve
 from conffusion.errors import ConfigError, DataError, ShapeError
+from conffusion.evaluation.diagnostics import reliability_by_size, risk_by_group, risk_by_position, risk_curve
 from conffusion.metrics import evaluate
 
 SHAPE = (9, 3, 8, 6)

@@ -7,8 +7,14 @@ import zarr
 from scipy import stats
 
 import conffusion.evaluation.drift as drift
-from conffusion.evaluation.drift import FEATURE_NAMES, GIVEN_FEATURE_NAMES, check_drift, given_features, interval_features
 from conffusion.errors import ConfigError, DataError, ShapeError
+from conffusion.evaluation.drift import (
+    FEATURE_NAMES,
+    GIVEN_FEATURE_NAMES,
+    check_drift,
+    given_features,
+    interval_features,
+)
 
 N_FEATURES = len(FEATURE_NAMES)
 N_REPEATS = 400

@@ -7,9 +7,9 @@ import pytest
 from conffusion.calibration import calibrate, critical_lambda
 from conffusion.calibration.scaling import SCALINGS
 from conffusion.calibration.units import group_means
-from conffusion.evaluation.validity import LossCurves, assess_validity, loss_curves
-from conffusion.errors import CalibrationError, ConfigError, DataError, ShapeError
 from conffusion.core.randomness import keyed_generator
+from conffusion.errors import CalibrationError, ConfigError, DataError, ShapeError
+from conffusion.evaluation.validity import LossCurves, assess_validity, loss_curves
 
 PROMISE = {"alpha": 0.1, "delta": 0.1, "n_draws": 300, "seed": 3}
 

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
-from PIL import Image, ImageOps
+from PIL import Image as PillowImage
+from PIL import ImageOps
 
-from conffusion.images.image import Original, open_originals
-from conffusion.images.reading import read_image
 from conffusion.errors import DataError
+from conffusion.images.image import Image, open_images
+from conffusion.images.reading import read_image
 from tests.images.files import write_png16
 
 RNG = np.random.default_rng(5)
@@ -24,14 +25,14 @@ DEEP = RNG.integers(0, 65536, (24, 31, 4), dtype=np.uint16)
 FLOATS = RNG.random((24, 31), dtype=np.float32)
 
 
-def read(path: Path, **options: Any) -> Original:
+def read(path: Path, **options: Any) -> Image:
     """The only image of a file."""
-    originals = open_originals(path, **options)
+    originals = open_images(path, **options)
     assert len(originals) == 1
     return originals[0]
 
 
-def check(image: Original, samples: np.ndarray, white: float, bit_depth: int) -> None:
+def check(image: Image, samples: np.ndarray, white: float, bit_depth: int) -> None:
     """Pixels are those samples, (H, W) or (H, W, C), divided by white."""
     samples = samples[..., None] if samples.ndim == 2 else samples
     assert image.pixels.dtype == np.float32
@@ -45,7 +46,7 @@ def check(image: Original, samples: np.ndarray, white: float, bit_depth: int) ->
 @pytest.mark.parametrize("suffix", ["png", "ppm", "bmp", "tif"])
 def test_8_bit_colour_and_grey(tmp_path: Path, suffix: str) -> None:
     for samples in (COLOUR, COLOUR[..., 0]):
-        Image.fromarray(samples).save(tmp_path / f"a.{suffix}")
+        PillowImage.fromarray(samples).save(tmp_path / f"a.{suffix}")
         image = read(tmp_path / f"a.{suffix}")
         check(image, samples, 255, 8)
         assert image.alpha is None
@@ -65,7 +66,7 @@ def test_16_bit_png_with_and_without_alpha(tmp_path: Path, n_samples: int) -> No
 
 def test_agrees_with_what_the_workflow_reads(tmp_path: Path) -> None:
     write_png16(tmp_path / "deep.png", DEEP[..., :3])
-    Image.fromarray(COLOUR).save(tmp_path / "photo.jpg")
+    PillowImage.fromarray(COLOUR).save(tmp_path / "photo.jpg")
     for name in ("deep.png", "photo.jpg"):
         np.testing.assert_array_equal(read(tmp_path / name).pixels, read_image(tmp_path / name))
 
@@ -74,13 +75,13 @@ def test_agrees_with_what_the_workflow_reads(tmp_path: Path) -> None:
 def test_compressed_8_bit_tiff(tmp_path: Path, compression: str) -> None:
     path = tmp_path / "a.tif"
     for samples in (COLOUR, COLOUR[..., 0]):
-        Image.fromarray(samples).save(path, compression=compression)
-        check(read(path), np.asarray(Image.open(path)), 255, 8)
+        PillowImage.fromarray(samples).save(path, compression=compression)
+        check(read(path), np.asarray(PillowImage.open(path)), 255, 8)
 
 
 def test_lzw_tiff_keeps_16_bits(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
-    Image.fromarray(DEEP[..., 0]).save(path, compression="tiff_lzw")
+    PillowImage.fromarray(DEEP[..., 0]).save(path, compression="tiff_lzw")
     check(read(path), DEEP[..., 0], 65535, 16)
 
 
@@ -91,7 +92,7 @@ def test_pages_of_a_stack_without_its_thumbnail(tmp_path: Path) -> None:
         tiff.write(COLOUR[::4, ::4], photometric="rgb", subfiletype=1)
         tiff.write(COLOUR, photometric="rgb")
         tiff.write(FLOATS, photometric="minisblack", compression="zlib")
-    pages = open_originals(path)
+    pages = open_images(path)
     assert len(pages) == 3
     assert [page.name for page in pages] == [f"{path}[{k}]" for k in range(3)]
     check(pages[0], DEEP[..., 0], 65535, 16)
@@ -107,7 +108,7 @@ def test_stacks_of_other_programs(tmp_path: Path, options: dict[str, Any]) -> No
     path = tmp_path / "stack.ome.tif"
     stack = DEEP.transpose(2, 0, 1)
     tifffile.imwrite(path, stack, photometric="minisblack", **options)
-    pages = open_originals(path)
+    pages = open_images(path)
     assert len(pages) == 4
     for page, samples in zip(pages, stack, strict=True):
         check(page, samples, 65535, 16)
@@ -129,19 +130,21 @@ def test_planes_inverted_grey_and_fewer_bits(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_palette(tmp_path: Path, transparency: int | bytes | None, suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"
-    image = Image.fromarray(COLOUR).quantize(25)
+    image = PillowImage.fromarray(COLOUR).quantize(25)
     image.save(path, **({} if transparency is None else {"transparency": transparency}))
     found = read(path)
     check(found, np.asarray(image.convert("RGB")), 255, 8)
     if suffix == "png" and transparency is not None:
         assert found.alpha is not None
-        np.testing.assert_allclose(found.alpha, np.asarray(Image.open(path).convert("RGBA"))[..., 3] / 255, atol=6e-8)
+        np.testing.assert_allclose(
+            found.alpha, np.asarray(PillowImage.open(path).convert("RGBA"))[..., 3] / 255, atol=6e-8
+        )
     else:
         assert found.alpha is None
 
 
 def test_one_transparent_colour_becomes_alpha(tmp_path: Path) -> None:
-    Image.fromarray(COLOUR).save(tmp_path / "a.png", transparency=tuple(int(value) for value in COLOUR[3, 4]))
+    PillowImage.fromarray(COLOUR).save(tmp_path / "a.png", transparency=tuple(int(value) for value in COLOUR[3, 4]))
     write_png16(tmp_path / "b.png", DEEP[..., :3])
     deep = (tmp_path / "b.png").read_bytes()
     key = chunk(b"tRNS", DEEP[3, 4, :3].astype(">u2").tobytes())
@@ -155,9 +158,9 @@ def test_one_transparent_colour_becomes_alpha(tmp_path: Path) -> None:
 
 def test_1_bit(tmp_path: Path) -> None:
     for name in ("a.png", "a.tif"):
-        Image.fromarray(FLOATS > 0.5).save(tmp_path / name)
+        PillowImage.fromarray(FLOATS > 0.5).save(tmp_path / name)
         check(read(tmp_path / name), FLOATS > 0.5, 1, 8)
-    Image.fromarray(FLOATS > 0.5).save(tmp_path / "a.tif", compression="group4")
+    PillowImage.fromarray(FLOATS > 0.5).save(tmp_path / "a.tif", compression="group4")
     check(read(tmp_path / "a.tif"), FLOATS > 0.5, 1, 8)
 
 
@@ -165,17 +168,17 @@ def test_1_bit(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
 def test_rotation_is_applied_and_its_tag_removed(tmp_path: Path, orientation: int, suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"
-    exif = Image.Exif()
+    exif = PillowImage.Exif()
     exif[274], exif[271] = orientation, "Maker"
-    Image.fromarray(COLOUR).save(path, exif=exif, dpi=(100, 200))
+    PillowImage.fromarray(COLOUR).save(path, exif=exif, dpi=(100, 200))
     image = read(path)
-    check(image, np.asarray(ImageOps.exif_transpose(Image.open(path))), 255, 8)
+    check(image, np.asarray(ImageOps.exif_transpose(PillowImage.open(path))), 255, 8)
     assert image.metadata.resolution is not None
     across, down = image.metadata.resolution.per("inch")
     expected = (200, 100) if orientation >= 5 else (100, 200)
     assert (float(across), float(down)) == pytest.approx(expected, rel=1e-3)
     if suffix != "tif":
-        kept = Image.Exif()
+        kept = PillowImage.Exif()
         assert image.metadata.exif is not None
         kept.load(b"Exif\0\0" + image.metadata.exif)
         assert dict(kept) == {271: "Maker"}
@@ -188,7 +191,7 @@ def test_zarr_arrays(tmp_path: Path, zarr_format: Any, dtype: str) -> None:
     values = (RNG.random((4, 3, 6, 7)) * white).astype(dtype)
     zarr.create_array(store=str(tmp_path / "many.zarr"), data=values, zarr_format=zarr_format)
     zarr.create_array(store=str(tmp_path / "one.zarr"), data=values[2, :1], zarr_format=zarr_format)
-    images = open_originals(tmp_path / "many.zarr")
+    images = open_images(tmp_path / "many.zarr")
     assert len(images) == 4
     check(images[3], np.moveaxis(values[3], 0, 2), white, {255: 8, 65535: 16, 1: 32}[white])
     assert images[3].suffix == ".zarr"
@@ -198,12 +201,12 @@ def test_zarr_arrays(tmp_path: Path, zarr_format: Any, dtype: str) -> None:
 def test_zarr_groups(tmp_path: Path) -> None:
     group = zarr.open_group(str(tmp_path / "a.zarr"), mode="w")
     with pytest.raises(DataError, match=r"a\.zarr: is a group with the arrays: none"):
-        open_originals(tmp_path / "a.zarr")
+        open_images(tmp_path / "a.zarr")
     group.create_array("first", data=np.zeros((1, 4, 5), np.uint8))
     assert read(tmp_path / "a.zarr").size == (4, 5)
     group.create_array("other", data=np.zeros((2, 3), np.uint8))
     with pytest.raises(DataError, match="first, other; expected a single one, or one called 'image'"):
-        open_originals(tmp_path / "a.zarr")
+        open_images(tmp_path / "a.zarr")
     group.create_array("image", data=np.zeros((3, 6, 7), np.uint8))
     assert read(tmp_path / "a.zarr").size == (6, 7)
 
@@ -214,7 +217,7 @@ def test_zarr_groups(tmp_path: Path) -> None:
 def test_odd_names(tmp_path: Path, name: str) -> None:
     path = tmp_path / "sous-dossier été" / name
     path.parent.mkdir()
-    Image.fromarray(COLOUR).save(path, format="TIFF" if name.endswith("tif") else "PNG")
+    PillowImage.fromarray(COLOUR).save(path, format="TIFF" if name.endswith("tif") else "PNG")
     check(read(path), COLOUR, 255, 8)
 
 
@@ -222,8 +225,8 @@ def test_odd_names(tmp_path: Path, name: str) -> None:
 def test_one_pixel(tmp_path: Path, suffix: str) -> None:
     for samples in (COLOUR[:1, :1], COLOUR[:1, :1, 0], COLOUR[:1], COLOUR[:, :1, 0]):
         path = tmp_path / f"a.{suffix}"
-        Image.fromarray(np.ascontiguousarray(samples)).save(path)
-        check(read(path), np.asarray(Image.open(path)), 255, 8)
+        PillowImage.fromarray(np.ascontiguousarray(samples)).save(path)
+        check(read(path), np.asarray(PillowImage.open(path)), 255, 8)
 
 
 # ---- ranges of values
@@ -280,7 +283,7 @@ def test_few_hot_pixels_are_clipped_and_counted_many_are_refused(tmp_path: Path)
 @pytest.mark.parametrize("value_range", [(1, 1), (2, 1), (0, float("inf")), (float("nan"), 1)])
 def test_senseless_ranges(tmp_path: Path, value_range: tuple[float, float]) -> None:
     with pytest.raises(DataError, match="--value-range .*LOW below HIGH"):
-        open_originals(tmp_path / "a.tif", value_range=value_range)
+        open_images(tmp_path / "a.tif", value_range=value_range)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -308,7 +311,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 def expect_error(path: Path, message: str, **options: Any) -> None:
     """Opening fails, and the message starts with the file's name."""
     with pytest.raises(DataError, match=message) as caught:
-        open_originals(path, **options)
+        open_images(path, **options)
     assert str(caught.value).startswith(f"{path}: ")
 
 
@@ -321,7 +324,7 @@ def test_truncated_files_are_refused_when_opened(tmp_path: Path, name: str, kept
     elif name == "deep.tif":
         tifffile.imwrite(path, DEEP.transpose(2, 0, 1), photometric="minisblack")
     else:
-        Image.fromarray(COLOUR).save(path, **({"compression": "tiff_lzw"} if name == "lzw.tif" else {}))
+        PillowImage.fromarray(COLOUR).save(path, **({"compression": "tiff_lzw"} if name == "lzw.tif" else {}))
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
     expect_error(path, "truncated|cannot be read|is no image")
 
@@ -332,7 +335,7 @@ def test_other_truncated_files_are_refused_when_read(tmp_path: Path, name: str) 
     if name == "deep.pgm":
         path.write_bytes(b"P5 31 24 65535\n" + DEEP[..., 0].tobytes())
     else:
-        Image.fromarray(COLOUR).save(path)
+        PillowImage.fromarray(COLOUR).save(path)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(DataError, match="truncated"):
         read(path)
@@ -341,7 +344,7 @@ def test_other_truncated_files_are_refused_when_read(tmp_path: Path, name: str) 
 def test_damage_within_is_found_when_read(tmp_path: Path) -> None:
     for name in ("a.png", "a.tif"):
         path = tmp_path / name
-        Image.fromarray(COLOUR).save(path, **({"compression": "tiff_deflate"} if name == "a.tif" else {}))
+        PillowImage.fromarray(COLOUR).save(path, **({"compression": "tiff_deflate"} if name == "a.tif" else {}))
         content = bytearray(path.read_bytes())
         content[200:260] = bytes(60)
         path.write_bytes(bytes(content))
@@ -357,20 +360,20 @@ def test_no_images(tmp_path: Path) -> None:
     expect_error(tmp_path / "empty.png", "is no image in PNG, JPEG, TIFF")
     (tmp_path / "text.tif").write_text("not an image\n")
     expect_error(tmp_path / "text.tif", "is no image in PNG, JPEG, TIFF")
-    Image.fromarray(COLOUR).save(tmp_path / "a.gif")
+    PillowImage.fromarray(COLOUR).save(tmp_path / "a.gif")
     expect_error(tmp_path / "a.gif", "is no image in PNG, JPEG, TIFF.*convert it")
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "tif"])
 def test_cmyk_is_refused(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"print.{suffix}"
-    Image.new("CMYK", (20, 10), (0, 255, 255, 0)).save(path)
+    PillowImage.new("CMYK", (20, 10), (0, 255, 255, 0)).save(path)
     expect_error(path, "neither grey nor RGB; convert it to RGB with your colour profile")
 
 
 def test_lab_complex_and_many_channels_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
-    Image.fromarray(COLOUR).convert("RGB").save(path)
+    PillowImage.fromarray(COLOUR).convert("RGB").save(path)
     tifffile.imwrite(path, COLOUR, photometric="cielab")
     expect_error(path, "colour model CIELAB")
     tifffile.imwrite(path, FLOATS.astype(np.complex64))
@@ -472,7 +475,7 @@ def png_of(width: int, height: int, *chunks: bytes) -> bytes:
 def test_headers_that_promise_gigapixels(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png_of(60_000, 50_000))
     expect_error(tmp_path / "a.png", r"60000x50000 = 3,000,000,000 pixels, more than .*--max-pixels 3000000000")
-    Image.fromarray(COLOUR).save(tmp_path / "a.bmp")
+    PillowImage.fromarray(COLOUR).save(tmp_path / "a.bmp")
     content = bytearray((tmp_path / "a.bmp").read_bytes())
     content[18:26] = struct.pack("<ii", 60_000, 50_000)
     (tmp_path / "a.bmp").write_bytes(bytes(content))
@@ -491,15 +494,15 @@ def test_headers_that_promise_gigapixels(tmp_path: Path) -> None:
 
 def test_limit_is_ours_not_pillows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_png16(tmp_path / "deep.png", DEEP[..., :3])
-    Image.fromarray(COLOUR).save(tmp_path / "a.jpg")
+    PillowImage.fromarray(COLOUR).save(tmp_path / "a.jpg")
     tifffile.imwrite(tmp_path / "a.tif", DEEP[..., 0], compression="zlib")
-    Image.fromarray(DEEP[..., 0]).save(tmp_path / "lzw.tif", compression="tiff_lzw")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    PillowImage.fromarray(DEEP[..., 0]).save(tmp_path / "lzw.tif", compression="tiff_lzw")
+    monkeypatch.setattr(PillowImage, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(DataError, match=r"lzw\.tif: is compressed .*save it uncompressed or with deflate"):
         read(tmp_path / "lzw.tif")
     for name in ("deep.png", "a.jpg", "a.tif"):
-        with pytest.raises(Image.DecompressionBombError):
-            Image.open(tmp_path / name)
+        with pytest.raises(PillowImage.DecompressionBombError):
+            PillowImage.open(tmp_path / name)
         assert read(tmp_path / name, max_pixels=744).size == (24, 31)
         expect_error(tmp_path / name, r"31x24 = 744 pixels, more than the 743 allowed", max_pixels=743)
 

@@ -6,8 +6,8 @@ import pytest
 import zarr
 from PIL import Image
 
-from conffusion.images.listing import list_originals, output_names
 from conffusion.errors import DataError
+from conffusion.images.listing import list_images, output_names
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -22,21 +22,21 @@ def test_folders_and_files_sorted_without_hidden_ones(tmp_path: Path) -> None:
     )
     zarr.create_array(store=str(tmp_path / "b" / "stack.zarr"), data=np.zeros((1, 2, 2), np.uint8))
     below = [tmp_path / "b" / name for name in ("10.PNG", "2.png", "c/写真 1.tif", "stack.zarr")]
-    assert list_originals([tmp_path / "b", tmp_path / "a b.jpg"]) == [tmp_path / "a b.jpg", *below]
-    assert list_originals([str(tmp_path / "b" / "stack.zarr")]) == [tmp_path / "b" / "stack.zarr"]
+    assert list_images([tmp_path / "b", tmp_path / "a b.jpg"]) == [tmp_path / "a b.jpg", *below]
+    assert list_images([str(tmp_path / "b" / "stack.zarr")]) == [tmp_path / "b" / "stack.zarr"]
 
 
 def test_a_named_file_is_taken_whatever_its_name(tmp_path: Path) -> None:
     touch(tmp_path, "notes.txt", ".hidden.png")
     named = [tmp_path / ".hidden.png", tmp_path / "notes.txt"]
-    assert list_originals(named) == named
+    assert list_images(named) == named
 
 
 def test_duplicates_are_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path, "a.png", "b.png", "--mask.png")
     (tmp_path / "link.png").symlink_to("a.png")
     monkeypatch.chdir(tmp_path)
-    assert list_originals(["a.png", ".", tmp_path / "b.png"]) == [Path("--mask.png"), Path("a.png"), Path("b.png")]
+    assert list_images(["a.png", ".", tmp_path / "b.png"]) == [Path("--mask.png"), Path("a.png"), Path("b.png")]
 
 
 def test_links_that_lead_up_do_no_harm(tmp_path: Path) -> None:
@@ -44,17 +44,17 @@ def test_links_that_lead_up_do_no_harm(tmp_path: Path) -> None:
     for name in ("up", "round"):
         (tmp_path / "a" / name).symlink_to("..")
     (tmp_path / "a" / "self.png").symlink_to("self.png")
-    assert list_originals([tmp_path]) == [tmp_path / "a" / "b.png"]
+    assert list_images([tmp_path]) == [tmp_path / "a" / "b.png"]
 
 
 def test_nothing_found(tmp_path: Path) -> None:
     touch(tmp_path, "notes.txt")
     with pytest.raises(DataError, match=r"gone\.png: no such file or folder"):
-        list_originals([tmp_path / "gone.png", tmp_path])
+        list_images([tmp_path / "gone.png", tmp_path])
     with pytest.raises(DataError, match=rf"{tmp_path}: no images below this folder.*\.png.*\.zarr"):
-        list_originals([tmp_path])
+        list_images([tmp_path])
     with pytest.raises(DataError, match="name at least one"):
-        list_originals([])
+        list_images([])
 
 
 def test_names_are_paths_below_what_all_share(tmp_path: Path) -> None:
@@ -93,27 +93,27 @@ def test_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.Monkey
         os.seteuid(65534)
     try:
         with pytest.raises(DataError, match=r"^closed: cannot be listed \(Permission denied\)"):
-            list_originals(["closed"])
+            list_images(["closed"])
     finally:
         os.seteuid(user)
 
 
 def test_images_of_a_listing_are_real_ones(tmp_path: Path) -> None:
     """The suffixes that count are those of what can be read."""
-    from conffusion.images.image import open_originals
+    from conffusion.images.image import open_images
 
     for suffix in ("png", "jpg", "jpeg", "tif", "tiff", "pgm", "ppm", "bmp"):
         Image.new("L", (3, 2)).save(tmp_path / f"{suffix}.{suffix}")
-    files = list_originals([tmp_path])
+    files = list_images([tmp_path])
     assert len(files) == 8
-    assert {open_originals(file)[0].size for file in files} == {(2, 3)}
+    assert {open_images(file)[0].size for file in files} == {(2, 3)}
 
 
 def test_names_are_those_below_a_folder_that_was_named(tmp_path: Path) -> None:
     folder = tmp_path / "photos" / "people"
     folder.mkdir(parents=True)
     (folder / "a.png").touch()
-    files = list_originals([tmp_path / "photos"])
+    files = list_images([tmp_path / "photos"])
     assert output_names(files, [tmp_path / "photos"]) == {folder / "a.png": "people/a"}
     assert output_names(files, [folder, tmp_path / "photos"]) == {folder / "a.png": "people/a"}
     assert output_names(files, files) == {folder / "a.png": "a"}

@@ -5,8 +5,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from conffusion.images.masks import read_mask
 from conffusion.errors import DataError
+from conffusion.images.masks import read_mask
 from tests.images.files import write_png16
 
 HOLE = np.zeros((40, 60), bool)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conffusion.images.png import is_png, read_chunks, write_png
 from conffusion.errors import DataError
+from conffusion.images.png import is_png, read_chunks, write_png
 
 RNG = np.random.default_rng(7)
 

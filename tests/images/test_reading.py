@@ -5,11 +5,11 @@ import pytest
 import tifffile
 from PIL import Image, ImageOps
 
-from conffusion.images import reading
 from conffusion.data.folder import read_image
+from conffusion.errors import DataError
+from conffusion.images import reading
 from conffusion.images.resize import PixelArray
 from conffusion.images.sources import FolderSource, open_source
-from conffusion.errors import DataError
 from tests.images.files import pack, write_png16
 
 RNG = np.random.default_rng(5)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from conffusion.data.folder import crop_centre
-from conffusion.images.resize import from_uint8, resize_bicubic, resize_pixels, to_uint8
 from conffusion.errors import ShapeError
+from conffusion.images.resize import from_uint8, resize_bicubic, resize_pixels, to_uint8
 from tests.conformance import blocky_image, load
 
 SEEDS = (701, 702)

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conffusion.images.sources import Source, open_source
 from conffusion.errors import DataError
+from conffusion.images.sources import Source, open_source
 from tests.images.files import pack
 
 NAMES = ["a.png", "img/3.jpg", "img/deep/4.jpg", "img/été 5 #1.PNG"]

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
-from PIL import Image, ImageCms
+from PIL import Image as PillowImage
+from PIL import ImageCms
 
-from conffusion.images.image import Original, open_originals
-from conffusion.images.writing import Rounding, write_like
 from conffusion.errors import ShapeError, StoreError
+from conffusion.images.image import Image, open_images
+from conffusion.images.writing import Rounding, write_like
 from tests.images.files import write_png16
 from tests.store.test_faults import left_in, mounted
 
@@ -29,8 +30,8 @@ PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 ROUNDINGS: tuple[Rounding, ...] = ("nearest", "down", "up")
 
 
-def read(path: Path, **options: Any) -> Original:
-    return open_originals(path, **options)[0]
+def read(path: Path, **options: Any) -> Image:
+    return open_images(path, **options)[0]
 
 
 def make(folder: Path, name: str) -> Path:
@@ -40,7 +41,7 @@ def make(folder: Path, name: str) -> Path:
     if stem.startswith("png16"):
         write_png16(path, DEEP[..., : int(stem[-1])])
     elif stem in ("L", "RGB", "RGBA", "LA", "P", "1"):
-        rgba = Image.fromarray(np.dstack([COLOUR, DEEP[..., 3].astype(np.uint8)]))
+        rgba = PillowImage.fromarray(np.dstack([COLOUR, DEEP[..., 3].astype(np.uint8)]))
         (rgba.convert("RGB").quantize(20) if stem == "P" else rgba.convert(stem)).save(path)
     elif stem == "alpha16":
         tifffile.imwrite(path, DEEP, photometric="rgb", extrasamples=["unassalpha"])
@@ -86,7 +87,7 @@ def test_own_pixels_come_back_the_same(tmp_path: Path, name: str, rounding: Roun
 def test_pillow_reads_the_same_mode_and_values(tmp_path: Path, name: str) -> None:
     path = make(tmp_path, name)
     again = write_like(read(path), tmp_path / "again", read(path).pixels)
-    with Image.open(path) as before, Image.open(again) as after:
+    with PillowImage.open(path) as before, PillowImage.open(again) as after:
         assert (after.mode, after.size, after.format) == (before.mode, before.size, before.format)
         np.testing.assert_array_equal(np.asarray(after), np.asarray(before))
 
@@ -109,13 +110,13 @@ def test_tifffile_reads_the_same_samples_and_layout(tmp_path: Path, name: str) -
 
 
 def test_profile_and_resolution_of_png_and_jpeg(tmp_path: Path) -> None:
-    exif = Image.Exif()
+    exif = PillowImage.Exif()
     exif[274], exif[315], exif[306] = 6, "Photographer", "2024:01:02 03:04:05"
     for name in ("a.png", "a.jpg"):
-        Image.fromarray(COLOUR).save(tmp_path / name, icc_profile=PROFILE, dpi=(300, 300), exif=exif)
+        PillowImage.fromarray(COLOUR).save(tmp_path / name, icc_profile=PROFILE, dpi=(300, 300), exif=exif)
         original = read(tmp_path / name)
         path = write_like(original, tmp_path / "again", original.pixels)
-        with Image.open(tmp_path / name) as before, Image.open(path) as after:
+        with PillowImage.open(tmp_path / name) as before, PillowImage.open(path) as after:
             assert after.format == "PNG"
             assert after.info["icc_profile"] == PROFILE
             assert after.info["dpi"] == pytest.approx(before.info["dpi"], abs=0.02)
@@ -131,9 +132,9 @@ def test_gamma_and_text_of_png_but_no_hidden_rotation(tmp_path: Path) -> None:
     info.add_text("Author", "Somebody")
     info.add_text("Raw profile type exif", "\nexif\n  0\n")
     info.add(b"gAMA", (45455).to_bytes(4, "big"))
-    Image.fromarray(COLOUR).save(tmp_path / "a.png", pnginfo=info)
+    PillowImage.fromarray(COLOUR).save(tmp_path / "a.png", pnginfo=info)
     original = read(tmp_path / "a.png")
-    with Image.open(write_like(original, tmp_path / "again", original.pixels)) as after:
+    with PillowImage.open(write_like(original, tmp_path / "again", original.pixels)) as after:
         assert (after.info["gamma"], after.text) == (0.45455, {"Author": "Somebody"})  # type: ignore[attr-defined]
 
 
@@ -164,7 +165,7 @@ def test_page_of_an_imagej_stack_keeps_its_scale_and_is_one_image(tmp_path: Path
     stack = DEEP.transpose(2, 0, 1)
     metadata = {"unit": "micron", "axes": "ZYX", "spacing": 2.5, "min": 10.0, "max": 60000.0}
     tifffile.imwrite(tmp_path / "a.tif", stack, imagej=True, resolution=(4.2, 4.2), metadata=metadata)
-    original = open_originals(tmp_path / "a.tif")[2]
+    original = open_images(tmp_path / "a.tif")[2]
     with tifffile.TiffFile(write_like(original, tmp_path / "again", original.pixels)) as after:
         np.testing.assert_array_equal(after.asarray(), stack[2])
         imagej = after.imagej_metadata or {}
@@ -178,7 +179,7 @@ def test_pixel_size_of_ome_becomes_a_resolution(tmp_path: Path) -> None:
     metadata = {"axes": "ZYX", "PhysicalSizeX": 0.25, "PhysicalSizeXUnit": "µm"}
     metadata |= {"PhysicalSizeY": 500, "PhysicalSizeYUnit": "nm"}
     tifffile.imwrite(tmp_path / "a.ome.tif", DEEP.transpose(2, 0, 1), ome=True, metadata=metadata)
-    original = open_originals(tmp_path / "a.ome.tif")[1]
+    original = open_images(tmp_path / "a.ome.tif")[1]
     with tifffile.TiffFile(write_like(original, tmp_path / "again", original.pixels)) as after:
         assert not after.is_ome
         tags = after.pages.first.tags
@@ -188,21 +189,21 @@ def test_pixel_size_of_ome_becomes_a_resolution(tmp_path: Path) -> None:
 
 def test_enlarged_results_show_the_same_length(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", DEEP[..., 0], resolution=(1000, 500), resolutionunit="CENTIMETER")
-    Image.fromarray(COLOUR).save(tmp_path / "a.png", dpi=(254, 254))
+    PillowImage.fromarray(COLOUR).save(tmp_path / "a.png", dpi=(254, 254))
     original = read(tmp_path / "a.tif")
     with tifffile.TiffFile(write_like(original, tmp_path / "big", np.full((1, 80, 120), 0.5))) as big:
         assert big.pages.first.shape == (80, 120)
         assert big.pages.first.tags["XResolution"].value == (4000, 1)
         assert big.pages.first.tags["YResolution"].value == (2000, 1)
     original = read(tmp_path / "a.png")
-    with Image.open(write_like(original, tmp_path / "big", np.zeros((3, 80, 120)))) as image:
+    with PillowImage.open(write_like(original, tmp_path / "big", np.zeros((3, 80, 120)))) as image:
         assert image.info["dpi"] == pytest.approx((1016, 1016))
 
 
 def test_alpha_is_enlarged_bilinearly(tmp_path: Path) -> None:
     alpha = np.zeros((20, 30), np.uint8)
     alpha[:, 15:] = 255
-    Image.fromarray(np.dstack([COLOUR, alpha])).save(tmp_path / "a.png")
+    PillowImage.fromarray(np.dstack([COLOUR, alpha])).save(tmp_path / "a.png")
     original = read(tmp_path / "a.png")
     enlarged = read(write_like(original, tmp_path / "big", np.zeros((3, 80, 120)))).alpha
     assert enlarged is not None and enlarged.shape == (80, 120)
@@ -215,7 +216,7 @@ def test_zarr_keeps_attributes_type_and_format(tmp_path: Path, zarr_format: Any)
     values = RNG.integers(0, 65536, (4, 3, 6, 7), dtype=np.uint16)
     attributes = {"scale_µm": [0.1, 0.1], "note": "x"}
     zarr.create_array(store=str(tmp_path / "a.zarr"), data=values, attributes=attributes, zarr_format=zarr_format)
-    original = open_originals(tmp_path / "a.zarr")[2]
+    original = open_images(tmp_path / "a.zarr")[2]
     written: Any = zarr.open(str(write_like(original, tmp_path / "x", original.pixels)), mode="r")
     np.testing.assert_array_equal(written[:], values[2])
     assert (written.dtype, dict(written.attrs), written.metadata.zarr_format) == (np.uint16, attributes, zarr_format)
@@ -272,7 +273,7 @@ def test_wrong_pixels_are_refused(tmp_path: Path) -> None:
 # ---- disks that refuse, writers that meet
 
 
-def noisy(suffix: str, folder: Path) -> Original:
+def noisy(suffix: str, folder: Path) -> Image:
     """An image that takes 300 kB however it is compressed."""
     values = RNG.integers(0, 65536, (3, 220, 230), dtype=np.uint16)
     path = folder / f"a{suffix}"
@@ -306,10 +307,10 @@ def test_read_only_folder(tmp_path: Path) -> None:
     os.chmod(tmp_path, 0o755)
     script = f"""
         import os
-        from conffusion.images.image import open_originals
+        from conffusion.images.image import open_images
         from conffusion.images.writing import write_like
         from conffusion.errors import StoreError
-        original = open_originals({str(tmp_path / "RGB.png")!r})[0]
+        original = open_images({str(tmp_path / "RGB.png")!r})[0]
         os.chdir({str(tmp_path)!r})
         if os.getuid() == 0:
             os.setuid(65534)
@@ -327,10 +328,10 @@ def test_read_only_folder(tmp_path: Path) -> None:
 WRITER = """
     import sys
     import numpy as np
-    from conffusion.images.image import open_originals
+    from conffusion.images.image import open_images
     from conffusion.images.writing import write_like
     from conffusion.errors import StoreError
-    original = open_originals(sys.argv[1])[0]
+    original = open_images(sys.argv[1])[0]
     value = float(sys.argv[3])
     print(flush=True)
     sys.stdin.readline()
@@ -386,7 +387,7 @@ def test_odd_names(tmp_path: Path, name: str) -> None:
 
 def test_one_pixel(tmp_path: Path) -> None:
     for suffix in (".png", ".tif"):
-        Image.fromarray(COLOUR[:1, :1, 0]).save(tmp_path / f"a{suffix}")
+        PillowImage.fromarray(COLOUR[:1, :1, 0]).save(tmp_path / f"a{suffix}")
         original = read(tmp_path / f"a{suffix}")
         assert read(write_like(original, tmp_path / "x", original.pixels)).pixels == original.pixels
         assert read(write_like(original, tmp_path / "x", np.ones((1, 4, 4)))).size == (4, 4)

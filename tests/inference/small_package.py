@@ -7,12 +7,18 @@ import torch
 
 from conffusion.calibration import calibrate
 from conffusion.evaluation.drift import given_features, interval_features
+from conffusion.inference.evidence import Evidence
+from conffusion.inference.package import (
+    CalibratedOn,
+    CalibrationValues,
+    Package,
+    PackageRecord,
+    SamplingRecord,
+    calibration_record,
+)
 from conffusion.methods.models import save_predictor
 from conffusion.metrics import image_losses
 from conffusion.models.checkpoint import save_checkpoint
-from conffusion.inference.evidence import Evidence
-from conffusion.inference.package import CalibratedOn, Package, PackageRecord, SamplingRecord
-from conffusion.inference.package import CalibrationValues, calibration_record
 from tests.methods.small_specs import SIDE, SPECS
 
 DEGRADATION: dict[str, dict[str, Any]] = {

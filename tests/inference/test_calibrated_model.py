@@ -10,9 +10,9 @@ import pytest
 from conffusion import CalibratedModel, Pair, Predictor
 from conffusion.bounds import sampled_bounds
 from conffusion.calibration import calibrate
+from conffusion.core.randomness import keyed_generator
 from conffusion.errors import CalibrationError, ConfigError, DataError, PackageError
 from conffusion.metrics import image_losses
-from conffusion.core.randomness import keyed_generator
 from tests.inference.small_package import small_package
 
 NOISE = 0.05

@@ -8,8 +8,8 @@ import tifffile
 from PIL import Image
 
 from conffusion import Predictor
-from conffusion.images.resize import resize_bicubic
 from conffusion.errors import ConfigError, DataError
+from conffusion.images.resize import resize_bicubic
 from conffusion.inference.inputs import InputOptions, Inputs, gather
 from conffusion.tasks import build_task
 from tests.inference.conftest import write_images

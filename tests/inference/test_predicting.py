@@ -12,8 +12,8 @@ from PIL import Image
 from conffusion import Predictor
 from conffusion.errors import DataError, StoreError
 from conffusion.inference.inputs import InputOptions, gather
-from conffusion.inference.predicting import predict_images
 from conffusion.inference.package import Package
+from conffusion.inference.predicting import predict_images
 from tests.inference.conftest import write_images
 
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from conffusion import Predictor
-from conffusion.images.resize import resize_bicubic
 from conffusion.errors import DataError, ShapeError
+from conffusion.images.resize import resize_bicubic
 from conffusion.inference.evidence import Evidence
 from conffusion.inference.package import Package
-from tests.methods.small_specs import SIDE
 from tests.inference.small_package import small_package
+from tests.methods.small_specs import SIDE
 
 
 @pytest.fixture(scope="module")

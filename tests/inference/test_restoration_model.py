@@ -8,8 +8,8 @@ import torch
 
 from conffusion.bounds import sampled_bounds
 from conffusion.errors import DataError, ShapeError
-from conffusion.inference.restoration_model import Pair, restore_image, restore_pairs
 from conffusion.inference.interval import Interval
+from conffusion.inference.restoration_model import Pair, restore_image, restore_pairs
 
 QUANTILES = (0.1, 0.9)
 SHAPE = (3, 5, 6)

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from conffusion.core.device import Compute
+from conffusion.core.device import Device
+from conffusion.methods.one_pass import CorruptedImages, predict_bounds
 from conffusion.methods.predictor import BoundPredictor
 from conffusion.methods.random_inputs import image_classes, image_noise
-from conffusion.methods.one_pass import CorruptedImages, predict_bounds
 from tests.methods.small_specs import SIDE, SPECS
 
-CPU = Compute(torch.device("cpu"), bfloat16=False)
+CPU = Device(torch.device("cpu"), bfloat16=False)
 IDS = tuple(f"größe-{k}" for k in range(7))
 
 

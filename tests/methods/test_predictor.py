@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conffusion.core.device import Compute
+from conffusion.core.device import Device
 from conffusion.errors import ShapeError
 from conffusion.methods.models import PredictorSpec
 from conffusion.methods.predictor import ONE_PASS, BoundPredictor
@@ -225,7 +225,7 @@ def test_half_precision_changes_little_and_bounds_stay_float32() -> None:
     predictor = narrow_predictor("sr3", has_holes=False)
     condition, _, noise = hole_inputs()
     exact = predictor(condition, torch.ones_like(condition), noise).lower
-    with Compute(torch.device("cpu"), bfloat16=True).autocast():
+    with Device(torch.device("cpu"), bfloat16=True).autocast():
         rough = predictor(condition, torch.ones_like(condition), noise).lower
     assert rough.dtype == torch.float32
     assert 0 < float((rough - exact).abs().max()) < 0.1

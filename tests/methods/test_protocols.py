@@ -9,8 +9,8 @@ import zarr
 from conffusion.calibration import Calibration, calibrate
 from conffusion.config.schema import CalibrationSettings
 from conffusion.errors import CalibrationError
-from conffusion.methods.quirks import NO_ACCIDENT
 from conffusion.methods.protocols import PROTOCOLS, get_protocol, official_grid
+from conffusion.methods.quirks import NO_QUIRK
 from conffusion.methods.registry import get_method
 from tests import conformance
 
@@ -76,10 +76,10 @@ def test_quirks_concern_the_paper_rows_alone() -> None:
     assert get_protocol("paper", official_quirks=True).official_quirks
     assert not get_protocol("guaranteed", official_quirks=True).official_quirks
     assert get_protocol("paper") == PROTOCOLS["paper"]
-    assert get_protocol("guaranteed", official_quirks=True).accident(200, calibrating=True) == NO_ACCIDENT
+    assert get_protocol("guaranteed", official_quirks=True).quirk(200, calibrating=True) == NO_QUIRK
     quirky = get_protocol("paper", official_quirks=True)
-    assert quirky.accident(200, calibrating=True).dropout and not quirky.accident(200, calibrating=False).dropout
-    assert quirky.accident(200, calibrating=True) != quirky.accident(400, calibrating=True)
+    assert quirky.quirk(200, calibrating=True).dropout and not quirky.quirk(200, calibrating=False).dropout
+    assert quirky.quirk(200, calibrating=True) != quirky.quirk(400, calibrating=True)
 
 
 @pytest.mark.parametrize(

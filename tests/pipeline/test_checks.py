@@ -23,7 +23,7 @@ def shipped(tmp_path: Path) -> Path:
 
 
 def test_default_configuration_passes_the_checks(shipped: Path) -> None:
-    assert checked_plan(config(priors_dir=str(shipped))).arms
+    assert checked_plan(config(priors_dir=str(shipped))).method_runs
 
 
 def refused(kind: type[ConffusionError], match: str, shipped: Path, **overlay: Any) -> None:
@@ -108,7 +108,7 @@ def test_files_at_the_six_paths_are_enough_for_a_plan(tmp_path: Path) -> None:
     for name in ("sr3_celebahq", "palette_celebahq", "adm_imagenet", "resnext_imagenet", "resnest_imagenet"):
         values["priors"][name]["checkpoint"] = str(tmp_path / name)
         (tmp_path / name).touch()
-    assert len(checked_plan(parse_config(values)).arms) == 7
+    assert len(checked_plan(parse_config(values)).method_runs) == 7
 
 
 def test_prior_without_weights_or_training_is_refused() -> None:

@@ -137,7 +137,7 @@ NOT_RUN = {
     "prepare_images": ("compute.py",),
     "finetune_method": FAMILIES,
     "predict_bounds": FAMILIES,
-    "extract_bounds": ("calibration/", "metrics.py", "methods/accidents.py"),
+    "extract_bounds": ("calibration/", "metrics.py", "methods/quirks.py"),
     "evaluate_method": ("methods/registry.py",),
     "assess_validity": ("methods/registry.py",),
 }
@@ -231,7 +231,7 @@ def test_older_results_can_be_kept_with_a_warning(
     edit(copied / "models" / "schedules.py", "MAX_BETA = 0.999", "MAX_BETA = 0.99")
     assert code_versions(record, keep=True) == before
     (warning,) = [entry.message for entry in caplog.records if entry.levelname == "WARNING"]
-    assert "keep_results_of_older_code" in warning
+    assert "ignore_code_changes" in warning
     assert "sample_variants" in warning and "split_images" not in warning
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from conffusion.config.schema import Config
-from conffusion.sampling import ChainSampler, SamplingInput, Solver, draw_variants
 from conffusion.pipeline.estimate import Estimate, StageCost, estimate_text
+from conffusion.sampling import ChainSampler, SamplingInput, Solver, draw_variants
 from tests.pipeline.configs import TASK, config
 
 TINY: dict[str, Any] = {
@@ -89,14 +89,14 @@ def test_shard_of_variants_takes_as_long_as_estimated() -> None:
     estimate = Estimate(whole)
     expected = 50 * 20 * 8 * estimate._seconds_per_sampling_pass(TASK, estimate._architecture("sr3_faces"))
     architecture = estimate._architecture("sr3_faces")
-    network, schedule = estimate.compute.place(architecture.build_prior()), architecture.build_schedule()
+    network, schedule = estimate.device.place(architecture.build_prior()), architecture.build_schedule()
     assert schedule is not None
     images = np.random.default_rng(0).random((50, 3, 32, 32), dtype=np.float32)
     ids = tuple(f"image-{k}" for k in range(50))
     inputs = SamplingInput(TASK, 1, ids, images, np.ones(images.shape, np.uint8), has_holes=False)
     sampling = whole.sampling
     solver = Solver(sampling.solver, sampling.n_steps)
-    sampler = ChainSampler(network, schedule, inputs, solver, sampling.storage, estimate.compute)
+    sampler = ChainSampler(network, schedule, inputs, solver, sampling.dtype, estimate.device)
     start = time.perf_counter()
     for _ in draw_variants(sampler, inputs, sampling.n_variants, sampling.batch_size or 64):
         pass

@@ -9,8 +9,8 @@ from torch import Tensor
 from conffusion.config import load_config
 from conffusion.config.schema import PriorSettings
 from conffusion.models.encoders import ENCODERS
-from conffusion.training.priors import architecture_of
 from conffusion.pipeline.network_size import network_size
+from conffusion.training.priors import architecture_of
 from tests.pipeline.configs import ROOT
 
 PRIORS = {

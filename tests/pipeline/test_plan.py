@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from conffusion.config import load_config, parse_config
 from conffusion.config.schema import PriorSettings
 from conffusion.errors import DataError
-from conffusion.pipeline.stages.sampling import shard_rows
 from conffusion.pipeline.plan import (
     PROTOCOL_NAMES,
     SPLITS,
@@ -20,6 +19,7 @@ from conffusion.pipeline.plan import (
     method_of,
     replicate_of,
 )
+from conffusion.pipeline.stages.sampling import shard_rows
 from tests.pipeline.configs import ROOT, TASK, config, plan, without
 
 # ---- names
@@ -27,22 +27,26 @@ from tests.pipeline.configs import ROOT, TASK, config, plan, without
 
 def test_arms_stand_in_the_order_of_the_registry_whatever_the_configuration_says() -> None:
     methods = ["resnest", "dm_sb", "n_conffusion"]
-    assert plan(methods=methods).arms == plan(methods=methods[::-1]).arms == ["dm_sb", "n_conffusion", "resnest"]
+    assert (
+        plan(methods=methods).method_runs
+        == plan(methods=methods[::-1]).method_runs
+        == ["dm_sb", "n_conffusion", "resnest"]
+    )
 
 
 def test_replicates_repeat_the_trained_methods_alone() -> None:
     three = plan(methods=["dm_sb", "dm_sba", "resnext"], replicates=3)
-    assert three.arms == ["dm_sb", "dm_sba", "dm_sba-r1", "dm_sba-r2", "resnext", "resnext-r1", "resnext-r2"]
-    assert three.first_arms == ["dm_sb", "dm_sba", "resnext"]
-    assert three.trained_arms == three.arms[1:]
-    assert [(method_of(arm).name, replicate_of(arm)) for arm in three.arms[1:4]] == [
+    assert three.method_runs == ["dm_sb", "dm_sba", "dm_sba-r1", "dm_sba-r2", "resnext", "resnext-r1", "resnext-r2"]
+    assert three.first_method_runs == ["dm_sb", "dm_sba", "resnext"]
+    assert three.trained_method_runs == three.method_runs[1:]
+    assert [(method_of(method_run).name, replicate_of(method_run)) for method_run in three.method_runs[1:4]] == [
         ("dm_sba", 0), ("dm_sba", 1), ("dm_sba", 2),
     ]  # fmt: skip
 
 
 def test_every_method_finds_its_prior() -> None:
     full = plan()
-    priors = {arm: full.prior_name("inpainting", arm) for arm in full.arms}
+    priors = {method_run: full.prior_name("inpainting", method_run) for method_run in full.method_runs}
     assert priors == {
         "adm_uq": "adm_photos", "dm_sb": "palette_faces", "dm_sba": "palette_faces", "n_conffusion": "palette_faces",
         "g_conffusion": "adm_photos", "resnext": "resnext_photos", "resnest": "resnest_photos",
@@ -102,13 +106,17 @@ STAGES = (
 
 
 def all_settings(some: Plan) -> dict[tuple[str, str, str], Any]:
-    """Settings of every job of a plan, by stage, task and arm."""
+    """Settings of every job of a plan, by stage, task and method_run."""
     jobs: dict[tuple[str, str, str], Any] = {("split_images", "", ""): some.settings("split_images")}
     for stage in STAGES[1:]:
-        arms = some.trained_arms if stage in ("finetune_method", "predict_bounds", "trace_candidates") else some.arms
+        method_runs = (
+            some.trained_method_runs
+            if stage in ("finetune_method", "predict_bounds", "trace_candidates")
+            else some.method_runs
+        )
         for task in some.tasks:
-            for arm in arms:
-                jobs[stage, task, arm] = some.settings(stage, task, arm)
+            for method_run in method_runs:
+                jobs[stage, task, method_run] = some.settings(stage, task, method_run)
     for task in some.tasks:
         jobs["prepare_images", task, ""] = some.image_settings(task, "images")
     return jobs
@@ -128,7 +136,7 @@ def test_tuned_settings_of_a_method_concern_that_method_alone() -> None:
 def test_another_method_changes_nobody_else() -> None:
     fewer = Plan(parse_config(without("methods", "g_conffusion")))
     before, after = all_settings(fewer), all_settings(plan())
-    assert {arm for _, _, arm in set(after) - set(before)} == {"g_conffusion"}
+    assert {method_run for _, _, method_run in set(after) - set(before)} == {"g_conffusion"}
     assert all(after[job] == settings for job, settings in before.items())
 
 
@@ -157,7 +165,7 @@ def stages_of(jobs: set[tuple[str, str, str]]) -> set[str]:
         ({"calibration": {"alpha": 0.3}}, {"extract_bounds", "finetune_method", "calibrate_method", "assess_validity"}),
         *[({key: value}, set[str]()) for key, value in {
             "run": "other", "threads": 2, "device": "cpu", "report": {"n_bootstrap": 999},
-            "tuning": {"n_trials": 3}, "keep_results_of_older_code": True, "priors_dir": "elsewhere",
+            "tuning": {"n_trials": 3}, "ignore_code_changes": True, "priors_dir": "elsewhere",
         }.items()],
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
@@ -173,7 +181,7 @@ def test_degradation_concerns_its_own_task() -> None:
 
 def test_prior_concerns_the_methods_that_start_from_it() -> None:
     jobs = changed_jobs(priors={"resnext_photos": {"options": {"n_classes": 5}}})
-    assert {(stage, arm) for stage, _, arm in jobs} == {("finetune_method", "resnext")}
+    assert {(stage, method_run) for stage, _, method_run in jobs} == {("finetune_method", "resnext")}
 
 
 @pytest.mark.parametrize("overlay", [{"delta": 0.3}, {"ucb": "hoeffding"}, {"families": ["additive"]}], ids=str)
@@ -217,7 +225,9 @@ def paper() -> Plan:
 
 def test_networks_of_the_paper_see_images_of_their_own_sizes() -> None:
     sizes = {
-        (task, arm): paper().image_size(task, arm) for task in paper().tasks for arm in ("", "dm_sb", "g_conffusion")
+        (task, method_run): paper().image_size(task, method_run)
+        for task in paper().tasks
+        for method_run in ("", "dm_sb", "g_conffusion")
     }
     assert sizes == {
         ("super_resolution", ""): 128, ("super_resolution", "dm_sb"): 128, ("super_resolution", "g_conffusion"): 128,
@@ -247,11 +257,11 @@ def test_official_settings_of_the_paper() -> None:
         "inpainting": {"dm_sba": 155, "g_conffusion": 15},
     }
     for task, methods in steps.items():
-        for arm, step in methods.items():
-            schedule = some.config.priors[some.prior_name(task, arm)].schedule
+        for method_run, step in methods.items():
+            schedule = some.config.priors[some.prior_name(task, method_run)].schedule
             assert schedule is not None
             n_timesteps = schedule.respacing or schedule.n_timesteps
-            assert int(some.config.finetuning.tuned[task][arm].prediction_time * n_timesteps + 1e-9) == step
+            assert int(some.config.finetuning.tuned[task][method_run].prediction_time * n_timesteps + 1e-9) == step
     assert some.imported_priors == [
         "sr3_celebahq", "palette_celebahq", "adm_imagenet", "resnext_imagenet", "resnest_imagenet",
     ]  # fmt: skip
@@ -291,21 +301,21 @@ def test_memory_of_training_a_prior_grows_with_images_batches_and_averages() -> 
     assert needed(**few) < needed(**{**few, "batch_size": 1000})
     averaged = load_config(ROOT / "config.yaml", ROOT / "config" / "paper.yaml").model_dump()
     averaged["finetuning"]["ema"] = 0.99
-    arm = ("finetune_method", TASK, "g_conffusion")
-    assert Plan(parse_config(averaged)).memory_mb(*arm) > paper().memory_mb(*arm) + 2 * 1400
+    method_run = ("finetune_method", TASK, "g_conffusion")
+    assert Plan(parse_config(averaged)).memory_mb(*method_run) > paper().memory_mb(*method_run) + 2 * 1400
 
 
 @pytest.mark.parametrize("overlay", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.stem)
 def test_overlays_are_valid(overlay: Path) -> None:
     config = load_config(ROOT / "config.yaml", overlay) if overlay.stem != "photographs" else None
-    assert config is None or Plan(config).arms
+    assert config is None or Plan(config).method_runs
 
 
 @pytest.mark.parametrize(
     ("change", "reruns"),
     [
         ({"processes": 2}, False),
-        ({"save_minutes": 1}, False),
+        ({"checkpoint_every_minutes": 1}, False),
         ({"keep_candidates": False}, False),
         ({"patience": 3}, True),
         ({"micro_batch_size": 8}, True),

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from conffusion.cli import main
-from conffusion.errors import ConfigError
 from conffusion.core.progress import Reading
+from conffusion.errors import ConfigError
 from conffusion.pipeline.plan import Plan, config_text
 from conffusion.pipeline.planned import PlannedJob, planned_jobs, sampled_splits
 from conffusion.pipeline.records import JobRecord

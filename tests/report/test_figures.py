@@ -48,15 +48,15 @@ def check(png: Path, min_width: int = 600, min_height: int = 400) -> tuple[int, 
 
 
 def test_examples(run: tree.Run, tmp_path: Path) -> None:
-    arm = run.arms("super_resolution")[-1]
-    plot_examples(run.images("super_resolution"), arm, tmp_path / "examples.png", n_examples=3)
+    method_run = run.method_runs("super_resolution")[-1]
+    plot_examples(run.images("super_resolution"), method_run, tmp_path / "examples.png", n_examples=3)
     grid = Grid(3, 6)
     width, height = check(tmp_path / "examples.png")
     assert (width, height) == pytest.approx((grid.width * 160, grid.height * 160), abs=2)
 
 
 def test_context_is_dimmed_and_the_hole_is_not(run: tree.Run, tmp_path: Path) -> None:
-    plot_examples(run.images("inpainting"), run.arms("inpainting")[-1], tmp_path / "examples.png", n_examples=1)
+    plot_examples(run.images("inpainting"), run.method_runs("inpainting")[-1], tmp_path / "examples.png", n_examples=1)
     with Image.open(tmp_path / "examples.png") as image:
         pixels = np.asarray(image.convert("RGB")).astype(float)
     grid = Grid(1, 6)
@@ -74,7 +74,7 @@ def test_context_is_dimmed_and_the_hole_is_not(run: tree.Run, tmp_path: Path) ->
 def test_bounds_are_scaled_by_lambda_hat(run: tree.Run) -> None:
     examples = load_examples(run.images("super_resolution"), 4)
     assert examples.rows == (1, 4, 7, 10)
-    bounds = load_bounds(run.arms("super_resolution")[1], examples)
+    bounds = load_bounds(run.method_runs("super_resolution")[1], examples)
     assert bounds.label == "DM_SB (J = 20)" and bounds.lambda_hat == pytest.approx(1.03)
     inside = (examples.target >= bounds.lower) & (examples.target <= bounds.upper)
     np.testing.assert_allclose(bounds.risk(examples), 1 - inside.mean(axis=(1, 2, 3)))
@@ -86,7 +86,7 @@ def test_bounds_of_other_images_are_refused(run: tree.Run, tmp_path: Path) -> No
     arrays = {"target": image, "condition": image, "mask": image.astype(np.uint8)}
     write_store(tmp_path / "test.zarr", arrays, ["x", "y"], {})
     with pytest.raises(StoreError, match="other images"):
-        load_bounds(run.arms("super_resolution")[0], load_examples(tmp_path / "test.zarr", 1))
+        load_bounds(run.method_runs("super_resolution")[0], load_examples(tmp_path / "test.zarr", 1))
 
 
 def test_only_images_that_may_be_shown_are_examples(run: tree.Run) -> None:
@@ -98,9 +98,9 @@ def test_only_images_that_may_be_shown_are_examples(run: tree.Run) -> None:
 
 
 def test_methods_side_by_side(run: tree.Run, tmp_path: Path) -> None:
-    arms = run.arms("inpainting")
-    images = [run.images("inpainting")] * len(arms)
-    plot_methods(images, arms, tmp_path / "methods.png", n_examples=1)
+    method_runs = run.method_runs("inpainting")
+    images = [run.images("inpainting")] * len(method_runs)
+    plot_methods(images, method_runs, tmp_path / "methods.png", n_examples=1)
     check(tmp_path / "methods.png")
     with pytest.raises(DataError, match="one task and one protocol"):
         plot_methods([run.images("inpainting")] * len(run.folders), run.folders, tmp_path / "methods.png")
@@ -108,8 +108,8 @@ def test_methods_side_by_side(run: tree.Run, tmp_path: Path) -> None:
 
 def test_risk_figures(run: tree.Run, tmp_path: Path) -> None:
     plot_stratified_risk(run.folders, tmp_path / "strata.png", alpha=0.1)
-    plot_size_risk(run.arms("inpainting"), tmp_path / "size.pdf", alpha=0.1)
-    plot_risk_curve(run.arms("inpainting", "paper"), tmp_path / "curve.png", alpha=0.1)
+    plot_size_risk(run.method_runs("inpainting"), tmp_path / "size.pdf", alpha=0.1)
+    plot_risk_curve(run.method_runs("inpainting", "paper"), tmp_path / "curve.png", alpha=0.1)
     for name in ("strata", "size", "curve"):
         check(tmp_path / f"{name}.png")
     with pytest.raises(DataError, match="one task and one protocol"):

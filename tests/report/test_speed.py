@@ -34,14 +34,14 @@ def run(tmp_path: Path) -> RunFolder:
         write_benchmark(tmp_path, f"sample_variants/{TASK}-{name}", seconds, memory="812.3" if k else "790")
         manifest = tmp_path / TASK / "variants" / "test" / f"shard-{name.removeprefix('test-')}.json"
         write_json(manifest, {"attributes": {"forward_passes_per_image": 160 + 10 * k}})
-    for arm, seconds in (("n_conffusion", 50.0), ("n_conffusion-r1", 30.0)):
-        write_benchmark(tmp_path, f"finetune_method/{TASK}-{arm}", seconds)
-        write_benchmark(tmp_path, f"trace_candidates/{TASK}-{arm}", 3.0)
-        write_benchmark(tmp_path, f"predict_bounds/{TASK}-{arm}", 4.0)
+    for method_run, seconds in (("n_conffusion", 50.0), ("n_conffusion-r1", 30.0)):
+        write_benchmark(tmp_path, f"finetune_method/{TASK}-{method_run}", seconds)
+        write_benchmark(tmp_path, f"trace_candidates/{TASK}-{method_run}", 3.0)
+        write_benchmark(tmp_path, f"predict_bounds/{TASK}-{method_run}", 4.0)
         scores = [{"step": step, "protocol": protocol} for step in (80, 100) for protocol in ("paper", "guaranteed")]
-        (tmp_path / TASK / arm).mkdir(parents=True)
+        (tmp_path / TASK / method_run).mkdir(parents=True)
         table = pd.concat([pd.DataFrame({"step": [50, 100], "loss": 0.1}), pd.DataFrame(scores)])
-        table.to_csv(tmp_path / TASK / arm / "training.csv", index=False)
+        table.to_csv(tmp_path / TASK / method_run / "training.csv", index=False)
     write_benchmark(tmp_path, f"extract_bounds/{TASK}-test", 2.0)
     write_benchmark(tmp_path, "train_prior/sr3_faces", 20.0)
     write_benchmark(tmp_path, "split_images", 0.2, memory="-")

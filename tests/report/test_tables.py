@@ -19,15 +19,15 @@ CONTRACT = [
 ]  # fmt: skip
 
 
-def arm(root: Path, size: float = 0.2, risk: float = 0.1, **fields: object) -> Path:
+def method_run(root: Path, size: float = 0.2, risk: float = 0.1, **fields: object) -> Path:
     return write_numbers(root, Numbers(steady(risk, 6), steady(size, 6), **fields))  # type: ignore[arg-type]
 
 
 def test_task_table_has_the_columns_of_the_contract(tmp_path: Path) -> None:
     folders = [
-        arm(tmp_path, method="n_conffusion", protocol="paper"),
-        arm(tmp_path, method="n_conffusion"),
-        arm(tmp_path, method="dm_sb", n_variants=20, passes=200),
+        method_run(tmp_path, method="n_conffusion", protocol="paper"),
+        method_run(tmp_path, method="n_conffusion"),
+        method_run(tmp_path, method="dm_sb", n_variants=20, passes=200),
     ]
     write_task_table(folders, tmp_path / "table.csv")
     table = pd.read_csv(tmp_path / "table.csv")
@@ -42,7 +42,9 @@ def test_task_table_has_the_columns_of_the_contract(tmp_path: Path) -> None:
 
 
 def test_task_table_averages_replicates(tmp_path: Path) -> None:
-    folders = [arm(tmp_path, size=size, risk=0.08 + k / 100, replicate=k) for k, size in enumerate((0.1, 0.2, 0.6))]
+    folders = [
+        method_run(tmp_path, size=size, risk=0.08 + k / 100, replicate=k) for k, size in enumerate((0.1, 0.2, 0.6))
+    ]
     write_task_table(folders, tmp_path / "table.csv")
     (row,) = pd.read_csv(tmp_path / "table.csv").to_dict("records")
     assert row["interval_size_mean"] == pytest.approx(0.3)
@@ -54,13 +56,13 @@ def test_task_table_averages_replicates(tmp_path: Path) -> None:
 
 
 def test_task_table_refuses_two_tasks(tmp_path: Path) -> None:
-    folders = [arm(tmp_path), arm(tmp_path, task="inpainting")]
+    folders = [method_run(tmp_path), method_run(tmp_path, task="inpainting")]
     with pytest.raises(DataError, match="super_resolution, inpainting"):
         write_task_table(folders, tmp_path / "table.csv")
 
 
 def test_tables_for_people(tmp_path: Path) -> None:
-    folders = [arm(tmp_path, method="dm_sb", n_variants=20, passes=200), arm(tmp_path, protocol="paper")]
+    folders = [method_run(tmp_path, method="dm_sb", n_variants=20, passes=200), method_run(tmp_path, protocol="paper")]
     write_task_table(folders, tmp_path / "table.csv")
     markdown, tex = (tmp_path / "table.md").read_text(), (tmp_path / "table.tex").read_text()
     assert "DM_SB (J = 20)" in markdown and r"DM\_SB (J = 20)" in tex
@@ -81,7 +83,7 @@ def test_latex_escapes_what_it_must() -> None:
 def test_pretraining_table_compares_with_g_conffusion(tmp_path: Path) -> None:
     sizes = {"g_conffusion": 0.2, "resnext": 0.25, "resnest": 0.19, "n_conffusion": 0.1}
     folders = [
-        arm(tmp_path, size=size, method=method, task=task)
+        method_run(tmp_path, size=size, method=method, task=task)
         for method, size in sizes.items()
         for task in ("inpainting", "super_resolution")
     ]
@@ -95,8 +97,8 @@ def test_pretraining_table_compares_with_g_conffusion(tmp_path: Path) -> None:
 
 def test_pretraining_table_without_its_methods(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="resnext"):
-        write_pretraining_table([arm(tmp_path)], tmp_path / "pretraining.csv")
-    write_pretraining_table([arm(tmp_path, method="resnext")], tmp_path / "pretraining.csv")
+        write_pretraining_table([method_run(tmp_path)], tmp_path / "pretraining.csv")
+    write_pretraining_table([method_run(tmp_path, method="resnext")], tmp_path / "pretraining.csv")
     assert pd.read_csv(tmp_path / "pretraining.csv")["size_relative_to_g_conffusion"].isna().all()
 
 

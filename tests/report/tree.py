@@ -18,7 +18,7 @@ PROTOCOLS = ("paper", "guaranteed")
 
 @dataclass(frozen=True)
 class Numbers:
-    """Made-up results of one arm under one protocol; arrays have one entry per test image."""
+    """Made-up results of one method_run under one protocol; arrays have one entry per test image."""
 
     risk: np.ndarray
     size: np.ndarray
@@ -39,9 +39,9 @@ def steady(value: float, n_images: int = 60, noise: float = 0.0, seed: int = 0) 
 
 
 def write_numbers(root: Path, numbers: Numbers) -> Path:
-    """metrics.json, calibration.json and per_image.csv of an arm; returns its folder."""
-    arm = numbers.method + (f"-r{numbers.replicate}" if numbers.replicate else "")
-    folder = root / numbers.task / arm / numbers.protocol
+    """metrics.json, calibration.json and per_image.csv of an method_run; returns its folder."""
+    method_run = numbers.method + (f"-r{numbers.replicate}" if numbers.replicate else "")
+    folder = root / numbers.task / method_run / numbers.protocol
     folder.mkdir(parents=True)
     n_images = len(numbers.risk)
     pixels = np.full((n_images, 4), 1000)
@@ -98,7 +98,7 @@ class Run:
     def images(self, task: str) -> Path:
         return self.root / task / "images" / "test.zarr"
 
-    def arms(self, task: str, protocol: str = "guaranteed") -> list[Path]:
+    def method_runs(self, task: str, protocol: str = "guaranteed") -> list[Path]:
         return [folder for folder in self.folders if folder.parent.parent.name == task and folder.name == protocol]
 
     def trainings(self, task: str) -> list[Path]:

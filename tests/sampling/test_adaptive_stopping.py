@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from conffusion.sampling import Settling
+from conffusion.sampling import AdaptiveStopping
 from conffusion.sampling.adaptive_stopping import standard_error
 
 ALL = np.ones((3, 8, 8), np.uint8)
@@ -37,6 +37,6 @@ def test_whole_numbers_are_read_in_units_of_the_pixel_range() -> None:
 def test_settled_when_the_error_is_at_most_the_precision() -> None:
     variants = np.random.default_rng(0).normal(0.5, 0.1, (40, 3, 8, 8))
     error = standard_error(variants, ALL, 0.05)
-    assert Settling(error, 0.05, 8).is_settled(variants, ALL)
-    assert not Settling(0.99 * error, 0.05, 8).is_settled(variants, ALL)
-    assert Settling(1e-9, 0.05, 8).is_settled(np.repeat(variants[:1], 8, axis=0), ALL)
+    assert AdaptiveStopping(error, 0.05, 8).is_settled(variants, ALL)
+    assert not AdaptiveStopping(0.99 * error, 0.05, 8).is_settled(variants, ALL)
+    assert AdaptiveStopping(1e-9, 0.05, 8).is_settled(np.repeat(variants[:1], 8, axis=0), ALL)

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from conffusion.core.device import Compute
+from conffusion.core.device import Device
 from conffusion.sampling.batch_size import fastest_batch_size
 from conffusion.store.cache import cache_folder
 
-CPU = Compute(torch.device("cpu"), bfloat16=False)
+CPU = Device(torch.device("cpu"), bfloat16=False)
 
 
 @pytest.fixture(autouse=True)
@@ -56,13 +56,13 @@ def test_memory_ends_the_search() -> None:
 def test_other_networks_images_and_precisions_are_measured_for_themselves() -> None:
     machine = Machine(memory=2)
     network, counts = nn.Linear(3, 4), []
-    for some, shape, compute in (
+    for some, shape, device in (
         (network, (3, 8, 8), CPU),
         (nn.Linear(3, 5), (3, 8, 8), CPU),
         (network, (3, 8, 9), CPU),
-        (network, (3, 8, 8), Compute(CPU.device, bfloat16=True)),
+        (network, (3, 8, 8), Device(CPU.device, bfloat16=True)),
     ):
-        fastest_batch_size(some, shape, compute, machine.run)
+        fastest_batch_size(some, shape, device, machine.run)
         counts.append(len(json.loads(cache_file().read_text())))
     assert counts == [1, 2, 3, 4]
 

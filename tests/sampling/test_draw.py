@@ -9,21 +9,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conffusion.core.device import Compute
+from conffusion.core.device import Device
 from conffusion.methods.random_inputs import image_noise
 from conffusion.models import build_unet
 from conffusion.sampling import (
+    AdaptiveStopping,
     ChainSampler,
     NoiseSchedule,
     SamplingInput,
-    Settling,
     Solver,
     draw_variants,
     noise_schedule,
 )
 from tests import conformance
 
-CPU = Compute(torch.device("cpu"), bfloat16=False)
+CPU = Device(torch.device("cpu"), bfloat16=False)
 SCHEDULE = noise_schedule("cosine", 6)
 
 
@@ -35,7 +35,7 @@ class Settings:
     n_variants: int = 3
     batch_size: int = 4
     storage: str = "float32"
-    compute: Compute = CPU
+    device: Device = CPU
 
 
 ANCESTRAL = Settings(Solver("ancestral", 6))
@@ -84,7 +84,7 @@ def draw(
     network: nn.Module | None = None,
     schedule: NoiseSchedule = SCHEDULE,
 ) -> Any:
-    sampler = ChainSampler(network or Silent(), schedule, inputs, settings.solver, settings.storage, settings.compute)
+    sampler = ChainSampler(network or Silent(), schedule, inputs, settings.solver, settings.storage, settings.device)
     drawn = list(draw_variants(sampler, inputs, settings.n_variants, settings.batch_size))
     assert [one.row for one in drawn] == list(range(len(inputs.image_ids)))
     return np.stack([one.variants for one in drawn])
@@ -192,7 +192,7 @@ def test_drawing_stops_for_settled_images_alone(network: nn.Module) -> None:
     inputs, n_variants = corrupted(), 12
     every = draw(inputs, replace(ANCESTRAL, n_variants=n_variants))
 
-    class SettledAtRow1(Settling):
+    class SettledAtRow1(AdaptiveStopping):
         def is_settled(self, variants: Any, mask: Any) -> bool:
             return bool(np.array_equal(variants[0], every[1, 0]))
 
@@ -231,8 +231,8 @@ def test_where_networks_are_compiled_they_see_one_batch_size(network: nn.Module)
             sizes.append(len(x))
             return network(x, level)
 
-    compiling = Compute(torch.device("cpu"), bfloat16=False, compiles=True)
-    settings = replace(HIGHER_ORDER, compute=compiling)
+    compiling = Device(torch.device("cpu"), bfloat16=False, compiles=True)
+    settings = replace(HIGHER_ORDER, device=compiling)
     again = draw(corrupted(), settings, Counting())
     np.testing.assert_allclose(again, draw(corrupted(), HIGHER_ORDER, network), atol=1e-4)
     assert set(sizes) == {4}

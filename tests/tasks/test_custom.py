@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conffusion.errors import ConfigError
 from conffusion.core.randomness import keyed_generator
+from conffusion.errors import ConfigError
 from conffusion.tasks import build_task, pinned_settings, portable_settings
 
 FILE = Path(__file__).parent / "degradations.py"

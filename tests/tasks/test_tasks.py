@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conffusion.images.resize import from_uint8, resize_bicubic, to_uint8
 from conffusion.errors import ConfigError, DataError, ShapeError
+from conffusion.images.resize import from_uint8, resize_bicubic, to_uint8
 from conffusion.tasks import TASKS, Task, build_task
 from conffusion.tasks.inpainting import centre_mask
 from tests.conformance import blocky_image, load, make
@@ -35,7 +35,7 @@ def test_contract_of_every_task(name: str) -> None:
     assert set(np.unique(mask)) <= {0, 1} and mask.any()
     assert not np.array_equal(condition, target)
     np.testing.assert_array_equal(target, before)
-    if task.known_outside:
+    if task.has_mask:
         np.testing.assert_array_equal(condition[mask == 0], target[mask == 0])
     else:
         assert mask.all()
@@ -107,7 +107,7 @@ def test_inpainting_stores_mid_grey_and_asks_for_noise() -> None:
     condition, mask = task.apply(photographs(), IDS, 0)
     assert (condition[mask == 1] == 0.5).all()
     assert mask.mean() == 0.25
-    assert task.fill == "noise" and task.known_outside
+    assert task.fill == "noise" and task.has_mask
 
 
 def test_noise_is_a_function_of_seed_and_image() -> None:

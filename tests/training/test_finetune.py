@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from conffusion.core.device import Compute
+from conffusion.core.device import Device
 from conffusion.methods.models import PredictorSpec
 from conffusion.methods.predictor import BoundPredictor, Bounds
 from conffusion.models import build_unet
@@ -22,7 +22,7 @@ from conffusion.training.objectives import OBJECTIVES, Objective, Sharpening, pi
 from tests import conformance
 from tests.methods.small_specs import SPECS
 
-CPU = Compute(torch.device("cpu"), bfloat16=False)
+CPU = Device(torch.device("cpu"), bfloat16=False)
 SPREAD = 0.15  # of the truth around the condition, in the problem with known quantiles
 OFFICIAL = {"quantile_regression": "pinball", "l2": "squared_error"}
 

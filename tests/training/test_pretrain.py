@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conffusion.core.device import Compute
+from conffusion.core.device import Device
 from conffusion.models.schedules import noise_schedule
 from conffusion.models.unet import build_unet
 from conffusion.training.loop import Optimisation
@@ -24,7 +24,7 @@ from conffusion.training.pretrain import (
 from tests import conformance
 from tests.methods.small_specs import SPECS
 
-CPU = Compute(torch.device("cpu"), bfloat16=False)
+CPU = Device(torch.device("cpu"), bfloat16=False)
 SCHEDULE = noise_schedule("cosine", 40, respacing=20)
 GREY = 51  # of every pixel of the constant images; -0.6 in [-1, 1]
 

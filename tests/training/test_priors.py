@@ -8,14 +8,14 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from conffusion.core.device import Compute
 from conffusion.config.schema import PriorSettings
+from conffusion.core.device import Device
 from conffusion.models.checkpoint import load_checkpoint
 from conffusion.models.networks import load_prior, load_weights
 from conffusion.training.priors import architecture_of, write_prior
 from tests.methods.small_specs import SIDE, SPECS
 
-CPU = Compute(torch.device("cpu"), bfloat16=False)
+CPU = Device(torch.device("cpu"), bfloat16=False)
 SCHEDULE = {"linear_start": 1e-4, "linear_end": 0.02, "cosine_s": 0.008, "respacing": None}
 TASKS = {
     "sr3": ("super_resolution", "faces"),
@@ -49,7 +49,7 @@ def settings(kind: str, **changes: Any) -> PriorSettings:
 def written(folder: Path, kind: str, name: str = "prior", seed: int = 1, **changes: Any) -> Path:
     path = folder / f"{name}.safetensors"
     prior = settings(kind, **changes)
-    write_prior(name, prior, {}, image_size=SIDE, seed=seed, compute=CPU, output=path)
+    write_prior(name, prior, {}, image_size=SIDE, seed=seed, device=CPU, output=path)
     return path
 
 

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from conffusion.core.device import Compute
+from conffusion.core.device import Device
 from conffusion.training.finetune import TrainingSet, finetune
 from conffusion.training.loop import Optimisation, Resumption
 from conffusion.training.objectives import OBJECTIVES, Sharpening
 from conffusion.training.parallel import Processes, joined
 from tests.methods.small_specs import SPECS
 
-CPU = Compute(torch.device("cpu"), bfloat16=False)
+CPU = Device(torch.device("cpu"), bfloat16=False)
 CASES = (("adm", "pinball"), ("sr3", "sharpening"), ("resnext", "pinball"))  # network and objective
 
 

@@ -44,13 +44,13 @@ def run(tmp_path: Path) -> Path:
         for method, width in (("dm_sb", 0.1), ("n_conffusion", 0.05)):
             write_bounds(task / method / "guaranteed" / "bounds" / f"{split}.zarr", target, ids, width)
     for method, scale in (("dm_sb", 1.1), ("n_conffusion", 1.25)):
-        arm = task / method / "guaranteed"
-        write_json(arm / "calibration.json", {
+        method_run = task / method / "guaranteed"
+        write_json(method_run / "calibration.json", {
             "lambda_hat": scale, "risk": 0.08, "risk_ucb": 0.1, "n_images": 30, "n_bound": 30, "unit": "image",
             "ucb": "star", "scaling": "interval", "alpha": 0.1, "delta": 0.1,
         })  # fmt: skip
         variants = 20 if method == "dm_sb" else None
-        write_json(arm / "metrics.json", {"method": method, "replicate": 0, "n_variants": variants})
+        write_json(method_run / "metrics.json", {"method": method, "replicate": 0, "n_variants": variants})
     rows = [(one, one, "faces", split) for split, ids in IDS.items() for one in ids]
     pd.DataFrame(rows, columns=["image_id", "group", "source", "split"]).to_csv(root / "splits.csv", index=False)
     (root / "config.yaml").write_text(yaml.safe_dump({"run": "default"}))

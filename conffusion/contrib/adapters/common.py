@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from conffusion.errors import ConfigError
 from conffusion.core.randomness import key_digest
+from conffusion.errors import ConfigError
 
 SMALLEST_NUMBER = 2  # of samples: quantiles of one say nothing
 

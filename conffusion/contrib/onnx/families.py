@@ -4,14 +4,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from conffusion.core.arrays import FloatArray
 from conffusion.calibration import Family
 from conffusion.calibration.features import SMALLEST_SIZE
 from conffusion.calibration.krcps import PixelGroups
 from conffusion.calibration.learned import CLIP, LOG_LEAST, LOG_MOST, LearnedScale
 from conffusion.calibration.scaling import get_scaling
-from conffusion.errors import ExportError
 from conffusion.contrib.onnx.features import pixel_features
+from conffusion.core.arrays import FloatArray
+from conffusion.errors import ExportError
 
 PLAIN_FAMILIES = (
     "make the model anew with `calibration.families: [multiplicative, additive, interval]` in the run's configuration"

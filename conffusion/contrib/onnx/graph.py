@@ -6,15 +6,15 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from conffusion.core.arrays import to_01, to_pm1
-from conffusion.core.device import select_compute
-from conffusion.errors import ExportError
 from conffusion.contrib.onnx.families import ScaledFamily
+from conffusion.core.arrays import to_01, to_pm1
+from conffusion.core.device import select_device
+from conffusion.errors import ExportError
+from conffusion.inference.backends import OnePassSource, open_source
+from conffusion.inference.package import Package
 from conffusion.methods.predictor import BoundPredictor
 from conffusion.models.encoder_unet import EncoderUNet
 from conffusion.models.unet import UNet
-from conffusion.inference.package import Package
-from conffusion.inference.backends import OnePassSource, open_source
 from conffusion.tasks.inpainting import MID_GREY
 
 COLOURS = 3
@@ -53,7 +53,7 @@ class ExportedPredictor(nn.Module):
         super().__init__()
         self.predictor = _float32_predictor(package)
         self.family = ScaledFamily(package.family, package.calibration.lambda_hat, COLOURS)
-        self.has_mask, self.has_point_head = package.task.known_outside, package.method.has_point_head
+        self.has_mask, self.has_point_head = package.task.has_mask, package.method.has_point_head
         self._sorts = package.record.sorts_bounds
         self.eval()
 
@@ -130,7 +130,7 @@ def _whole_blocks(images: Tensor, side: int) -> Tensor:
 
 def _float32_predictor(package: Package) -> BoundPredictor:
     """The network on the CPU, in float32 throughout and in torch's default layout."""
-    source = open_source(package, select_compute("cpu", "float32", threads=None), batch_size=1)
+    source = open_source(package, select_device("cpu", "float32", threads=None), batch_size=1)
     if not isinstance(source, OnePassSource):
         raise ExportError(
             f"{package.record.name}: {package.method.label} draws variants with many network calls, and only one-pass "

@@ -8,8 +8,8 @@ import numpy as np
 from conffusion import __version__
 from conffusion.calibration.krcps import PixelGroups
 from conffusion.contrib.onnx.graph import ExportedPredictor
-from conffusion.inference.package import Package
 from conffusion.inference.card import promise_in_words
+from conffusion.inference.package import Package
 
 METADATA_KEY = "conffusion"
 _IMAGES = "(n, 3, height, width) float32"

@@ -15,12 +15,12 @@ import numpy.typing as npt
 import torch
 
 from conffusion import __version__
-from conffusion.core.arrays import FloatArray
 from conffusion.bounds import sort_bounds
-from conffusion.errors import ExportError
 from conffusion.contrib.onnx.families import PLAIN_FAMILIES
 from conffusion.contrib.onnx.graph import COLOURS, ExportedBounds, ExportedPredictor
 from conffusion.contrib.onnx.metadata import METADATA_KEY, describe, takes_any_size
+from conffusion.core.arrays import FloatArray
+from conffusion.errors import ExportError
 from conffusion.inference.package import Package
 from conffusion.store.files import atomic_path
 

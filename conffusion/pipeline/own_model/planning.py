@@ -12,15 +12,13 @@ import pandas as pd
 
 from conffusion.config import Config, parse_config, read_yaml
 from conffusion.config.schema import CalibrationSettings
+from conffusion.core.progress import format_duration
+from conffusion.data.splits import assign_splits
+from conffusion.errors import ConfigError
 from conffusion.images.listing import output_names
 from conffusion.images.reading import read_size
 from conffusion.images.sources import open_source
-from conffusion.data.splits import assign_splits
-from conffusion.errors import ConfigError
 from conffusion.methods.registry import METHODS
-from conffusion.core.progress import format_duration
-from conffusion.pipeline.stages.images import configured_dataset
-from conffusion.tasks import build_task
 from conffusion.pipeline.checks import check_dealt, checked_plan, units_needed
 from conffusion.pipeline.own_model.request import (
     Request,
@@ -29,6 +27,8 @@ from conffusion.pipeline.own_model.request import (
     planned_config,
 )
 from conffusion.pipeline.plan import Plan
+from conffusion.pipeline.stages.images import configured_dataset
+from conffusion.tasks import build_task
 
 SHARES = {"finetune": 0.4, "selection": 0.15, "calibration": 0.25, "test": 0.2}
 _LEAST_FOR_FITTING = 0.25  # of the groups

@@ -8,22 +8,22 @@ import numpy as np
 
 from conffusion.calibration.files import read_calibration
 from conffusion.calibration.units import group_index, group_means
-from conffusion.images.listing import list_originals, output_names
 from conffusion.data.splits import groups_of
-from conffusion.metrics import image_losses
+from conffusion.images.listing import list_images, output_names
 from conffusion.inference.calibrating import MODEL, Promise, calibrate_package
+from conffusion.inference.card import promise_in_words
 from conffusion.inference.evaluating import evaluate_package
-from conffusion.inference.inputs import InputOptions, Inputs, gather
-from conffusion.inference.verdicts import evaluation_verdict, measure_risk
 from conffusion.inference.from_run import package_run
+from conffusion.inference.inputs import InputOptions, Inputs, gather
 from conffusion.inference.model_file import read_package, write_package
 from conffusion.inference.package import Package
-from conffusion.inference.card import promise_in_words
 from conffusion.inference.predictor import Predictor
-from conffusion.store import open_store
-from conffusion.tasks import build_task
+from conffusion.inference.verdicts import evaluation_verdict, measure_risk
+from conffusion.metrics import image_losses
 from conffusion.pipeline.own_model.planning import OwnModel
 from conffusion.pipeline.own_model.running import run_workflow
+from conffusion.store import open_store
+from conffusion.tasks import build_task
 
 _PROTOCOL = "guaranteed"
 
@@ -84,7 +84,7 @@ def whole_images(model: OwnModel, split: str) -> Inputs:
     task = build_task(request.task, **request.degradation)
     inputs = gather(task, model.config.seed, [], files, InputOptions(), request.image_size)
     rows = model.splits.drop_duplicates("source").set_index("source")["group"]
-    file_of = {name: file for file, name in output_names(list_originals(files)).items()}
+    file_of = {name: file for file, name in output_names(list_images(files)).items()}
     groups = [
         rows[
             file_of.get(name, file_of.get(name.rpartition("/")[0], Path()))

@@ -14,10 +14,10 @@ from pathlib import Path
 from types import FrameType, MappingProxyType
 from typing import Any
 
-from conffusion.errors import ConffusionError
 from conffusion.core.progress import format_duration
-from conffusion.store.files import refusals
+from conffusion.errors import ConffusionError
 from conffusion.pipeline.records import JobRecord, read_records
+from conffusion.store.files import translate_oserror
 
 LOGGER = logging.getLogger(__name__)
 _POLL_SECONDS = 0.5
@@ -56,7 +56,7 @@ def run_workflow(workflow: Path, run: str, targets: Sequence[str], overlay: Path
     """
     folder = workflow / "results" / run
     log = folder / "logs" / "snakemake.log"
-    with refusals(log):
+    with translate_oserror(log):
         log.parent.mkdir(parents=True, exist_ok=True)
         printed = log.open("wb")
     options = ["--cores", str(cores), "--nocolor", "--configfile", str(overlay)]

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from conffusion.core.arrays import FloatArray
 from conffusion.bounds import sampled_bounds, sort_bounds
-from conffusion.methods.protocols import PROTOCOLS
+from conffusion.core.arrays import FloatArray
 from conffusion.core.progress import Progress
+from conffusion.methods.protocols import PROTOCOLS
 from conffusion.store import ArraySpec, StoreWriter, blocks, new_store, open_store, read_array
 
 

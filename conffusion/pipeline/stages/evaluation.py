@@ -13,10 +13,10 @@ from conffusion.calibration import Calibration, Family
 from conffusion.calibration.files import read_calibration
 from conffusion.calibration.rules import Level, get_rule
 from conffusion.calibration.units import group_index, group_means
-from conffusion.evaluation.validity import LossCurves, loss_curves
 from conffusion.data.splits import groups_of
 from conffusion.evaluation.diagnostics import risk_by_position
 from conffusion.evaluation.drift import check_drift, interval_features
+from conffusion.evaluation.validity import LossCurves, loss_curves
 from conffusion.metrics import Stratify, evaluate, image_losses, size_quartile_edges, stratified_counts
 from conffusion.pipeline.stages.calibration import matching_stores
 from conffusion.store import SealedStore, atomic_path, write_json
@@ -62,7 +62,7 @@ def evaluate_method(method: str, replicate: int, protocol: str, files: Evaluatio
     lower, upper = calibration.apply(bounds["lower"][:], bounds["upper"][:])
     target, mask = images["target"][:], images["mask"][:]
     task = build_task(str(images.attributes["task"]))
-    unit: Stratify = "image" if task.known_outside else "image_channel"  # what the official code ranks by interval size
+    unit: Stratify = "image" if task.has_mask else "image_channel"  # what the official code ranks by interval size
     metrics = evaluate(lower, upper, target, mask)
     official = evaluate(lower, upper, target, mask, stratify=unit)
     evaluated = int((np.asarray(mask) > 0).sum())

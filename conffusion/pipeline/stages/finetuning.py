@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from conffusion.core.device import Compute
+from conffusion.core.device import Device
 from conffusion.methods.competition import Score
 from conffusion.methods.models import save_predictor
 from conffusion.methods.protocols import PROTOCOLS
@@ -39,7 +39,7 @@ def finetune_method(
     inputs: FinetuningInputs,
     outputs: FinetuningOutputs,
     states: StateFolder,
-    compute: Compute,
+    device: Device,
     processes: Processes = ALONE,
 ) -> None:
     """Fit one method; keep the best checkpoint of each protocol, every candidate, and the curve.
@@ -52,7 +52,7 @@ def finetune_method(
         ConfigError: If there are too many processes for a batch.
         StoreError: If an image store is incomplete.
     """
-    fit = Fit(job, inputs, compute, processes)
+    fit = Fit(job, inputs, device, processes)
 
     def validate(step: int) -> dict[str, Score]:
         scores = {name: fit.score(name, step) for name in PROTOCOLS}

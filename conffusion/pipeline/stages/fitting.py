@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from conffusion.core.arrays import to_pm1
-from conffusion.core.device import Compute
 from conffusion.config.schema import CalibrationSettings, FinetuningSettings, MethodTuning, PriorSettings
+from conffusion.core.arrays import to_pm1
+from conffusion.core.device import Device
+from conffusion.core.randomness import keyed_generator
 from conffusion.data.splits import groups_of
 from conffusion.errors import ConfigError, StoreError
 from conffusion.methods.competition import Score, ValidationImages, score_checkpoint
@@ -19,7 +20,6 @@ from conffusion.methods.protocols import get_protocol, official_grid
 from conffusion.methods.random_inputs import image_noise
 from conffusion.methods.registry import Method
 from conffusion.models.networks import load_prior
-from conffusion.core.randomness import keyed_generator
 from conffusion.pipeline.stages.prediction import predict_store
 from conffusion.store import SealedStore, open_store, read_array
 from conffusion.tasks import build_task
@@ -45,7 +45,7 @@ class FinetuningJob:
         finetuning: Settings that all methods share.
         calibration: alpha, delta and the bound under which checkpoints compete.
         seed: The run's seed.
-        official_quirks: Whether checkpoints of the protocol "paper" compete with the accidents of the official code.
+        official_quirks: Whether checkpoints of the protocol "paper" compete with the quirks of the official code.
     """
 
     method: Method
@@ -166,20 +166,20 @@ class Fit:
     """
 
     def __init__(
-        self, job: FinetuningJob, inputs: FinetuningInputs, compute: Compute, processes: Processes = ALONE
+        self, job: FinetuningJob, inputs: FinetuningInputs, device: Device, processes: Processes = ALONE
     ) -> None:
         seed_everything(job.run_seed)
-        self._job, self._compute, self._processes = job, compute, processes
+        self._job, self._device, self._processes = job, device, processes
         self._stores = {split: open_store(path) for split, path in inputs.images.items()}
         self._images = {split: _validation_images(store, inputs.splits) for split, store in self._stores.items()}
         self.task = str(self._stores["finetune"].attributes["task"])
         architecture = architecture_of(job.prior)
         self.spec = PredictorSpec(
-            architecture, job.tuned.prediction_time, build_task(self.task).known_outside, job.finetuning.maps_timestep
+            architecture, job.tuned.prediction_time, build_task(self.task).has_mask, job.finetuning.maps_timestep
         )
         self.predictor = self.spec.build(load_prior(inputs.prior, architecture) if job.method.pretrained else None)
-        compute.place(self.predictor)
-        self._data = _training_set(job, self._stores["finetune"], inputs.sampled_bounds, self.predictor, compute)
+        device.place(self.predictor)
+        self._data = _training_set(job, self._stores["finetune"], inputs.sampled_bounds, self.predictor, device)
         _check_parts(job.finetuning.batch_size, processes.n, smallest_batch(self.predictor))
         if not processes.is_first:  # the networks are the same by now; dropout need not be
             torch.manual_seed(job.run_seed + processes.rank)
@@ -247,7 +247,7 @@ class Fit:
 
         is_due = states.is_due if states else lambda: False
         records = finetune(
-            self.predictor, phase.data, phase.objective, self._job.calibration.alpha / 2, phase.settings, self._compute,
+            self.predictor, phase.data, phase.objective, self._job.calibration.alpha / 2, phase.settings, self._device,
             seed=phase.seed, stops=phase.stops, on_validation=on_validation, after_step=phase.after_step,
             resumption=Resumption(start["loop"] if start else None, is_due, save), processes=self._processes,
         )  # fmt: skip
@@ -269,7 +269,7 @@ class Fit:
     def _sharpening(self) -> _Phase:
         """Width at the risk level, on the truth, whatever the method was fitted to."""
         shared, own = self._job.finetuning, self._job.finetuning.sharpening
-        truth = self._compute.tensor(to_pm1(read_array(self._stores["finetune"]["target"])))
+        truth = self._device.tensor(to_pm1(read_array(self._stores["finetune"]["target"])))
         sharpening = Sharpening(self._job.calibration.alpha, self._processes)
         settings = Optimisation(
             own.n_steps, shared.batch_size, own.learning_rate_factor * self._job.tuned.learning_rate, shared.ema,
@@ -284,8 +284,8 @@ class Fit:
         """How the predictor does after `step` steps on the split where checkpoints of this protocol compete."""
         rules = get_protocol(protocol, official_quirks=self._job.official_quirks)
         store, images = self._stores[rules.selected_on], self._images[rules.selected_on]
-        accident = rules.accident(step, calibrating=True)
-        lower, upper, _ = predict_store(self.predictor, store, self._job.seed, self._compute, accident)
+        quirk = rules.quirk(step, calibrating=True)
+        lower, upper, _ = predict_store(self.predictor, store, self._job.seed, self._device, quirk)
         grid = official_grid(self.task, self._job.method)
         return score_checkpoint(rules, lower, upper, images, self._job.calibration, grid)
 
@@ -303,7 +303,7 @@ def _validation_images(store: SealedStore, splits: Path) -> ValidationImages:
 
 
 def _training_set(
-    job: FinetuningJob, store: SealedStore, sampled_bounds: Path | None, predictor: BoundPredictor, compute: Compute
+    job: FinetuningJob, store: SealedStore, sampled_bounds: Path | None, predictor: BoundPredictor, device: Device
 ) -> TrainingSet:
     condition = to_pm1(read_array(store["condition"]))
     lower = upper = to_pm1(read_array(store["target"]))
@@ -317,13 +317,13 @@ def _training_set(
         lower, upper = to_pm1(read_array(bounds["lower"])), to_pm1(read_array(bounds["upper"]))
         shape = condition.shape[1:]
         task = str(store.attributes["task"])
-        noise = compute.tensor(image_noise(predictor.noise_purpose, job.seed, task, store.image_ids, shape))
+        noise = device.tensor(image_noise(predictor.noise_purpose, job.seed, task, store.image_ids, shape))
     return TrainingSet(
-        compute.tensor(condition),
-        compute.tensor(read_array(store["mask"])),
-        compute.tensor(lower),
-        compute.tensor(upper),
+        device.tensor(condition),
+        device.tensor(read_array(store["mask"])),
+        device.tensor(lower),
+        device.tensor(upper),
         noise,
         getattr(predictor.network, "n_classes", 0),
-        job.finetuning.mirror,
+        job.finetuning.horizontal_flip,
     )

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from conffusion.core.arrays import FloatArray, iterate_blocks
 from conffusion.config.schema import DatasetSettings
+from conffusion.core.arrays import FloatArray, iterate_blocks
+from conffusion.core.randomness import keyed_generator
 from conffusion.data.datasets import Dataset, build_dataset
 from conffusion.data.parallel import DEFAULT_WORKERS
 from conffusion.data.splits import assign_splits, read_splits, write_splits
-from conffusion.core.randomness import keyed_generator
 from conffusion.store import ArraySpec, new_store
 from conffusion.tasks import build_task
 

@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 
 from conffusion.core.arrays import FloatArray
-from conffusion.evaluation.validity import LossCurves
-from conffusion.core.device import Compute
+from conffusion.core.device import Device
+from conffusion.core.progress import Progress
 from conffusion.errors import StoreError
-from conffusion.methods.quirks import NO_ACCIDENT, Accident
+from conffusion.evaluation.validity import LossCurves
 from conffusion.methods.models import load_predictor
+from conffusion.methods.one_pass import CorruptedImages, iterate_bounds, predict_bounds
 from conffusion.methods.predictor import BoundPredictor
 from conffusion.methods.protocols import get_protocol
-from conffusion.methods.one_pass import CorruptedImages, iterate_bounds, predict_bounds
-from conffusion.core.progress import Progress
+from conffusion.methods.quirks import NO_QUIRK, Quirk
 from conffusion.pipeline.stages.bounds import new_bounds
 from conffusion.pipeline.stages.evaluation import pool_curves
 from conffusion.store import SealedStore, atomic_path, open_store
@@ -23,7 +23,7 @@ from conffusion.store import SealedStore, atomic_path, open_store
 def predict_method_bounds(
     protocol: str,
     seed: int,
-    compute: Compute,
+    device: Device,
     *,
     model: str | Path,
     images: Sequence[str | Path],
@@ -33,15 +33,15 @@ def predict_method_bounds(
     """Bounds of the given image stores by the protocol's checkpoint, before calibration."""
     rules = get_protocol(protocol, official_quirks=official_quirks)
     predictor, training = load_predictor(model)
-    compute.place(predictor)
+    device.place(predictor)
     progress = Progress(f"predicting, protocol {protocol}", len(images), unit="splits")
     for path, output in zip(images, outputs, strict=True):
         store = open_store(path)
-        accident = rules.accident(training["step"], calibrating=store.attributes["split"] != "test")
+        quirk = rules.quirk(training["step"], calibrating=store.attributes["split"] != "test")
         attributes = {"checkpoint_step": training["step"], "forward_passes_per_image": 1}
         seconds = []
         with new_bounds(output, store["condition"].shape[1:], store.image_ids, protocol, attributes) as writer:
-            for lower, upper, taken in iterate_bounds(predictor, _corrupted(store, seed), compute, accident=accident):
+            for lower, upper, taken in iterate_bounds(predictor, _corrupted(store, seed), device, quirk=quirk):
                 writer.append(lower, upper)
                 seconds.append(taken)
             writer.attributes["seconds_per_image"] = float(np.median(seconds))
@@ -50,7 +50,7 @@ def predict_method_bounds(
 
 def trace_candidates(
     seed: int,
-    compute: Compute,
+    device: Device,
     *,
     candidates: str | Path,
     images: Sequence[str | Path],
@@ -66,18 +66,18 @@ def trace_candidates(
     with atomic_path(output) as folder:
         folder.mkdir()
         for checkpoint in checkpoints:
-            _trace(checkpoint, stores, seed, compute, splits).save(folder / f"{checkpoint.stem}.npz")
+            _trace(checkpoint, stores, seed, device, splits).save(folder / f"{checkpoint.stem}.npz")
             progress.update()
 
 
 def _trace(
-    checkpoint: Path, stores: Sequence[SealedStore], seed: int, compute: Compute, splits: str | Path
+    checkpoint: Path, stores: Sequence[SealedStore], seed: int, device: Device, splits: str | Path
 ) -> LossCurves:
     predictor, _ = load_predictor(checkpoint)
-    compute.place(predictor)
+    device.place(predictor)
     pairs = []
     for store in stores:
-        lower, upper, _ = predict_store(predictor, store, seed, compute)
+        lower, upper, _ = predict_store(predictor, store, seed, device)
         pairs.append(({"lower": lower, "upper": upper}, store))
     return pool_curves(pairs, splits)
 
@@ -86,11 +86,11 @@ def predict_store(
     predictor: BoundPredictor,
     store: SealedStore,
     seed: int,
-    compute: Compute,
-    accident: Accident = NO_ACCIDENT,
+    device: Device,
+    quirk: Quirk = NO_QUIRK,
 ) -> tuple[FloatArray, FloatArray, float]:
     """Bounds (N, C, H, W) in [0, 1] of all images of a store, and seconds per image."""
-    return predict_bounds(predictor, _corrupted(store, seed), compute, accident=accident)
+    return predict_bounds(predictor, _corrupted(store, seed), device, quirk=quirk)
 
 
 def _corrupted(store: SealedStore, seed: int) -> CorruptedImages:

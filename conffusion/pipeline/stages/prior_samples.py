@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from conffusion.core.arrays import FloatArray, to_01
-from conffusion.core.device import Compute
 from conffusion.config.schema import PriorSettings, SamplingSettings
+from conffusion.core.arrays import FloatArray, to_01
+from conffusion.core.device import Device
+from conffusion.core.randomness import keyed_normal
 from conffusion.models.denoiser import ClassDenoiser
 from conffusion.models.networks import load_prior, load_weights
-from conffusion.core.randomness import keyed_normal
-from conffusion.sampling import sample_ancestral
 from conffusion.pipeline.stages.sampling import VariantSource, sampling_input
+from conffusion.sampling import sample_ancestral
 from conffusion.store import open_store, read_array
 from conffusion.training.priors import architecture_of
 
@@ -24,7 +24,7 @@ def restorations(
     prior: PriorSettings,
     sampling: SamplingSettings,
     seed: int,
-    compute: Compute,
+    device: Device,
     *,
     checkpoint: str | Path,
     images: str | Path,
@@ -37,15 +37,15 @@ def restorations(
     """  # fmt: skip
     store, rows = open_store(images), slice(0, n_images)
     inputs = sampling_input(store, rows, seed)
-    settings = sampling.model_copy(update={"storage": "float32"})
-    source = VariantSource(prior, settings, None, compute, checkpoint)
+    settings = sampling.model_copy(update={"dtype": "float32"})
+    source = VariantSource(prior, settings, None, device, checkpoint)
     variants = np.stack([drawn.variants for drawn in source.draw(inputs, source.batch_size(inputs))])
     target = read_array(store["target"], rows)
     return np.concatenate([np.stack([target, inputs.condition], axis=1), variants], axis=1)
 
 
 def generations(
-    prior: PriorSettings, seed: int, compute: Compute, *, checkpoint: str | Path, n_images: int
+    prior: PriorSettings, seed: int, device: Device, *, checkpoint: str | Path, n_images: int
 ) -> FloatArray:
     """Images made from nothing but a class by a generic prior: (n_classes, n_images, C, H, W) in [0, 1]."""
     architecture = architecture_of(prior)
@@ -55,15 +55,15 @@ def generations(
     if schedule is None:
         raise ValueError(f"{checkpoint}: an encoder generates nothing")
     size, n_classes = int(architecture.options["image_size"]), min(MOST_CLASSES, int(network.n_classes))  # type: ignore[arg-type]
-    labels = torch.arange(n_classes).repeat_interleave(n_images).to(compute.device)
+    labels = torch.arange(n_classes).repeat_interleave(n_images).to(device.torch_device)
     shape = (n_classes * n_images, 3, size, size)
-    compute.place(network)
+    device.place(network)
     network.eval()
 
     def noise(step: int) -> torch.Tensor:
-        return compute.tensor(keyed_normal(shape, "generation", seed, step))
+        return device.tensor(keyed_normal(shape, "generation", seed, step))
 
-    with torch.inference_mode(), compute.autocast():
+    with torch.inference_mode(), device.autocast():
         samples = sample_ancestral(ClassDenoiser(network, schedule, labels), schedule, noise, None)
     return to_01(samples).float().clamp(0, 1).cpu().numpy().reshape(n_classes, n_images, 3, size, size)
 
@@ -72,7 +72,7 @@ def sample_priors(
     priors: Mapping[str, PriorSettings],
     sampling: SamplingSettings,
     seed: int,
-    compute: Compute,
+    device: Device,
     *,
     checkpoints: Mapping[str, str | Path],
     images: Mapping[str, str | Path],
@@ -84,7 +84,7 @@ def sample_priors(
         priors: Settings by name.
         sampling: Settings of the sampler for conditional priors.
         seed: The run's seed.
-        compute: Device and precision.
+        device: Device and precision.
         checkpoints: Weights by name of the prior.
         images: Test images by task.
         output: File to write.
@@ -93,8 +93,8 @@ def sample_priors(
     for name, prior in priors.items():
         if prior.task is not None:
             rows[name] = restorations(
-                prior, sampling, seed, compute, checkpoint=checkpoints[name], images=images[prior.task], n_images=6
+                prior, sampling, seed, device, checkpoint=checkpoints[name], images=images[prior.task], n_images=6
             )
         elif prior.schedule is not None:
-            rows[name] = generations(prior, seed, compute, checkpoint=checkpoints[name], n_images=12)
+            rows[name] = generations(prior, seed, device, checkpoint=checkpoints[name], n_images=12)
     np.savez(output, **rows)  # type: ignore[arg-type]

@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from conffusion.core.device import Compute
 from conffusion.config.schema import PriorSettings, SamplingSettings
+from conffusion.core.device import Device
 from conffusion.errors import DataError
 from conffusion.models.networks import load_prior, load_weights
 from conffusion.models.schedules import NoiseSchedule
-from conffusion.sampling import ChainSampler, Drawn, SamplingInput, Settling, Solver, draw_variants
+from conffusion.sampling import AdaptiveStopping, ChainSampler, Drawn, SamplingInput, Solver, draw_variants
 from conffusion.sampling.batch_size import fastest_batch_size
 from conffusion.store import ArraySpec, SealedStore, new_store, open_store, read_array
 from conffusion.tasks import build_task
@@ -32,8 +32,8 @@ class VariantSource:
     Args:
         prior: Settings of the prior.
         sampling: Settings of the sampler.
-        settling: When to stop drawing for an image; None draws `n_variants` of each.
-        compute: Device and precision; compiles if the settings say so.
+        adaptive_stopping: When to stop drawing for an image; None draws `n_variants` of each.
+        device: Device and precision; compiles if the settings say so.
         checkpoint: Weights of the prior.
     Raises:
         CheckpointError: If the prior is unreadable or of another architecture.
@@ -43,8 +43,8 @@ class VariantSource:
         self,
         prior: PriorSettings,
         sampling: SamplingSettings,
-        settling: Settling | None,
-        compute: Compute,
+        adaptive_stopping: AdaptiveStopping | None,
+        device: Device,
         checkpoint: str | Path,
     ) -> None:
         architecture = architecture_of(prior)
@@ -54,11 +54,11 @@ class VariantSource:
         if schedule is None or not prior.task:
             raise ValueError(f"{checkpoint}: only a diffusion prior conditioned on a task can be sampled")
         self._schedule: NoiseSchedule = schedule
-        self._compute = replace(compute, compiles=sampling.compile)
-        self._network: nn.Module = self._compute.place(network)
+        self._device = replace(device, compiles=sampling.compile)
+        self._network: nn.Module = self._device.place(network)
         self._sampling = sampling
         self._solver = Solver(sampling.solver, sampling.n_steps, sampling.shared_start)
-        self._settling = settling
+        self._adaptive_stopping = adaptive_stopping
         self.n_calls = self._solver.n_calls(schedule)
 
     def batch_size(self, inputs: SamplingInput) -> int:
@@ -71,22 +71,22 @@ class VariantSource:
         def draw(n_chains: int) -> None:
             trial.launch([(0, variant) for variant in range(n_chains)])()
 
-        return fastest_batch_size(self._network, inputs.condition.shape[1:], self._compute, draw)
+        return fastest_batch_size(self._network, inputs.condition.shape[1:], self._device, draw)
 
     def draw(self, inputs: SamplingInput, batch_size: int) -> Iterator[Drawn]:
         """Variants of every image, in the order of the images."""
         sampler = self._sampler(inputs, self._solver)
-        return draw_variants(sampler, inputs, self._sampling.n_variants, batch_size, self._settling)
+        return draw_variants(sampler, inputs, self._sampling.n_variants, batch_size, self._adaptive_stopping)
 
     def _sampler(self, inputs: SamplingInput, solver: Solver) -> ChainSampler:
-        return ChainSampler(self._network, self._schedule, inputs, solver, self._sampling.storage, self._compute)
+        return ChainSampler(self._network, self._schedule, inputs, solver, self._sampling.dtype, self._device)
 
 
 def sampling_input(store: SealedStore, rows: slice, seed: int) -> SamplingInput:
     """Images of some rows of an image store, as the sampler takes them."""
     task = str(store.attributes["task"])
     condition, mask = read_array(store["condition"], rows), read_array(store["mask"], rows)
-    return SamplingInput(task, seed, store.image_ids[rows], condition, mask, build_task(task).known_outside)
+    return SamplingInput(task, seed, store.image_ids[rows], condition, mask, build_task(task).has_mask)
 
 
 def sample_variants(
@@ -94,7 +94,7 @@ def sample_variants(
     sampling: SamplingSettings,
     alpha: float,
     seed: int,
-    compute: Compute,
+    device: Device,
     *,
     checkpoint: str | Path,
     images: str | Path,
@@ -110,9 +110,9 @@ def sample_variants(
     Args:
         prior: Settings of the task's diffusion prior.
         sampling: Settings of the sampler.
-        alpha: Risk level, whose quantiles have to settle where `sampling.settling` asks for it.
+        alpha: Risk level, whose quantiles have to settle where `sampling.adaptive_stopping` asks for it.
         seed: The run's seed.
-        compute: Device and precision.
+        device: Device and precision.
         checkpoint: Weights of the prior.
         images: Image store of the split.
         shard: (k, K): the k-th of K nearly equal parts of the split's rows, counted from 0.
@@ -124,11 +124,11 @@ def sample_variants(
     """
     store = open_store(images)
     inputs = sampling_input(store, shard_rows(min(len(store.image_ids), most_images or 2**62), *shard), seed)
-    source = VariantSource(prior, sampling, _settling(sampling, alpha), compute, checkpoint)
+    source = VariantSource(prior, sampling, _adaptive_stopping(sampling, alpha), device, checkpoint)
     batch_size = source.batch_size(inputs)
     n_images, n_variants = len(inputs.image_ids), sampling.n_variants
     layout = {
-        "variants": ArraySpec((n_variants, *inputs.condition.shape[1:]), np.dtype(sampling.storage)),
+        "variants": ArraySpec((n_variants, *inputs.condition.shape[1:]), np.dtype(sampling.dtype)),
         "n_variants": ArraySpec((), np.dtype(np.int32)),
     }
     attributes = {
@@ -147,9 +147,9 @@ def sample_variants(
         writer.attributes["seconds_per_image"] = (time.perf_counter() - start) / n_images
 
 
-def _settling(sampling: SamplingSettings, alpha: float) -> Settling | None:
-    precision = sampling.settling.precision
-    return None if precision is None else Settling(precision, alpha / 2, sampling.settling.round)
+def _adaptive_stopping(sampling: SamplingSettings, alpha: float) -> AdaptiveStopping | None:
+    precision = sampling.adaptive_stopping.precision
+    return None if precision is None else AdaptiveStopping(precision, alpha / 2, sampling.adaptive_stopping.round)
 
 
 def _padded(variants: npt.NDArray[Any], n_variants: int) -> npt.NDArray[Any]:

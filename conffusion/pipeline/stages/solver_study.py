@@ -10,14 +10,14 @@ import numpy.typing as npt
 import pandas as pd
 import yaml
 
-from conffusion.core.arrays import FloatArray
 from conffusion.bounds import sampled_bounds
 from conffusion.calibration import critical_lambda
 from conffusion.calibration.scaling import ScalingName, get_scaling
 from conffusion.config.schema import SolverStudySettings
+from conffusion.core.arrays import FloatArray
 from conffusion.core.randomness import keyed_generator
-from conffusion.sampling.adaptive_stopping import Settling
 from conffusion.evaluation.scores import crps
+from conffusion.sampling.adaptive_stopping import AdaptiveStopping
 from conffusion.store import SealedStore, atomic_path, open_store, read_array, write_text
 
 SCALING: ScalingName = "multiplicative"  # the paper's family
@@ -143,14 +143,14 @@ def _amounts(
             yield [number] * n_images, np.nan
     if n_drawn == max(settings.n_variants):  # the reference is not drawn in full
         for precision in settings.precisions:
-            rule = Settling(precision, alpha / 2, settings.round)
+            rule = AdaptiveStopping(precision, alpha / 2, settings.round)
             yield (
                 [_settled_at(variants, mask, rule) for variants, mask in zip(pool, truth.mask, strict=True)],
                 precision,
             )
 
 
-def _settled_at(variants: npt.NDArray[Any], mask: npt.NDArray[np.bool_], rule: Settling) -> int:
+def _settled_at(variants: npt.NDArray[Any], mask: npt.NDArray[np.bool_], rule: AdaptiveStopping) -> int:
     """How many of an image's variants would have been drawn."""
     looks = [*range(rule.round, len(variants), rule.round), len(variants)]
     settled = (number for number in looks if rule.is_settled(variants[:number], mask.astype(np.uint8)))

@@ -9,10 +9,10 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from conffusion.core.device import Compute
 from conffusion.config.schema import MethodTuning, TuningSettings
-from conffusion.errors import ConfigError
+from conffusion.core.device import Device
 from conffusion.core.randomness import keyed_generator
+from conffusion.errors import ConfigError
 from conffusion.pipeline.stages.fitting import PATIENT_PROTOCOL, FinetuningInputs, FinetuningJob, Fit
 from conffusion.store import atomic_path, read_json, write_json, write_text
 from conffusion.training.priors import architecture_of
@@ -49,10 +49,10 @@ def trial_settings(tuning: TuningSettings, kind: str, seed: int, trial: int) -> 
 
 
 def try_settings(
-    job: FinetuningJob, inputs: FinetuningInputs, output: str | Path, states: StateFolder, compute: Compute
+    job: FinetuningJob, inputs: FinetuningInputs, output: str | Path, states: StateFolder, device: Device
 ) -> None:
     """Fine-tune with the job's settings and record the narrowest calibrated intervals on the selection split."""
-    fit = Fit(job, inputs, compute)
+    fit = Fit(job, inputs, device)
     best, _ = fit.run(lambda step: {CRITERION: fit.score(CRITERION, step)}, states).best(CRITERION)
     size = best.interval_size
     write_json(output, {

@@ -9,10 +9,10 @@ import pandas as pd
 
 from conffusion.calibration.families import Family
 from conffusion.calibration.rules import RULES
-from conffusion.evaluation.validity import LossCurves, assess_validity
 from conffusion.config.schema import PLAIN_FAMILIES, CalibrationSettings, ValiditySettings
-from conffusion.methods.protocols import COMPARISON
 from conffusion.core.progress import Progress
+from conffusion.evaluation.validity import LossCurves, assess_validity
+from conffusion.methods.protocols import COMPARISON
 from conffusion.pipeline.stages.calibration import matching_stores
 from conffusion.pipeline.stages.evaluation import pool_curves
 from conffusion.store import atomic_path, read_json
@@ -70,7 +70,7 @@ def assess_method_validity(
     """Rows of validity.csv for one method.
 
     Checkpoints stay fixed; a further row of the paper's protocol selects anew among all stored ones in every draw. The
-    accidents of the official code are not repeated here: what breaks the promise is the protocol itself. Rows of the
+    quirks of the official code are not repeated here: what breaks the promise is the protocol itself. Rows of the
     protocol "comparison" apply every bound to the guaranteed bounds under every plain family and the chosen one.
 
     Args:
@@ -80,11 +80,11 @@ def assess_method_validity(
         validity: Sizes and number of draws.
         seed: The run's seed.
         files: What is read and written.
-        official_quirks: Whether the run repeats these accidents, so that the paper's curves are those of the candidate.
+        official_quirks: Whether the run repeats these quirks, so that the paper's curves are those of the candidate.
     """
     records = {name: read_json(path) for name, path in files.calibrations.items()}
     own_size = int(records["guaranteed"]["n_bound"])  # images, or groups where there are groups
-    rows, sizes = [], validity.n or [own_size]
+    rows, sizes = [], validity.calibration_sizes or [own_size]
     all_series = [*_protocols(records, files, official_quirks), *_comparisons(records, files)]
     progress = Progress("drawing calibration sets", len(all_series) * len(sizes), unit="settings")
     for series in all_series:

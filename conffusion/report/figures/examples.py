@@ -23,7 +23,7 @@ _ERROR, _SIZE = 4, 5
 
 
 def plot_examples(
-    images: Path | str, arm: Path | str, output: Path | str, *, n_examples: int = 4, shown: str = ""
+    images: Path | str, method_run: Path | str, output: Path | str, *, n_examples: int = 4, shown: str = ""
 ) -> None:
     """Draw input, calibrated bounds, truth, error and interval size of some test images.
 
@@ -32,13 +32,13 @@ def plot_examples(
 
     Args:
         images: results/<run>/<task>/images/test.zarr.
-        arm: results/<run>/<task>/<arm>/<protocol>.
+        method_run: results/<run>/<task>/<method_run>/<protocol>.
         output: PNG or PDF file to write; both are written.
         n_examples: Number of rows.
         shown: Regular expression on the ids of the images that may be shown.
     """
     examples = load_examples(images, n_examples, shown)
-    bounds = load_bounds(arm, examples)
+    bounds = load_bounds(method_run, examples)
     grid = Grid(len(examples.rows), len(_COLUMNS))
     with saved_figure(output, grid.width, grid.height, layout="none") as figure:
         grid.heading(

@@ -1,4 +1,4 @@
-"""What the image figures show: some test images, the calibrated bounds of an arm, and panels to draw them in."""
+"""What the image figures show: some test images, the calibrated bounds of an method_run, and panels to draw them in."""
 
 import re
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from conffusion.core.arrays import FloatArray
 from conffusion.calibration.files import read_calibration
+from conffusion.core.arrays import FloatArray
 from conffusion.errors import DataError, StoreError
 from conffusion.report.figures.style import CONTEXT_FADE, HEAT_MAP
 from conffusion.report.results import method_label
@@ -49,7 +49,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class Bounds:
-    """Calibrated bounds of an arm on the examples.
+    """Calibrated bounds of an method_run on the examples.
 
     Attributes:
         label: Name of the method, with J.
@@ -105,16 +105,16 @@ def load_examples(images: Path | str, n_examples: int, shown: str = "") -> Examp
     return Examples(rows, store.image_ids, _rows(store, "target", rows), _rows(store, "condition", rows), mask)
 
 
-def load_bounds(arm: Path | str, examples: Examples) -> Bounds:
-    """Bounds of an arm on the examples, scaled by its lambda_hat and clamped.
+def load_bounds(method_run: Path | str, examples: Examples) -> Bounds:
+    """Bounds of an method_run on the examples, scaled by its lambda_hat and clamped.
 
     Args:
-        arm: results/<run>/<task>/<arm>/<protocol>.
+        method_run: results/<run>/<task>/<method_run>/<protocol>.
         examples: The examples.
     Raises:
         StoreError: If the bounds are of other images.
     """
-    folder = Path(arm)
+    folder = Path(method_run)
     store = open_store(folder / "bounds" / "test.zarr")
     if store.image_ids != examples.image_ids:
         raise StoreError(f"{store.path}: holds the bounds of other images; rerun the rule that makes it")

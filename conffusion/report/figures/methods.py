@@ -27,7 +27,7 @@ _CELL, _MARGIN = 1.2, 0.2  # inches
 
 def plot_methods(
     images: Sequence[Path | str],
-    arms: Sequence[Path | str],
+    method_runs: Sequence[Path | str],
     output: Path | str,
     *,
     n_examples: int = 2,
@@ -38,17 +38,20 @@ def plot_methods(
     Only the first replicate of each method is shown.
 
     Args:
-        images: Test images of every arm, results/<run>/<task>/images/test.zarr; the same images, in one order, though
+        images: Test images of every method run, results/<run>/<task>/images/test.zarr; the same, in one order, though
             some networks may see them at another size.
-        arms: results/<run>/<task>/<arm>/<protocol> of one task and protocol.
+        method_runs: results/<run>/<task>/<method_run>/<protocol> of one task and protocol.
         output: PNG or PDF file to write; both are written.
         n_examples: Number of images, evenly spread over the test split.
         shown: Regular expression on the ids of the images that may be shown.
     Raises:
-        DataError: If the arms belong to several tasks or protocols.
+        DataError: If the method_runs belong to several tasks or protocols.
     """
-    examples_of = {Path(arm): load_examples(path, n_examples, shown) for path, arm in zip(images, arms, strict=True)}
-    results = [result for result in load_results(arms) if result.replicate == 0]
+    examples_of = {
+        Path(method_run): load_examples(path, n_examples, shown)
+        for path, method_run in zip(images, method_runs, strict=True)
+    }
+    results = [result for result in load_results(method_runs) if result.replicate == 0]
     if len({(result.task, result.protocol) for result in results}) != 1:
         raise DataError(f"{output}: needs the first replicates of one task and one protocol")
     drawn = [(load_bounds(result.folder, examples_of[result.folder]), examples_of[result.folder]) for result in results]

@@ -9,7 +9,7 @@ from matplotlib.image import AxesImage
 
 from conffusion.errors import StoreError
 from conffusion.report.figures.style import facets, saved_figure
-from conffusion.report.results import ArmResult, distinct, load_results, result_label, select, task_label
+from conffusion.report.results import MethodResult, distinct, load_results, result_label, select, task_label
 
 _COLOURS = "RdBu_r"  # white where the risk is alpha
 _NOT_JUDGED = "#d9d9d9"
@@ -19,8 +19,8 @@ def plot_position_risk(folders: Sequence[Path | str], output: Path | str, *, alp
     """Maps of the test risk over the image, one panel per task (rows) and method (columns).
 
     Args:
-        folders: results/<run>/<task>/<arm>/<protocol> of one protocol, with positions.npz; only the first replicate of
-            each method is drawn.
+        folders: results/<run>/<task>/<method_run>/<protocol> of one protocol, with positions.npz; only the first
+            replicate of each method is drawn.
         output: PNG or PDF file to write; both are written.
         alpha: Risk level, the middle of the colour scale, which ends at twice alpha.
     Raises:
@@ -33,21 +33,21 @@ def plot_position_risk(folders: Sequence[Path | str], output: Path | str, *, alp
         grid = facets(figure, len(tasks), len(methods))
         for row, task in zip(grid, tasks, strict=True):
             for panel, method in zip(row, methods, strict=True):
-                arms = select(results, task=task, method=method)
-                panel.set_visible(bool(arms))
-                for arm in arms:
-                    drawn = _draw(panel, arm, alpha)
+                method_runs = select(results, task=task, method=method)
+                panel.set_visible(bool(method_runs))
+                for method_run in method_runs:
+                    drawn = _draw(panel, method_run, alpha)
         bar = figure.colorbar(drawn, ax=[panel for row in grid for panel in row], extend="max", shrink=0.8)
         bar.set_label("test risk (share of pixels missed)")
         bar.ax.set_yticks([0, alpha, 2 * alpha], ["0", f"α = {alpha:g}", f"{2 * alpha:g}"])
 
 
-def _draw(axes: Axes, arm: ArmResult, alpha: float) -> AxesImage:
-    axes.set_title(f"{task_label(arm.task)}, {result_label(arm)}")
+def _draw(axes: Axes, method_run: MethodResult, alpha: float) -> AxesImage:
+    axes.set_title(f"{task_label(method_run.task)}, {result_label(method_run)}")
     axes.set_facecolor(_NOT_JUDGED)
     axes.set_xticks([])
     axes.set_yticks([])
-    return axes.imshow(_risk(arm.folder / "positions.npz"), cmap=_COLOURS, vmin=0.0, vmax=2 * alpha)
+    return axes.imshow(_risk(method_run.folder / "positions.npz"), cmap=_COLOURS, vmin=0.0, vmax=2 * alpha)
 
 
 def _risk(path: Path) -> np.ndarray:

@@ -27,7 +27,7 @@ from conffusion.report.figures.style import (
 )
 from conffusion.report.results import (
     N_STRATA,
-    ArmResult,
+    MethodResult,
     distinct,
     load_results,
     protocol_rank,
@@ -47,7 +47,7 @@ def plot_stratified_risk(folders: Sequence[Path | str], output: Path | str, *, a
     Bars are means over replicates; where there are several, a whisker spans their range.
 
     Args:
-        folders: results/<run>/<task>/<arm>/<protocol>.
+        folders: results/<run>/<task>/<method_run>/<protocol>.
         output: PNG or PDF file to write; both are written.
         alpha: Risk level, drawn as a line.
     """
@@ -74,7 +74,7 @@ def plot_size_risk(folders: Sequence[Path | str], output: Path | str, *, alpha: 
     Error bars: 1.96 standard errors over test images (groups where images share one); means over replicates.
 
     Args:
-        folders: results/<run>/<task>/<arm>/<protocol>.
+        folders: results/<run>/<task>/<method_run>/<protocol>.
         output: PNG or PDF file to write; both are written.
         alpha: Risk level, drawn as a line.
     """
@@ -97,7 +97,7 @@ def plot_risk_curve(folders: Sequence[Path | str], output: Path | str, *, alpha:
     """Risk against lambda with its upper confidence bound and lambda_hat, one panel per method.
 
     Args:
-        folders: results/<run>/<task>/<arm>/<protocol> of one task and protocol, with curve.csv; only the first
+        folders: results/<run>/<task>/<method_run>/<protocol> of one task and protocol, with curve.csv; only the first
             replicate of each method is drawn.
         output: PNG or PDF file to write; both are written.
         alpha: Risk level, drawn as a line.
@@ -121,20 +121,23 @@ def plot_risk_curve(folders: Sequence[Path | str], output: Path | str, *, alpha:
         _legend(figure, _curve_handles(alpha), n_columns=5)
 
 
-def _draw_strata(axes: Axes, arms: Sequence[ArmResult]) -> None:
-    methods = distinct(arms, "method")
+def _draw_strata(axes: Axes, method_runs: Sequence[MethodResult]) -> None:
+    methods = distinct(method_runs, "method")
     for place, method in enumerate(methods):
-        risks = np.array([arm.metrics["stratified_risk"] for arm in select(arms, method=method)], dtype=np.float64)
+        risks = np.array(
+            [method_run.metrics["stratified_risk"] for method_run in select(method_runs, method=method)],
+            dtype=np.float64,
+        )
         positions = place + (np.arange(N_STRATA) - (N_STRATA - 1) / 2) * 0.2
         mean = risks.mean(axis=0)
         axes.bar(positions, mean, width=0.19, color=QUARTILE_COLOURS, edgecolor="white", linewidth=0.4)
         if len(risks) > 1:
             axes.errorbar(positions, mean, _range_around(risks), fmt="none", ecolor=GREY, elinewidth=1, capsize=1.5)
-    axes.set_xticks(range(len(methods)), _tick_labels(arms, methods))
+    axes.set_xticks(range(len(methods)), _tick_labels(method_runs, methods))
 
 
-def _tick_labels(arms: Sequence[ArmResult], methods: Sequence[str]) -> list[str]:
-    labels = [result_label(select(arms, method=method)[0]) for method in methods]
+def _tick_labels(method_runs: Sequence[MethodResult], methods: Sequence[str]) -> list[str]:
+    labels = [result_label(select(method_runs, method=method)[0]) for method in methods]
     return [label.replace("-", "-\n").replace(" (", "\n(") for label in labels]
 
 
@@ -144,9 +147,9 @@ def _range_around(values: np.ndarray) -> np.ndarray:
     return np.stack([mean - values.min(axis=0), values.max(axis=0) - mean])
 
 
-def _draw_size_risk(axes: Axes, arms: Sequence[ArmResult]) -> None:
-    for method in distinct(arms, "method"):
-        images = pd.concat([arm.per_image for arm in select(arms, method=method)])
+def _draw_size_risk(axes: Axes, method_runs: Sequence[MethodResult]) -> None:
+    for method in distinct(method_runs, "method"):
+        images = pd.concat([method_run.per_image for method_run in select(method_runs, method=method)])
         (size, size_error), (risk, risk_error) = (clustered_mean(images, name) for name in ("interval_size", "risk"))
         axes.errorbar(
             size, risk, xerr=1.96 * size_error, yerr=1.96 * risk_error, fmt=method_marker(method), elinewidth=1,
@@ -164,7 +167,7 @@ def clustered_mean(images: pd.DataFrame, name: str) -> tuple[float, float]:
     return float(mean), float(np.sqrt((residuals**2).sum() * n_groups / (n_groups - 1)) / len(images))
 
 
-def _draw_curve(axes: Axes, result: ArmResult, alpha: float) -> None:
+def _draw_curve(axes: Axes, result: MethodResult, alpha: float) -> None:
     curve = read_csv(result.folder / "curve.csv")
     scale, risk, bound = (curve[name] for name in ("lambda", "calibration_risk", "calibration_risk_ucb"))
     axes.fill_between(scale, risk, bound, color=SKY, alpha=0.3, linewidth=0)
@@ -200,7 +203,7 @@ def _curve_handles(alpha: float) -> list[Line2D]:
     ]
 
 
-def _method_handles(results: Sequence[ArmResult]) -> list[Line2D]:
+def _method_handles(results: Sequence[MethodResult]) -> list[Line2D]:
     methods = {result.method: result_label(result) for result in results}
     return [
         Line2D([], [], color=method_colour(method), marker=method_marker(method), linestyle="none", label=label)
@@ -212,7 +215,7 @@ def _alpha_handle(alpha: float) -> Line2D:
     return Line2D([], [], color=LIMIT, linewidth=1.3, linestyle=(0, (5, 2)), label=f"α = {alpha:g}")
 
 
-def _panels(results: Sequence[ArmResult]) -> tuple[list[str], list[str]]:
+def _panels(results: Sequence[MethodResult]) -> tuple[list[str], list[str]]:
     return distinct(results, "task"), sorted(distinct(results, "protocol"), key=protocol_rank)
 
 

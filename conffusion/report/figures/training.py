@@ -31,14 +31,14 @@ _RINGS = {"guaranteed": 11, "paper": 15}  # one around the other where both prot
 
 
 def plot_training(curves: Sequence[Path | str], output: Path | str) -> None:
-    """Draw the fine-tuning loss of every arm, and below it the interval size of its checkpoints.
+    """Draw the fine-tuning loss of every method_run, and below it the interval size of its checkpoints.
 
     Losses have a scale of their own in each column, since methods minimise different ones; what the sharpening at the
     end minimises, the same for all, is dotted. Checkpoints are compared on the split of each protocol; the chosen one
     is ringed. Replicates share a column.
 
     Args:
-        curves: results/<run>/<task>/<arm>/training.csv of one task.
+        curves: results/<run>/<task>/<method_run>/training.csv of one task.
         output: PNG or PDF file to write; both are written.
     Raises:
         DataError: If the files belong to several tasks, or none is given.

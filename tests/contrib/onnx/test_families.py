@@ -6,9 +6,9 @@ import torch
 
 from conffusion.calibration import Calibration
 from conffusion.calibration.features import pixel_features as reference_features
-from conffusion.errors import ExportError
 from conffusion.contrib.onnx.families import ScaledFamily
 from conffusion.contrib.onnx.features import pixel_features
+from conffusion.errors import ExportError
 from tests import synthetic_families
 
 SHAPES = [(3, 16, 16), (3, 5, 9), (3, 1, 7), (3, 6, 1), (3, 1, 1), (1, 8, 4)]

@@ -15,19 +15,19 @@ from PIL import Image
 from conffusion import Predictor
 from conffusion.bounds import sort_bounds
 from conffusion.cli import main
-from conffusion.core.device import select_compute
-from conffusion.errors import ExportError
 from conffusion.contrib.onnx import export_onnx
-from conffusion.methods.models import load_predictor, save_predictor
-from conffusion.methods.random_inputs import image_classes, image_noise
+from conffusion.core.device import select_device
+from conffusion.errors import ExportError
+from conffusion.inference.backends import OnePassSource, open_source
+from conffusion.inference.card import promise_in_words
 from conffusion.inference.model_file import write_package
 from conffusion.inference.package import Package
-from conffusion.inference.card import promise_in_words
+from conffusion.methods.models import load_predictor, save_predictor
 from conffusion.methods.one_pass import CorruptedImages
-from conffusion.inference.backends import OnePassSource, open_source
+from conffusion.methods.random_inputs import image_classes, image_noise
 from tests import synthetic_families
-from tests.methods.small_specs import SIDE, SPECS
 from tests.inference.small_package import small_package
+from tests.methods.small_specs import SIDE, SPECS
 
 TOLERANCE = 1e-4
 Arrays = dict[str, Any]
@@ -62,13 +62,13 @@ def inputs_and_bounds(package: Package, n_images: int, height: int, width: int) 
     """What the graph is fed, and what the package's own code makes of it."""
     condition = np.random.default_rng(height).random((n_images, 3, height, width), dtype=np.float32)
     mask = np.ones((n_images, 1, height, width), np.uint8)
-    if package.task.known_outside:
+    if package.task.has_mask:
         mask[:] = 0
         mask[..., 3 : height // 2, 5:-2] = 1
     everywhere = np.broadcast_to(mask, condition.shape).copy()
     ids = [str(number) for number in range(n_images)]
-    seen = np.where(everywhere == 1, np.float32(0.5), condition) if package.task.known_outside else condition
-    source = open_source(package, select_compute("cpu", "float32", 1), 1)
+    seen = np.where(everywhere == 1, np.float32(0.5), condition) if package.task.has_mask else condition
+    source = open_source(package, select_device("cpu", "float32", 1), 1)
     assert isinstance(source, OnePassSource)
     task, seed = package.record.task, package.record.seed
     raw = source.bounds(CorruptedImages(task, seed, ids, seen, everywhere))
@@ -76,7 +76,7 @@ def inputs_and_bounds(package: Package, n_images: int, height: int, width: int) 
     bounds = dict(zip(("lower", "upper"), package.calibration.apply(lower, upper), strict=True))
     point = package.method.has_point_head
     bounds["estimate"] = raw.point if point else (bounds["lower"] + bounds["upper"]) / 2
-    if package.task.known_outside:
+    if package.task.has_mask:
         bounds = {name: np.where(everywhere == 1, array, condition) for name, array in bounds.items()}
     n_classes = getattr(source.predictor.network, "n_classes", 0)
     feeds = {

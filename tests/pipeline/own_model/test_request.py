@@ -10,11 +10,11 @@ import torch
 from conffusion.config import Config, parse_config
 from conffusion.data.splits import assign_splits
 from conffusion.errors import ConfigError
-from conffusion.training.priors import architecture_of
 from conffusion.pipeline.checks import check_dealt, checked_plan, units_needed
 from conffusion.pipeline.own_model.planning import SHARES, choose_shares, find_workflow
 from conffusion.pipeline.own_model.request import Request, method_of_request, overlay_of, planned_config
 from conffusion.pipeline.plan import Plan
+from conffusion.training.priors import architecture_of
 from tests.pipeline.configs import DEFAULT, ROOT
 
 BASE = parse_config(DEFAULT)

@@ -120,7 +120,7 @@ def pretrain(run: SmallRun) -> None:
     options = {**dict(prior.options), "dropout": 0.2}
     write_prior(
         "own", prior.model_copy(update={"training": training, "options": options}), DEGRADATION[task], image_size=SIDE,
-        seed=SEED, compute=CPU, output=run.root / "prior.safetensors",
+        seed=SEED, device=CPU, output=run.root / "prior.safetensors",
         states=StateFolder(run.root / "state" / "own", "digest", 0),
     )  # fmt: skip
 

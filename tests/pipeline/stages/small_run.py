@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from conffusion.core.device import Compute
 from conffusion.config.schema import (
     CalibrationSettings,
     DatasetSettings,
@@ -15,6 +14,7 @@ from conffusion.config.schema import (
     PriorSettings,
     SamplingSettings,
 )
+from conffusion.core.device import Device
 from conffusion.methods.registry import get_method
 from conffusion.pipeline.stages.bounds import extract_bounds
 from conffusion.pipeline.stages.calibration import CalibrationFiles, calibrate_method
@@ -27,7 +27,7 @@ from conffusion.training.priors import write_prior
 from conffusion.training.state import StateFolder
 from tests.methods.small_specs import SIDE, SPECS
 
-CPU = Compute(torch.device("cpu"), bfloat16=False)
+CPU = Device(torch.device("cpu"), bfloat16=False)
 SEED = 11
 SIZES = {"finetune": 20, "selection": 16, "calibration": 24, "test": 12}
 DEGRADATION: dict[str, dict[str, Any]] = {"super_resolution": {"factor": 4}, "inpainting": {"hole": 0.5}}
@@ -37,11 +37,13 @@ SCHEDULE = {"linear_start": 1e-4, "linear_end": 0.02, "cosine_s": 0.008, "respac
 CALIBRATION = CalibrationSettings(alpha=0.3, delta=0.3, ucb="wsr", families=["multiplicative"])
 SAMPLING = SamplingSettings(
     solver="dpmpp_2m_sde", n_steps=3, n_variants=4, shared_start=False, batch_size=16, images_per_shard=8,
-    shards_per_share=2, storage="uint8", settling={"precision": None, "round": 2}, compile=False, variants_url=None,
+    shards_per_share=2, dtype="uint8", adaptive_stopping={"precision": None, "round": 2}, compile=False,
+    variants_url=None,
 )  # fmt: skip
 FINETUNING = FinetuningSettings(
-    batch_size=8, micro_batch_size=None, learning_rate_schedule="cosine", ema=0.9, shuffle=True, mirror=True,
-    validate_every=2, validate_first_step=False, patience=None, processes=1, save_minutes=10, keep_candidates=True,
+    batch_size=8, micro_batch_size=None, learning_rate_schedule="cosine", ema=0.9, shuffle=True, horizontal_flip=True,
+    validate_every=2, validate_first_step=False, patience=None, processes=1, checkpoint_every_minutes=10,
+    keep_candidates=True,
     maps_timestep=True,
     sharpening={"n_steps": 0, "learning_rate_factor": 0.3}, tuned={},
 )  # fmt: skip
@@ -94,14 +96,14 @@ class SmallRun:
     def shard(self, split: str, k: int) -> Path:
         return self.root / self.task / "variants" / split / f"shard-{k}.json"
 
-    def arm(self, method: str, protocol: str) -> Path:
+    def method_run(self, method: str, protocol: str) -> Path:
         return self.root / self.task / method / protocol
 
     def bounds(self, method: str, protocol: str, split: str) -> Path:
-        return self.arm(method, protocol) / "bounds" / f"{split}.json"
+        return self.method_run(method, protocol) / "bounds" / f"{split}.json"
 
     def model(self, protocol: str) -> Path:
-        return self.arm("n_conffusion", protocol) / "model.safetensors"
+        return self.method_run("n_conffusion", protocol) / "model.safetensors"
 
     def prepare(self) -> None:
         split_images(faces(), SIDE, SEED, self.splits)
@@ -113,7 +115,7 @@ class SmallRun:
 
     def train_prior(self) -> None:
         write_prior(
-            "own", prior_settings(self.task), DEGRADATION[self.task], image_size=SIDE, seed=SEED, compute=CPU,
+            "own", prior_settings(self.task), DEGRADATION[self.task], image_size=SIDE, seed=SEED, device=CPU,
             output=self.prior,
         )  # fmt: skip
 
@@ -166,7 +168,7 @@ class SmallRun:
     def calibrate(self, method: str, protocol: str, settings: CalibrationSettings = CALIBRATION) -> None:
         files = CalibrationFiles(
             self.bounds(method, protocol, "calibration"), self.images("calibration"), self.splits,
-            self.arm(method, protocol) / "calibration.json", self.chosen_on(method, protocol),
+            self.method_run(method, protocol) / "calibration.json", self.chosen_on(method, protocol),
         )  # fmt: skip
         calibrate_method(settings, protocol, SEED, files)
 
@@ -177,15 +179,15 @@ class SmallRun:
         evaluate_method(method, 0, protocol, self.evaluation_files(method, protocol))
 
     def evaluation_files(self, method: str, protocol: str) -> EvaluationFiles:
-        arm, pool = self.arm(method, protocol), ("calibration", "test")
+        method_run, pool = self.method_run(method, protocol), ("calibration", "test")
         return EvaluationFiles(
-            calibration=arm / "calibration.json",
+            calibration=method_run / "calibration.json",
             bounds={split: self.bounds(method, protocol, split) for split in pool},
             images={split: self.images(split) for split in pool},
             splits=self.splits,
-            metrics=arm / "metrics.json",
-            per_image=arm / "per_image.csv",
-            curve=arm / "curve.csv",
-            positions=arm / "positions.npz",
-            pool=arm / "pool.npz",
+            metrics=method_run / "metrics.json",
+            per_image=method_run / "per_image.csv",
+            curve=method_run / "curve.csv",
+            positions=method_run / "positions.npz",
+            pool=method_run / "pool.npz",
         )

@@ -17,7 +17,16 @@ from conffusion.pipeline.stages.prediction import trace_candidates
 from conffusion.pipeline.stages.sampling import sample_variants
 from conffusion.store import open_store, read_array, write_store
 from tests.methods.small_specs import SIDE
-from tests.pipeline.stages.small_run import CALIBRATION, CPU, DEGRADATION, SAMPLING, SEED, SmallRun, faces, prior_settings
+from tests.pipeline.stages.small_run import (
+    CALIBRATION,
+    CPU,
+    DEGRADATION,
+    SAMPLING,
+    SEED,
+    SmallRun,
+    faces,
+    prior_settings,
+)
 
 TRUNCATED = "is truncated or altered"
 
@@ -107,7 +116,7 @@ def test_truncated_bounds_stop_calibration_and_evaluation(run: SmallRun) -> None
             run.predict("guaranteed")
             run.calibrate("n_conffusion", "guaranteed")
         chunk = truncate(run.bounds("n_conffusion", "guaranteed", split), "upper")
-        output = run.arm("n_conffusion", "guaranteed") / result
+        output = run.method_run("n_conffusion", "guaranteed") / result
         output.unlink()
         refused(StoreError, lambda stage=stage: stage("n_conffusion", "guaranteed"), chunk, TRUNCATED)
         assert not output.exists()
@@ -129,7 +138,7 @@ def test_sampled_bounds_of_other_images_stop_dm_sba(run: SmallRun) -> None:
 
 
 def test_truncated_calibration_record_stops_evaluation(run: SmallRun) -> None:
-    record = run.arm("dm_sb", "paper") / "calibration.json"
+    record = run.method_run("dm_sb", "paper") / "calibration.json"
     record.write_text(record.read_text()[:50])
     refused(StoreError, lambda: run.evaluate("dm_sb", "paper"), record, "delete it and rerun")
 
@@ -197,7 +206,7 @@ def test_no_candidates_stop_the_validity_assessment(run: SmallRun) -> None:
 @pytest.mark.parametrize(("alpha", "delta"), [(0.01, 0.1), (0.3, 1e-9)])
 def test_too_few_images_name_how_many_are_needed(run: SmallRun, alpha: float, delta: float) -> None:
     settings = CalibrationSettings(alpha=alpha, delta=delta, ucb="hoeffding", families=["additive"])
-    output = run.arm("n_conffusion", "guaranteed") / "calibration.json"
+    output = run.method_run("n_conffusion", "guaranteed") / "calibration.json"
     output.unlink()
     with pytest.raises(CalibrationError, match=r"n_conffusion.*guaranteed.*\d+ images") as caught:
         run.calibrate("n_conffusion", "guaranteed", settings)

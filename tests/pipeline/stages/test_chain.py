@@ -13,8 +13,8 @@ import torch
 from conffusion.bounds import sampled_bounds
 from conffusion.calibration.files import read_calibration
 from conffusion.calibration.rules import RULES
-from conffusion.evaluation.validity import LossCurves
 from conffusion.config.schema import SharpeningSettings, ValiditySettings
+from conffusion.evaluation.validity import LossCurves
 from conffusion.methods.models import load_predictor
 from conffusion.metrics import image_losses
 from conffusion.pipeline.stages.fitting import candidate_steps
@@ -231,7 +231,7 @@ def test_known_pixels_have_no_interval(finished: SmallRun) -> None:
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("method", METHODS)
 def test_calibration_has_the_contract_keys_and_holds(finished: SmallRun, method: str, protocol: str) -> None:
-    record = json.loads((finished.arm(method, protocol) / "calibration.json").read_text())
+    record = json.loads((finished.method_run(method, protocol) / "calibration.json").read_text())
     choice = {"chosen_on", "chosen_among", "expected_risk"} if protocol == "guaranteed" else set()
     assert set(record) == choice | {
         "lambda_hat", "risk", "risk_ucb", "n_images", "n_bound", "unit", "ucb", "scaling", "alpha", "delta", "split",
@@ -255,9 +255,9 @@ def test_calibration_has_the_contract_keys_and_holds(finished: SmallRun, method:
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("method", METHODS)
 def test_metrics_are_those_of_the_calibrated_test_intervals(finished: SmallRun, method: str, protocol: str) -> None:
-    arm = finished.arm(method, protocol)
-    metrics = json.loads((arm / "metrics.json").read_text())
-    scale = json.loads((arm / "calibration.json").read_text())["lambda_hat"]
+    method_run = finished.method_run(method, protocol)
+    metrics = json.loads((method_run / "metrics.json").read_text())
+    scale = json.loads((method_run / "calibration.json").read_text())["lambda_hat"]
     lower, upper = (array(finished.bounds(method, protocol, "test"), name) for name in ("lower", "upper"))
     lower, upper = np.clip(lower / scale, 0, 1), np.clip(upper * scale, 0, 1)
     target, mask = (array(finished.images("test"), name) for name in ("target", "mask"))
@@ -269,17 +269,17 @@ def test_metrics_are_those_of_the_calibrated_test_intervals(finished: SmallRun, 
     assert metrics["n_variants"] == (SAMPLING.n_variants if method == "dm_sb" else None)
     assert metrics["forward_passes_per_image"] == (12 if method == "dm_sb" else 1)
     assert metrics["official_unit"] == ("image" if finished.task == "inpainting" else "image_channel")
-    per_image = pd.read_csv(arm / "per_image.csv")
+    per_image = pd.read_csv(method_run / "per_image.csv")
     assert list(per_image["image_id"]) == list(open_store(finished.images("test")).image_ids)
     assert per_image["risk"].mean() == pytest.approx(metrics["risk"], abs=1e-3)
     assert per_image["interval_size"].mean() == pytest.approx(metrics["interval_size_mean"], rel=1e-3)
     pixels = per_image[[f"pixels_{k}" for k in range(1, 5)]].to_numpy()
     assert pixels.sum() <= mask.sum()
-    with np.load(arm / "positions.npz") as positions:
+    with np.load(method_run / "positions.npz") as positions:
         risk, n_pixels = positions["risk"], positions["n_pixels"]
     assert risk.shape == (16, 16) and n_pixels.sum() == mask.sum() * 3 // mask.shape[1]
     assert np.nansum(risk * n_pixels) / n_pixels.sum() == pytest.approx(metrics["risk"], abs=1e-9)
-    curve = pd.read_csv(arm / "curve.csv")
+    curve = pd.read_csv(method_run / "curve.csv")
     assert curve["lambda"].is_monotonic_increasing
     assert curve["calibration_risk"].is_monotonic_decreasing
     assert curve["test_size"].is_monotonic_increasing
@@ -289,16 +289,17 @@ def test_validity_has_a_row_for_each_protocol_and_one_for_reselection(finished: 
     run = SmallRun(tmp_path, finished.task)
     curves = finished.trace()
     assert sorted(path.name for path in curves.iterdir()) == ["step-0000002.npz", "step-0000004.npz"]
-    pool = LossCurves.load(finished.arm("n_conffusion", "paper") / "pool.npz")
+    pool = LossCurves.load(finished.method_run("n_conffusion", "paper") / "pool.npz")
     traced = LossCurves.load(curves / f"step-{load_predictor(finished.model('paper'))[1]['step']:07d}.npz")
     np.testing.assert_allclose(traced.losses, pool.losses, atol=1e-3)
     output = run.root / "validity.csv"
     for method, candidates in (("n_conffusion", curves), ("dm_sb", None)):
         files = ValidityFiles(
-            {p: finished.arm(method, p) / "calibration.json" for p in PROTOCOLS},
-            {p: finished.arm(method, p) / "pool.npz" for p in PROTOCOLS}, candidates, [], finished.splits, output,
+            {p: finished.method_run(method, p) / "calibration.json" for p in PROTOCOLS},
+            {p: finished.method_run(method, p) / "pool.npz" for p in PROTOCOLS}, candidates, [], finished.splits,
+            output,
         )  # fmt: skip
-        drawn = ValiditySettings(n=[10, 24], n_draws=50)
+        drawn = ValiditySettings(calibration_sizes=[10, 24], n_draws=50)
         assess_method_validity(finished.task, method, CALIBRATION, drawn, SEED, files)
         table = pd.read_csv(output)
         rows = [(row.protocol, "reselected" in row.bound, row.n) for row in table.itertuples()]
@@ -316,12 +317,12 @@ def test_every_bound_and_family_is_compared_on_the_guaranteed_bounds(copied: Sma
     copied.calibrate("dm_sb", "guaranteed", CHOOSING)
     copied.evaluate("dm_sb", "guaranteed")
     files = ValidityFiles(
-        {p: copied.arm("dm_sb", p) / "calibration.json" for p in PROTOCOLS},
-        {p: copied.arm("dm_sb", p) / "pool.npz" for p in PROTOCOLS}, None,
+        {p: copied.method_run("dm_sb", p) / "calibration.json" for p in PROTOCOLS},
+        {p: copied.method_run("dm_sb", p) / "pool.npz" for p in PROTOCOLS}, None,
         [(copied.bounds("dm_sb", "guaranteed", split), copied.images(split)) for split in ("calibration", "test")],
         copied.splits, tmp_path / "validity.csv",
     )  # fmt: skip
-    drawn = ValiditySettings(n=[24], n_draws=50)
+    drawn = ValiditySettings(calibration_sizes=[24], n_draws=50)
     assess_method_validity(copied.task, "dm_sb", CALIBRATION, drawn, SEED, files)
     table = pd.read_csv(files.output)
     rows = table[table["protocol"] == "comparison"]
@@ -340,7 +341,7 @@ def test_every_bound_and_family_is_compared_on_the_guaranteed_bounds(copied: Sma
 
 def test_family_is_chosen_on_selection_and_read_back_with_the_calibration(copied: SmallRun) -> None:
     copied.calibrate("n_conffusion", "guaranteed", CHOOSING)
-    folder = copied.arm("n_conffusion", "guaranteed")
+    folder = copied.method_run("n_conffusion", "guaranteed")
     record = json.loads((folder / "calibration.json").read_text())
     assert set(record["chosen_among"]) == set(CHOOSING.families)
     assert record["scaling"] == min(record["chosen_among"], key=record["chosen_among"].get)
@@ -352,4 +353,4 @@ def test_family_is_chosen_on_selection_and_read_back_with_the_calibration(copied
     lower, upper = calibration.apply(store["lower"][:], store["upper"][:])
     risk, _ = image_losses(lower, upper, images["target"][:], images["mask"][:])
     assert risk.mean() == pytest.approx(record["risk"], abs=1e-12)
-    assert not (copied.arm("n_conffusion", "paper") / "family.json").exists()
+    assert not (copied.method_run("n_conffusion", "paper") / "family.json").exists()

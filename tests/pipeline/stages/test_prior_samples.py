@@ -26,7 +26,7 @@ def generic(tmp_path: Path) -> tuple[PriorSettings, Path]:
         training={"images": "photos", "n_images": 9, "n_steps": 2, "batch_size": 4, "learning_rate": 1e-3, "ema": 0.9},
     )  # fmt: skip
     path = tmp_path / "generic.safetensors"
-    write_prior("generic", prior, {}, image_size=SIDE, seed=SEED, compute=CPU, output=path)
+    write_prior("generic", prior, {}, image_size=SIDE, seed=SEED, device=CPU, output=path)
     return prior, path
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.pipeline.stages import killing
 
 from conffusion.models.checkpoint import load_checkpoint
 from conffusion.pipeline.finetuning import FinetuningCall
 from conffusion.pipeline.states import job_states
-from tests.stages import killing
 from tests.pipeline.stages.small_run import CPU, FINETUNING, TUNED, SmallRun
 
 ROOT = Path(__file__).parents[2]
@@ -45,12 +45,12 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_fine_tuning_that_is_killed_again_and_again_ends_the_same(copied: SmallRun) -> None:
-    arm = copied.candidates.parent
+    method_run = copied.candidates.parent
     attempts = killed_and_restarted(copied.root, "finetune")
     assert sum(line.startswith("killed") for line in attempts) >= 8
-    killed = files(arm)
+    killed = files(method_run)
     killing.finetune(copied)
-    undisturbed = files(arm)
+    undisturbed = files(method_run)
     assert sorted(path for path in killed if "candidates" in path) == [
         f"candidates/step-{step:07d}.safetensors" for step in (20, 40, 45, 65, 70)
     ]

@@ -10,10 +10,10 @@ import yaml
 from conffusion.bounds import sampled_bounds
 from conffusion.calibration import critical_lambda
 from conffusion.config.schema import SolverStudySettings
-from conffusion.report.figures.solvers import plot_solvers
-from conffusion.report.writing import write_table
 from conffusion.evaluation.scores import crps
 from conffusion.pipeline.stages.solver_study import choose_solver, measure_solvers, write_choice
+from conffusion.report.figures.solvers import plot_solvers
+from conffusion.report.writing import write_table
 from conffusion.store import open_store, read_array, write_store
 
 SHAPE = (3, 6, 6)
