@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from conffusion.config import Config, load_config, merge, parse_config, read_yaml
+from conffusion.config.load import RENAMED_KEYS
 from conffusion.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
