@@ -113,7 +113,7 @@ class Estimate:
         def train(n_images: int) -> None:
             grey = np.full((n_images, 3, side, side), 128, np.uint8)
             labels = np.zeros(n_images, np.int64) if is_classified else None
-            images = PretrainingImages(grey, grey if prior.task else None, labels, has_holes=False)
+            images = PretrainingImages(grey, grey if prior.task else None, labels)
             if schedule is None:
                 objective = classification_objective(network, images, self.device)
             else:
