@@ -33,7 +33,8 @@ from conffusion.core.device import Device, select_device
 from conffusion.methods.predictor import BoundPredictor, Bounds
 from conffusion.models import UNet
 from conffusion.models.schedules import NoiseSchedule, noise_schedule
-from conffusion.sampling import ChainSampler, SamplingInput, Solver
+from conffusion.sampling import ChainSampler, Solver
+from conffusion.tasks import DegradedImages, build_task
 from conffusion.training.finetune import TrainingSet, finetune
 from conffusion.training.loop import Optimisation
 from conffusion.training.objectives import pinball
@@ -173,7 +174,7 @@ def _drawing(subject: Subject, device: Device, solver: str, n_steps: int) -> Cal
     """Draws one batch of variants of one image."""
     batch, condition = subject.scale.batch, subject.images(1).add(1).div(2).cpu().numpy()
     mask = np.ones(condition.shape, dtype=np.uint8)
-    inputs = SamplingInput("super_resolution", 0, ("image",), condition, mask, has_holes=False)
+    inputs = DegradedImages(build_task("super_resolution"), 0, ("image",), condition, mask)
     sampler = ChainSampler(subject.network, subject.schedule, inputs, Solver(solver, n_steps), "uint8", device)
     chains = [(0, variant) for variant in range(batch)]
     return lambda: sampler.launch(chains)()

@@ -32,7 +32,7 @@ _PREDICTORS = (
     "methods/quirks.py",
     "methods/models.py",
     "methods/predictor.py",
-    "methods/random_inputs.py",
+    "tasks",
 )
 _PLAIN_CALIBRATION = (  # without the fit of families, which concerns no checkpoint
     "calibration/betting.py",
@@ -79,7 +79,7 @@ STAGE_CODE: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "sample_variants": (
             *_BASE,
             *_NETWORKS,
-            "methods/random_inputs.py",
+            "tasks",
             "bounds.py",
             "sampling",
             "pipeline/stages/sampling.py",

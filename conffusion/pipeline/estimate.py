@@ -13,14 +13,14 @@ from torch import Tensor
 from conffusion.config.schema import Config
 from conffusion.core.device import Device, select_device
 from conffusion.methods.models import PredictorSpec
-from conffusion.methods.one_pass import CorruptedImages, predict_bounds
+from conffusion.methods.one_pass import predict_bounds
 from conffusion.methods.predictor import BoundPredictor
 from conffusion.models.networks import Architecture
 from conffusion.models.schedules import noise_schedule
 from conffusion.pipeline.plan import POOL, PROTOCOL_NAMES, SPLITS, Plan, method_of
 from conffusion.pipeline.stages.fitting import candidate_steps
-from conffusion.sampling import ChainSampler, SamplingInput, Solver
-from conffusion.tasks import build_task
+from conffusion.sampling import ChainSampler, Solver
+from conffusion.tasks import DegradedImages, build_task
 from conffusion.training.finetune import TrainingSet, finetune
 from conffusion.training.loop import Optimisation
 from conffusion.training.objectives import pinball
@@ -113,7 +113,7 @@ class Estimate:
         def train(n_images: int) -> None:
             grey = np.full((n_images, 3, side, side), 128, np.uint8)
             labels = np.zeros(n_images, np.int64) if is_classified else None
-            images = PretrainingImages(grey, grey if prior.task else None, labels, has_holes=False)
+            images = PretrainingImages(grey, grey if prior.task else None, labels)
             if schedule is None:
                 objective = classification_objective(network, images, self.device)
             else:
@@ -207,8 +207,8 @@ class Estimate:
         schedule = noise_schedule(**{**(architecture.schedule or {}), "n_timesteps": _TRIAL_STEPS})
         solver = Solver(sampling.solver, _TRIAL_STEPS, sampling.shared_start)
         image, mask = np.full((1, 3, side, side), 0.5, np.float32), np.ones((1, 3, side, side), np.uint8)
-        inputs = SamplingInput(task, 0, ("trial",), image, mask, build_task(task).has_mask)
-        sampler = ChainSampler(network, schedule, inputs, solver, sampling.dtype, self.device)
+        images = DegradedImages(build_task(task), 0, ("trial",), image, mask)
+        sampler = ChainSampler(network, schedule, images, solver, sampling.dtype, self.device)
 
         def draw(n_variants: int) -> None:
             sampler.launch([(0, variant) for variant in range(n_variants)])()
@@ -223,7 +223,8 @@ class Estimate:
             def predict(n_images: int) -> None:
                 shape = (n_images, 3, *2 * (self._plan.image_size(task, method_run),))
                 ids = [f"trial-{k}" for k in range(n_images)]
-                images = CorruptedImages(task, 0, ids, np.full(shape, 0.5, np.float32), np.ones(shape, np.uint8))
+                condition, mask = np.full(shape, 0.5, np.float32), np.ones(shape, np.uint8)
+                images = DegradedImages(build_task(task), 0, ids, condition, mask)
                 predict_bounds(predictor, images, self.device)
 
             return self._seconds_per_item(predict, 100)

@@ -1,7 +1,7 @@
 """Pretraining of the priors: diffusion networks predict noise, encoders tell photographs apart."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ from conffusion.core.device import Device
 from conffusion.core.progress import Progress
 from conffusion.models.denoiser import LEVEL_INPUTS
 from conffusion.models.schedules import NoiseSchedule
+from conffusion.tasks.task import MaskArray
 from conffusion.training.loop import FROM_THE_START, Optimisation, Resumption, TrainingRun
 
 LOGGER = logging.getLogger(__name__)
@@ -29,13 +30,14 @@ class PretrainingImages:
         target: (N, C, H, W) uint8 clean images.
         condition: (N, C, H, W) uint8 corrupted images of a conditional prior, else None.
         labels: (N,) int64 classes, else None.
-        has_holes: Whether training cuts random holes, which the condition shows as noise (Palette).
+        hole: (H, W) mask of a task that lacks the pixels where it is 1: training cuts holes of about that size, which
+            the condition shows as noise (Palette); None where nothing is missing.
     """
 
     target: Any
     condition: Any | None
     labels: Any | None
-    has_holes: bool
+    hole: MaskArray | None = None
 
 
 @dataclass(frozen=True)
@@ -113,11 +115,13 @@ def diffusion_objective(
         steps = torch.randint(schedule.n_timesteps, (len(rows),), generator=generator)
         position = torch.rand(len(rows), generator=generator) if kind != "adm" else torch.zeros(len(rows))
         abar = torch.lerp(abars[steps + 1], abars[steps], position).to(x0.device)
-        hole = _random_holes(x0.shape, generator).to(x0.device) if images.has_holes else torch.ones_like(x0)
+        hole = torch.ones_like(x0)
+        if images.hole is not None:
+            hole = random_holes(images.hole, x0.shape, generator).to(x0.device)
         condition = None
         if images.condition is not None:
             condition = _pm1(images.condition, rows, device)
-        elif images.has_holes:
+        elif images.hole is not None:
             fill = torch.randn(x0.shape, generator=generator).to(x0.device)
             condition = x0 * (1 - hole) + fill * hole
         labels = None if images.labels is None else torch.as_tensor(images.labels)[rows].to(x0.device)
@@ -177,19 +181,28 @@ def _pm1(images: Any, rows: Tensor, device: Device) -> Tensor:
     return batch.contiguous(memory_format=torch.channels_last)
 
 
-def _random_holes(shape: torch.Size, generator: torch.Generator) -> Tensor:
-    """Half of the holes are the centre square of half the side, half are boxes of 40 to 60 % at random places."""
+def random_holes(hole: MaskArray, shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """Masks of a batch: for half of the images the task's own, for half a box of 80 to 120 % of its sides anywhere.
+
+    Args:
+        hole: (H, W), 1 in the task's own hole.
+        shape: (N, C, H, W) of the images.
+        generator: Four uniform numbers are drawn for each image.
+    Returns:
+        (N, C, H, W) float32, 1 in the holes.
+    """
     n_images, channels, height, width = shape
-    masks = torch.zeros(n_images, 1, height, width)
-    for mask, box in zip(masks, _boxes(n_images, generator), strict=True):
-        top, left, rows, columns = (box * torch.tensor([height, width, height, width])).round().int().tolist()
-        mask[:, top : top + rows, left : left + columns] = 1
+    own = torch.as_tensor(hole, dtype=torch.float32)
+    share_of_height, share_of_width = float(hole.any(axis=1).mean()), float(hole.any(axis=0).mean())
+    masks = own.repeat(n_images, 1, 1, 1)
+    for mask, (choice, size, top, left) in zip(
+        masks, torch.rand(n_images, 4, generator=generator).tolist(), strict=True
+    ):
+        if choice < 0.5:
+            continue
+        rows, columns = (min(share * (0.8 + 0.4 * size), 1.0) for share in (share_of_height, share_of_width))
+        box = torch.tensor([top * (1 - rows), left * (1 - columns), rows, columns])
+        y, x, n_rows, n_columns = (box * torch.tensor([height, width, height, width])).round().int().tolist()
+        mask.zero_()
+        mask[:, y : y + n_rows, x : x + n_columns] = 1
     return masks.expand(-1, channels, -1, -1)
-
-
-def _boxes(n_images: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """(top, left, height, width) of each hole, as shares of the image's sides."""
-    for centred, side, top, left in torch.rand(n_images, 4, generator=generator).tolist():
-        share = 0.5 if centred < 0.5 else 0.4 + 0.2 * side
-        corner = (0.25, 0.25) if centred < 0.5 else (top * (1 - share), left * (1 - share))
-        yield torch.tensor([*corner, share, share])

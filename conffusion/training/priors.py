@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from conffusion.images.resize import from_uint8, to_uint8
 from conffusion.models.checkpoint import save_checkpoint
 from conffusion.models.networks import Architecture
 from conffusion.store import SealedStore, open_store, read_array
-from conffusion.tasks import build_task
+from conffusion.tasks import Task, build_task
 from conffusion.training.loop import FROM_THE_START, Optimisation, Resumption, seed_everything
 from conffusion.training.pretrain import PretrainingImages, classification_objective, diffusion_objective, pretrain
 from conffusion.training.state import StateFolder
@@ -73,7 +74,7 @@ def train_prior(
 
     Args:
         prior: What to train, on what, for how long.
-        degradation: Settings of the task whose corrupted images a conditional prior is shown.
+        degradation: Settings of the task whose degraded images a conditional prior is shown, size of the hole included.
         image_size: Side of the images, pixels.
         seed: Everything random follows from it.
         device: Device and precision.
@@ -87,9 +88,9 @@ def train_prior(
     schedule = architecture.build_schedule()
     settings = _training_of(prior)
     if own_images is None:
-        images = _prepare_images(prior, degradation, image_size, seed)
+        images = _rendered_images(prior, degradation, image_size, seed)
     else:
-        images = _read_images(prior, open_store(own_images))
+        images = _own_images(prior, degradation, open_store(own_images))
     network = device.place(architecture.build_prior())
     if schedule is None:
         objective = classification_objective(network, images, device)
@@ -131,30 +132,36 @@ class _Clock:
         return Resumption(start["loop"] if start else None, states.is_due, save)
 
 
-def _prepare_images(
+def _rendered_images(
     prior: PriorSettings, degradation: Mapping[str, Any], image_size: int, seed: int
 ) -> PretrainingImages:
     target, labels = _render(prior, image_size, seed)
     if prior.task is None:
-        return PretrainingImages(target, None, labels, has_holes=False)
+        return PretrainingImages(target, None, labels)
     task = build_task(prior.task, **degradation)
-    if task.has_mask:  # holes are cut anew at every step
-        return PretrainingImages(target, None, None, has_holes=True)
+    if task.has_mask:
+        return _with_holes(target, task)
     chunks = [slice(start, start + CHUNK) for start in range(0, len(target), CHUNK)]
     ids = [f"pretraining-{k}" for k in range(len(target))]
     condition = [to_uint8(task.apply(from_uint8(target[chunk]), ids[chunk], seed)[0]) for chunk in chunks]
-    return PretrainingImages(target, np.concatenate(condition), None, has_holes=False)
+    return PretrainingImages(target, np.concatenate(condition), None)
 
 
-def _read_images(prior: PriorSettings, store: SealedStore) -> PretrainingImages:
-    """The run's own fine-tuning images, as far as they are wanted."""
+def _own_images(prior: PriorSettings, degradation: Mapping[str, Any], store: SealedStore) -> PretrainingImages:
+    """The run's own fine-tuning images, the first `training.n_images` of them."""
     rows = slice(0, _training_of(prior).n_images)
     target = to_uint8(read_array(store["target"], rows))
     if prior.task is None:
-        return PretrainingImages(target, None, np.zeros(len(target), dtype=np.int64), has_holes=False)
-    if build_task(prior.task).has_mask:
-        return PretrainingImages(target, None, None, has_holes=True)
-    return PretrainingImages(target, to_uint8(read_array(store["condition"], rows)), None, has_holes=False)
+        return PretrainingImages(target, None, np.zeros(len(target), dtype=np.int64))
+    task = build_task(prior.task, **degradation)
+    if task.has_mask:
+        return _with_holes(target, task)
+    return PretrainingImages(target, to_uint8(read_array(store["condition"], rows)), None)
+
+
+def _with_holes(target: npt.NDArray[np.uint8], task: Task) -> PretrainingImages:
+    """Images in which training cuts new holes at every step."""
+    return PretrainingImages(target, None, None, hole=task.mask(target.shape)[0, 0])
 
 
 def _render(prior: PriorSettings, image_size: int, seed: int) -> tuple[Any, Any]:

@@ -18,7 +18,7 @@ from conffusion.sampling import (
     sample_ancestral,
     sample_dpmpp_2m,
 )
-from conffusion.sampling.chains import to_storage
+from conffusion.sampling.chains import to_dtype
 from conffusion.sampling.samplers import SOLVERS, Denoiser, run_chain
 from tests import conformance
 
@@ -299,11 +299,11 @@ def test_ancestral_samples_have_the_mean_and_spread_that_theory_gives() -> None:
     assert ancestral_std(COSINE.alphas_cumprod[::-1].tolist()) == pytest.approx(STD, rel=0.01)
 
 
-def test_storage_types_round_and_clip() -> None:
+def test_stored_types_round_and_clip() -> None:
     samples = torch.tensor([-1.5, -1.0, 0.0, 0.1, 1.0, 2.0])
-    assert to_storage(samples, "uint8").tolist() == [0, 0, 128, 140, 255, 255]
-    assert to_storage(samples, "uint8").dtype == torch.uint8
-    for storage in ("float16", "float32"):
-        stored = to_storage(samples, storage)
-        assert stored.dtype == getattr(torch, storage)
+    assert to_dtype(samples, "uint8").tolist() == [0, 0, 128, 140, 255, 255]
+    assert to_dtype(samples, "uint8").dtype == torch.uint8
+    for dtype in ("float16", "float32"):
+        stored = to_dtype(samples, dtype)
+        assert stored.dtype == getattr(torch, dtype)
         torch.testing.assert_close(stored.double(), torch.tensor([0, 0, 0.5, 0.55, 1, 1]).double(), atol=3e-4, rtol=0)

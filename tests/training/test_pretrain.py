@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from conffusion.core.device import Device
 from conffusion.models.schedules import noise_schedule
 from conffusion.models.unet import build_unet
+from conffusion.tasks.inpainting import centre_mask
 from conffusion.training.loop import Optimisation
 from conffusion.training.pretrain import (
     NoisedBatch,
@@ -26,6 +27,7 @@ from tests.methods.small_specs import SPECS
 
 CPU = Device(torch.device("cpu"), bfloat16=False)
 SCHEDULE = noise_schedule("cosine", 40, respacing=20)
+CENTRE = centre_mask(8, 8, hole=0.5)
 GREY = 51  # of every pixel of the constant images; -0.6 in [-1, 1]
 
 
@@ -37,7 +39,7 @@ def _one_thread() -> Iterator[None]:
 
 def constant_images(n_images: int = 12, **changes: Any) -> PretrainingImages:
     target = np.full((n_images, 3, 8, 8), GREY, dtype=np.uint8)
-    return PretrainingImages(**{"target": target, "condition": None, "labels": None, "has_holes": False, **changes})
+    return PretrainingImages(**{"target": target, "condition": None, "labels": None, **changes})
 
 
 class Oracle(nn.Module):
@@ -61,11 +63,11 @@ class Oracle(nn.Module):
         return level**2 if self._kind == "sr3" else level
 
 
-@pytest.mark.parametrize("has_holes", [False, True])
+@pytest.mark.parametrize("hole", [None, CENTRE], ids=["whole", "hole"])
 @pytest.mark.parametrize("kind", ["sr3", "palette", "adm"])
-def test_level_tells_the_noise(kind: str, has_holes: bool) -> None:
+def test_level_tells_the_noise(kind: str, hole: Any) -> None:
     network = Oracle(kind)
-    objective = diffusion_objective(network, kind, constant_images(has_holes=has_holes), SCHEDULE, CPU, seed=0)
+    objective = diffusion_objective(network, kind, constant_images(hole=hole), SCHEDULE, CPU, seed=0)
     for _ in range(20):
         assert float(objective(torch.arange(12)).detach()) < 1e-4
     levels = torch.cat([level.reshape(-1) for _, level, _ in network.seen])
@@ -80,15 +82,15 @@ def test_predicting_no_noise_costs_its_variance() -> None:
     network = Oracle("palette")
     with torch.no_grad():
         network.weight.zero_()
-    for has_holes in (False, True):
-        objective = diffusion_objective(network, "palette", constant_images(has_holes=has_holes), SCHEDULE, CPU, seed=0)
+    for hole in (None, CENTRE):
+        objective = diffusion_objective(network, "palette", constant_images(hole=hole), SCHEDULE, CPU, seed=0)
         losses = [float(objective(torch.arange(12)).detach()) for _ in range(30)]
         assert np.mean(losses) == pytest.approx(1, abs=0.05)
 
 
 def test_holes_are_noise_in_both_inputs_and_known_elsewhere() -> None:
     network = Oracle("palette")
-    objective = diffusion_objective(network, "palette", constant_images(400, has_holes=True), SCHEDULE, CPU, seed=0)
+    objective = diffusion_objective(network, "palette", constant_images(400, hole=CENTRE), SCHEDULE, CPU, seed=0)
     objective(torch.arange(400))
     ((x, _, _),) = network.seen
     condition, noised = x[:, :3], x[:, 3:]
@@ -154,7 +156,7 @@ def test_equal_logits_cost_the_logarithm_of_the_number_of_classes() -> None:
     network = SPECS["resnext"].architecture.build_prior()
     for parameter in network.fc.parameters():
         nn.init.zeros_(parameter)
-    images = PretrainingImages(np.zeros((5, 3, 16, 16), dtype=np.uint8), None, np.arange(5), has_holes=False)
+    images = PretrainingImages(np.zeros((5, 3, 16, 16), dtype=np.uint8), None, np.arange(5))
     loss = classification_objective(network, images, CPU)(torch.tensor([3, 0]))
     assert float(loss.detach()) == pytest.approx(math.log(5), rel=1e-5)
 
@@ -169,10 +171,13 @@ def pretrained(kind: str, seed: int, n_steps: int) -> tuple[dict[str, Tensor], l
     torch.manual_seed(7)
     network, schedule = architecture.build_prior(), architecture.build_schedule()
     if schedule is None:
-        objective = classification_objective(network, PretrainingImages(target, None, labels, False), CPU)
+        objective = classification_objective(network, PretrainingImages(target, None, labels), CPU)
     else:
         images = PretrainingImages(
-            target, target if kind == "sr3" else None, labels if kind == "adm" else None, kind == "palette"
+            target,
+            target if kind == "sr3" else None,
+            labels if kind == "adm" else None,
+            centre_mask(16, 16, hole=0.5) if kind == "palette" else None,
         )
         objective = diffusion_objective(network, kind, images, schedule, CPU, seed)
     records = pretrain(network, objective, 40, Optimisation(n_steps, 20, 5e-3, 0.9), seed)

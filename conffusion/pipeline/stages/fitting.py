@@ -17,12 +17,11 @@ from conffusion.methods.competition import Score, ValidationImages, score_checkp
 from conffusion.methods.models import PredictorSpec
 from conffusion.methods.predictor import BoundPredictor
 from conffusion.methods.protocols import get_protocol, official_grid
-from conffusion.methods.random_inputs import image_noise
 from conffusion.methods.registry import Method
 from conffusion.models.networks import load_prior
 from conffusion.pipeline.stages.prediction import predict_store
 from conffusion.store import SealedStore, open_store, read_array
-from conffusion.tasks import build_task
+from conffusion.tasks import DegradedImages, build_task
 from conffusion.training.finetune import TrainingSet, finetune, smallest_batch, validation_steps
 from conffusion.training.loop import Optimisation, Resumption, seed_everything
 from conffusion.training.objectives import OBJECTIVES, Objective, Sharpening
@@ -315,9 +314,7 @@ def _training_set(
         if bounds.image_ids != store.image_ids:
             raise StoreError(f"{bounds.path}: holds other images than {store.path}; rerun the rule extract_bounds")
         lower, upper = to_pm1(read_array(bounds["lower"])), to_pm1(read_array(bounds["upper"]))
-        shape = condition.shape[1:]
-        task = str(store.attributes["task"])
-        noise = device.tensor(image_noise(predictor.noise_purpose, job.seed, task, store.image_ids, shape))
+        noise = device.tensor(DegradedImages.of_store(store, job.seed).noise(predictor.noise_purpose))
     return TrainingSet(
         device.tensor(condition),
         device.tensor(read_array(store["mask"])),

@@ -12,9 +12,10 @@ from conffusion.core.device import Device
 from conffusion.core.randomness import keyed_normal
 from conffusion.models.denoiser import ClassDenoiser
 from conffusion.models.networks import load_prior, load_weights
-from conffusion.pipeline.stages.sampling import VariantSource, sampling_input
+from conffusion.pipeline.stages.sampling import VariantSource
 from conffusion.sampling import sample_ancestral
 from conffusion.store import open_store, read_array
+from conffusion.tasks import DegradedImages
 from conffusion.training.priors import architecture_of
 
 MOST_CLASSES = 9  # shown of a generic prior
@@ -36,12 +37,12 @@ def restorations(
         (n_images, 2 + J, C, H, W) float32 in [0, 1].
     """  # fmt: skip
     store, rows = open_store(images), slice(0, n_images)
-    inputs = sampling_input(store, rows, seed)
+    degraded = DegradedImages.of_store(store, seed).part(rows)
     settings = sampling.model_copy(update={"dtype": "float32"})
     source = VariantSource(prior, settings, None, device, checkpoint)
-    variants = np.stack([drawn.variants for drawn in source.draw(inputs, source.batch_size(inputs))])
+    variants = np.stack([drawn.variants for drawn in source.draw(degraded, source.batch_size(degraded))])
     target = read_array(store["target"], rows)
-    return np.concatenate([np.stack([target, inputs.condition], axis=1), variants], axis=1)
+    return np.concatenate([np.stack([target, degraded.condition], axis=1), variants], axis=1)
 
 
 def generations(

@@ -16,10 +16,10 @@ from conffusion.core.device import Device
 from conffusion.errors import DataError
 from conffusion.models.networks import load_prior, load_weights
 from conffusion.models.schedules import NoiseSchedule
-from conffusion.sampling import AdaptiveStopping, ChainSampler, Drawn, SamplingInput, Solver, draw_variants
+from conffusion.sampling import AdaptiveStopping, ChainSampler, Drawn, Solver, draw_variants
 from conffusion.sampling.batch_size import fastest_batch_size
-from conffusion.store import ArraySpec, SealedStore, new_store, open_store, read_array
-from conffusion.tasks import build_task
+from conffusion.store import ArraySpec, new_store, open_store
+from conffusion.tasks import DegradedImages
 from conffusion.training.priors import architecture_of
 
 LOGGER = logging.getLogger(__name__)
@@ -61,32 +61,25 @@ class VariantSource:
         self._adaptive_stopping = adaptive_stopping
         self.n_calls = self._solver.n_calls(schedule)
 
-    def batch_size(self, inputs: SamplingInput) -> int:
+    def batch_size(self, images: DegradedImages) -> int:
         """Variants per network call: the configured number, or the fastest on this device."""
         if self._sampling.batch_size is not None:
             return self._sampling.batch_size
         few_steps = replace(self._solver, name="dpmpp_2m_sde", n_steps=_TRIAL_STEPS)
-        trial = self._sampler(inputs, few_steps)
+        trial = self._sampler(images, few_steps)
 
         def draw(n_chains: int) -> None:
             trial.launch([(0, variant) for variant in range(n_chains)])()
 
-        return fastest_batch_size(self._network, inputs.condition.shape[1:], self._device, draw)
+        return fastest_batch_size(self._network, images.shape, self._device, draw)
 
-    def draw(self, inputs: SamplingInput, batch_size: int) -> Iterator[Drawn]:
+    def draw(self, images: DegradedImages, batch_size: int) -> Iterator[Drawn]:
         """Variants of every image, in the order of the images."""
-        sampler = self._sampler(inputs, self._solver)
-        return draw_variants(sampler, inputs, self._sampling.n_variants, batch_size, self._adaptive_stopping)
+        sampler = self._sampler(images, self._solver)
+        return draw_variants(sampler, images, self._sampling.n_variants, batch_size, self._adaptive_stopping)
 
-    def _sampler(self, inputs: SamplingInput, solver: Solver) -> ChainSampler:
-        return ChainSampler(self._network, self._schedule, inputs, solver, self._sampling.dtype, self._device)
-
-
-def sampling_input(store: SealedStore, rows: slice, seed: int) -> SamplingInput:
-    """Images of some rows of an image store, as the sampler takes them."""
-    task = str(store.attributes["task"])
-    condition, mask = read_array(store["condition"], rows), read_array(store["mask"], rows)
-    return SamplingInput(task, seed, store.image_ids[rows], condition, mask, build_task(task).has_mask)
+    def _sampler(self, images: DegradedImages, solver: Solver) -> ChainSampler:
+        return ChainSampler(self._network, self._schedule, images, solver, self._sampling.dtype, self._device)
 
 
 def sample_variants(
@@ -122,24 +115,24 @@ def sample_variants(
         CheckpointError: If the prior is unreadable or of another architecture.
         StoreError: If the images are incomplete, or the disk refuses.
     """
-    store = open_store(images)
-    inputs = sampling_input(store, shard_rows(min(len(store.image_ids), most_images or 2**62), *shard), seed)
+    degraded = DegradedImages.of_store(open_store(images), seed)
+    degraded = degraded.part(shard_rows(min(len(degraded), most_images or len(degraded)), *shard))
     source = VariantSource(prior, sampling, _adaptive_stopping(sampling, alpha), device, checkpoint)
-    batch_size = source.batch_size(inputs)
-    n_images, n_variants = len(inputs.image_ids), sampling.n_variants
+    batch_size = source.batch_size(degraded)
+    n_images, n_variants = len(degraded), sampling.n_variants
     layout = {
-        "variants": ArraySpec((n_variants, *inputs.condition.shape[1:]), np.dtype(sampling.dtype)),
+        "variants": ArraySpec((n_variants, *degraded.shape), np.dtype(sampling.dtype)),
         "n_variants": ArraySpec((), np.dtype(np.int32)),
     }
     attributes = {
-        "task": inputs.task,
+        "task": degraded.task.name,
         "seed": seed,
         "sampling": {**sampling.model_dump(), "batch_size": batch_size},
         "schedule": prior.schedule.model_dump() if prior.schedule else {},
     }
     start, n_drawn = time.perf_counter(), 0
-    with new_store(output, layout, inputs.image_ids, attributes, url=sampling.variants_url) as writer:
-        for drawn in source.draw(inputs, batch_size):
+    with new_store(output, layout, degraded.image_ids, attributes, url=sampling.variants_url) as writer:
+        for drawn in source.draw(degraded, batch_size):
             n_drawn += len(drawn.variants)
             padded = _padded(drawn.variants, n_variants)
             writer.append({"variants": padded[None], "n_variants": np.array([len(drawn.variants)], np.int32)})
