@@ -135,17 +135,22 @@ def _figure(title: str, path: Path) -> ReportFigure:
     return ReportFigure(title, f"data:image/png;base64,{content}", reading)
 
 
-def _promise(validity: pd.DataFrame | None, delta: float) -> dict[str, Any] | None:
-    """In how many rows of each protocol the violation rate is at most delta plus two standard errors."""
-    if validity is None:
-        return None
+def violation_counts(validity: pd.DataFrame, delta: float) -> dict[str, dict[str, Any]]:
+    """By protocol: rows, those whose violation rate is at most delta plus two standard errors, and the largest rate."""
     kept = validity["violation_rate"] <= delta + 2 * validity["standard_error"]
     counts = {}
     for protocol in sorted(validity["protocol"].unique(), key=protocol_rank):
         rows = kept[validity["protocol"] == protocol]
         worst = validity.loc[rows.index, "violation_rate"].max()
         counts[protocol] = {"kept": int(rows.sum()), "rows": len(rows), "worst": decimals(3)(worst)}
-    return {"counts": counts, "n_draws": int(validity["n_draws"].min())}
+    return counts
+
+
+def _promise(validity: pd.DataFrame | None, delta: float) -> dict[str, Any] | None:
+    """How often the risk was violated over the draws."""
+    if validity is None:
+        return None
+    return {"counts": violation_counts(validity, delta), "n_draws": int(validity["n_draws"].min())}
 
 
 def _claims(claims: pd.DataFrame | None) -> dict[str, Any] | None:
