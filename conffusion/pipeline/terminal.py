@@ -15,6 +15,7 @@ PROGRESS_SECONDS = 30.0  # shortest time between two lines about the same job
 _PROGRESS_SHARE = 0.1  # ... and, of a job that runs for hours, this share of its time so far
 _MOST_PROGRESS = 4  # jobs of which progress is shown at a time
 _WIDEST_NAME = 60
+_CLOCKS_AGREE = 60.0  # seconds by which clocks of the machines may differ
 
 
 @dataclass
@@ -59,8 +60,7 @@ class TerminalLog:
 
     def opening(self) -> list[str]:
         """The first line."""
-        jobs = "1 job" if len(self._jobs) == 1 else f"{len(self._jobs):,} jobs"
-        return [f"{jobs} to run; results in {self._folder}, what jobs say in {self._folder / 'logs'}"]
+        return [f"{_jobs(len(self._jobs))} to run; results in {self._folder}, what jobs say in {self._folder / 'logs'}"]
 
     def started(self, job_id: int, name: str) -> None:
         """A job has started, or been sent to a cluster."""
@@ -87,7 +87,7 @@ class TerminalLog:
             if now - job.shown < max(PROGRESS_SECONDS, _PROGRESS_SHARE * (now - job.started)):
                 continue
             record = read_record(self._folder, job.name)
-            if record and record.progress and record.started >= self._start and len(lines) < _MOST_PROGRESS:
+            if record and record.progress and record.started > job.started - _CLOCKS_AGREE and len(lines) < _MOST_PROGRESS:
                 job.shown = now
                 lines.append(self._stamped(f"{job.name}: {record.progress}"))
         return lines
@@ -109,7 +109,7 @@ class TerminalLog:
         done, total = len(self._jobs) - len(self._left), len(self._jobs)
         return [
             self._stamped(
-                f"interrupted: {done} of {total} jobs are finished and kept; the same command goes on from there"
+                f"interrupted: {done} of {_jobs(total)} finished and kept; the same command goes on from there"
             )
         ]
 
@@ -119,11 +119,11 @@ class TerminalLog:
         if self._failed:
             return [
                 "",
-                f"{len(self._failed)} of {total} jobs failed, {done} are finished and kept:",
+                f"{len(self._failed)} of {_jobs(total)} failed, {done} finished and kept:",
                 *(f"    {name}: {log}" for name, log in self._failed.items()),
                 "Remove the cause that the log names, then run the same command again: it goes on from there.",
             ]
-        return [] if self._left else [f"done: {total} jobs in {format_duration(self._clock() - self._start)}"]
+        return [] if self._left else [f"done: {_jobs(total)} in {format_duration(self._clock() - self._start)}"]
 
     def _stamped(self, text: str, count: str = "") -> str:
         width = 2 * len(str(len(self._jobs))) + 1
@@ -144,3 +144,7 @@ class TerminalLog:
             return ""
         concurrency = (self._busy + sum(elapsed.values())) / max(now - self._start, 1.0)
         return f"  {'at least' if untimed else 'about'} {format_duration(time_left(seconds, concurrency))} left"
+
+
+def _jobs(count: int) -> str:
+    return "1 job" if count == 1 else f"{count:,} jobs"

@@ -59,11 +59,9 @@ def _task_table(task: str, table: pd.DataFrame) -> list[str]:
             chosen = table[(table["method"] == method) & (table["protocol"] == protocol)]
             cells += [COLUMNS[name].format(chosen[name].iloc[0]) if len(chosen) else MISSING for name in _SHOWN]
         rows.append(cells)
-    headings = [f"{COLUMNS[name].heading.lower()}\n{protocol}" for protocol in protocols for name in _SHOWN]
-    aligned = ["left", *["right"] * len(headings)]
-    return tabulate(
-        rows, [f"{task_label(task):<{_WIDTH}}", *headings], disable_numparse=True, colalign=aligned
-    ).splitlines()
+    shown = [f"{COLUMNS[name].heading.lower()}\n{protocol}" for protocol in protocols for name in _SHOWN]
+    headings, aligned = [f"{task_label(task):<{_WIDTH}}", *shown], ["left", *["right"] * len(shown)]
+    return tabulate(rows, headings, disable_numparse=True, colalign=aligned).splitlines()
 
 
 def _verdicts(tables: Path, delta: float) -> list[str]:
