@@ -99,10 +99,8 @@ class TerminalLog:
         self._failed[name] = log
         after = f" after {format_duration(self._clock() - running.started)}" if running else ""
         tail = [f"    {line}" for line in last_lines(log)]
-        return [
-            self._stamped(f"FAILED: {name}{after}; {f'the end of {log}:' if tail else f'{log} says nothing'}"),
-            *tail,
-        ]
+        where = f"the end of {log}:" if tail else f"{log} is empty"
+        return [self._stamped(f"FAILED: {name}{after}; {where}"), *tail]
 
     def interrupted(self) -> list[str]:
         """The run was interrupted, as by Ctrl-C."""

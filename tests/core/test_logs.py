@@ -7,7 +7,9 @@ def test_only_this_package_speaks_below_warnings() -> None:
     code = """
 import logging, sys, warnings
 from conffusion.core.logs import log_to
-log_to(logging.StreamHandler(sys.stdout))
+handler = logging.StreamHandler(sys.stdout)
+handler.setFormatter(logging.Formatter("%(message)s"))
+log_to(handler)
 logging.getLogger("conffusion.core.progress").info("ours")
 logging.getLogger("conffusion.core.progress").debug("our details")
 logging.getLogger("fontTools.subset").info("glyf pruned")
