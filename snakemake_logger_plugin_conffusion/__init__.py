@@ -5,6 +5,7 @@ and only the last lines are added. rules/common.smk names the plan and the jobs,
 """
 
 import logging
+import re
 import sys
 import threading
 from typing import Any
@@ -23,6 +24,7 @@ _INTERRUPTED = ("Terminating processes on user request", "Will exit after finish
 # Said before a run starts, or after a job has failed, when the failure's own lines say more.
 _ROUTINE = ("Assuming unrestricted shared filesystem", "Config file ", "Multiple includes of ")
 _CONSEQUENCES = ("CalledProcessError", "Exiting because a job execution failed", "At least one job did not complete")
+_OUT_OF_MEMORY = ": someone stopped it, or the machine ran out of memory"
 
 
 class LogHandler(LogHandlerBase):
@@ -118,12 +120,15 @@ class LogHandler(LogHandlerBase):
             self._is_interrupted = True
             return self._log.interrupted() if self._log else [text]
         if record.levelno >= logging.ERROR:
-            known = self._is_interrupted or (self._log and any(words in text for words in _CONSEQUENCES))
-            return [] if known and "died with" not in text else [text]
+            died = re.search(r"died with <Signals\.(\w+)", text)
+            if died and not self._is_interrupted:
+                return [f"a job was ended by {died[1]}{_OUT_OF_MEMORY if died[1] == 'SIGKILL' else ''}"]
+            is_known = self._is_interrupted or (self._log and any(words in text for words in _CONSEQUENCES))
+            return [] if is_known else [text]
         if record.levelno >= logging.WARNING:
             return [f"warning: {text}"]
         if text.startswith("Trying to restart job") and self._log:
-            return [text]
+            return ["    It is tried again."]
         return [] if self._has_started or text.startswith(_ROUTINE) or text in ("", "None") else [text]
 
     def _print(self, lines: list[str]) -> None:

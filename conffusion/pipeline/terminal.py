@@ -84,10 +84,11 @@ class TerminalLog:
         now = self._clock()
         lines: list[str] = []
         for job in self._running.values():
-            if now - job.shown < max(PROGRESS_SECONDS, _PROGRESS_SHARE * (now - job.started)):
+            is_due = now - job.shown >= max(PROGRESS_SECONDS, _PROGRESS_SHARE * (now - job.started))
+            if not is_due or len(lines) == _MOST_PROGRESS:
                 continue
             record = read_record(self._folder, job.name)
-            if record and record.progress and record.started > job.started - _CLOCKS_AGREE and len(lines) < _MOST_PROGRESS:
+            if record and record.progress and record.started > job.started - _CLOCKS_AGREE:
                 job.shown = now
                 lines.append(self._stamped(f"{job.name}: {record.progress}"))
         return lines

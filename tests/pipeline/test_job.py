@@ -92,7 +92,9 @@ def test_error_that_a_user_can_mend_is_one_clear_line(raised: str, line: str, tm
 
 
 def test_error_of_a_job_without_a_log_file_is_shown(tmp_path: Path) -> None:
-    done = run_script(tmp_path, "with run_job(snakemake_of(SEED, log=None)):\n    raise StoreError('a.zarr: is truncated')")
+    done = run_script(
+        tmp_path, "with run_job(snakemake_of(SEED, log=None)):\n    raise StoreError('a.zarr: is truncated')"
+    )
     assert done.returncode == 1
     assert "calibrate_method: StoreError: a.zarr: is truncated" in done.stderr and "Traceback" not in done.stderr
 

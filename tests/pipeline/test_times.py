@@ -38,9 +38,7 @@ def test_everything_that_shows_results_is_one_stage() -> None:
     ("seconds", "concurrency", "expected"),
     [([10, 20, 30], 2.0, 30.0), ([10, 20, 60], 2.0, 60.0), ([10, 20], 0.5, 30.0), ([], 1.0, 0.0)],
 )
-def test_jobs_together_take_no_less_than_the_longest(
-    seconds: list[float], concurrency: float, expected: float
-) -> None:
+def test_jobs_together_take_no_less_than_the_longest(seconds: list[float], concurrency: float, expected: float) -> None:
     assert time_left(seconds, concurrency) == expected
 
 
