@@ -132,14 +132,14 @@ class TerminalLog:
         """Estimate for the whole run, from the times of finished jobs, else from those of earlier runs."""
         now = self._clock()
         elapsed = {job.name: now - job.started for job in self._running.values()}
-        seconds, untimed = [], 0
+        seconds, untimed = [], []
         for name, job in self._left.items():
             duration = self._times.of(job) or self._times_before.of(job)
             if duration is None:
-                untimed += 1
+                untimed.append(job)
             else:
                 seconds.append(max(0.0, duration - elapsed.get(name, 0.0)))
-        if not seconds or untimed > len(seconds):
+        if not seconds or any(job.unit != "jobs" for job in untimed):  # those that are counted in units take long
             return ""
         concurrency = (self._busy + sum(elapsed.values())) / max(now - self._start, 1.0)
         return f"  {'at least' if untimed else 'about'} {format_duration(time_left(seconds, concurrency))} left"
