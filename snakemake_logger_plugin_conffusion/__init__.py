@@ -117,8 +117,8 @@ class LogHandler(LogHandlerBase):
             self._is_up_to_date = True
             return [text]
         if text.startswith(_INTERRUPTED):
-            self._is_interrupted = True
-            return self._log.interrupted() if self._log else [text]
+            is_first, self._is_interrupted = not self._is_interrupted, True
+            return [] if not is_first else self._log.interrupted() if self._log else [text]
         if record.levelno >= logging.ERROR:
             died = re.search(r"died with <Signals\.(\w+)", text)
             if died and not self._is_interrupted:

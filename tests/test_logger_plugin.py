@@ -135,7 +135,8 @@ def test_what_snakemake_refuses_is_shown(folder: Path) -> None:
     assert "draw" in snakemake(folder, "--list")
 
 
-def test_an_interrupt_is_answered_in_one_sentence(folder: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_is_answered_in_one_sentence(folder: Path, number: int) -> None:
     child = subprocess.Popen(
         command("slept.txt"), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True,
@@ -144,11 +145,11 @@ def test_an_interrupt_is_answered_in_one_sentence(folder: Path) -> None:
         until = time.monotonic() + 60
         while not (folder / "slept.started").exists() and time.monotonic() < until:
             time.sleep(0.1)
-        os.killpg(child.pid, signal.SIGINT)
+        os.killpg(child.pid, number)
         text, _ = child.communicate(timeout=60)
     finally:
         child.kill()
     assert child.returncode != 0
-    *_, last = [line for line in text.splitlines() if "mind this" not in line]
-    assert last.endswith("interrupted: 0 of 1 job finished and kept; the same command goes on from there")
+    first, last = [line for line in text.splitlines() if "mind this" not in line]
+    assert first.startswith("1 job to run") and last.endswith("interrupted: 0 of 1 job finished and kept; the same command goes on from there")
     assert "Traceback" not in text and "Error" not in text
