@@ -5,6 +5,7 @@ import logging
 import sys
 from pathlib import Path
 
+from conffusion.core.logs import log_to
 from conffusion.errors import ConfigError
 
 
@@ -34,6 +35,6 @@ def licence_text(options: argparse.Namespace) -> str:
 
 def show_progress() -> None:
     """Progress and warnings on the error output, as they come."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("fontTools", "matplotlib", "PIL", "tifffile"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log_to(handler)

@@ -73,7 +73,7 @@ def sort_key(result: MethodResult) -> tuple[Any, ...]:
 
 
 def protocol_rank(name: str) -> int:
-    """Place of a protocol: the one whose promise holds comes first."""
+    """Rank of a protocol: the one with a guarantee comes first."""
     return _rank(name, ("guaranteed", *PROTOCOLS))
 
 

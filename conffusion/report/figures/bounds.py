@@ -1,4 +1,4 @@
-"""What every calibration bound and set family costs in width, and how often it breaks the promise."""
+"""What every calibration bound and set family costs in width, and how often the risk is violated."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""How often the promise was broken when calibration sets were drawn again and again."""
+"""How often the risk was violated when calibration sets were drawn again and again."""
 
 from collections.abc import Sequence
 from pathlib import Path
