@@ -30,7 +30,7 @@ RUN = PLAN.layout
 LOGS = RUN.logs
 TIMES = RUN.benchmarks
 GPUS = gpus_per_job(CONFIG.device)
-CODE = code_versions(RUN.code, keep=CONFIG.ignore_code_changes)
+CODE = code_versions(f"{workflow.basedir}/workflow_scripts", RUN.code, keep=CONFIG.ignore_code_changes)
 METHOD_RUN = ("{task}", "{method_run}")  # a method, with its replicate
 RESULTS = RUN.results(*METHOD_RUN, "{protocol}")
 
