@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from conffusion.calibration.scaling import get_scaling
-from conffusion.calibration.units import GroupLabels
+from conffusion.core.arrays import GroupLabels
 from conffusion.inference.arrays import Arrays
 from conffusion.inference.collecting import new_collection
 from conffusion.inference.inputs import Inputs
