@@ -35,8 +35,8 @@ from conffusion.models import UNet
 from conffusion.models.schedules import NoiseSchedule, noise_schedule
 from conffusion.sampling import ChainSampler, Solver
 from conffusion.tasks import DegradedImages, build_task
-from conffusion.training.finetune import TrainingSet, finetune
-from conffusion.training.loop import Optimisation
+from conffusion.training.finetune import BoundFitting, TrainingSet
+from conffusion.training.loop import Optimisation, train
 from conffusion.training.objectives import pinball
 
 PARTS = ("sampling", "finetuning", "one_pass")
@@ -208,7 +208,7 @@ def _training_set(subject: Subject, n_images: int) -> TrainingSet:
 def _finetune(subject: Subject, data: TrainingSet, settings: Optimisation, device: Device) -> None:
     """The package's own loop, without a checkpoint that competes."""
     predictor = _predictor(subject)
-    finetune(predictor, data, pinball, QUANTILE, settings, device, seed=0, stops=(), on_validation=_ignore)
+    train(BoundFitting(predictor, data, pinball, QUANTILE, device), settings)
     predictor.zero_grad()  # the next call's memory starts without gradients, as on the official side
 
 
@@ -269,10 +269,6 @@ def _row(title: str, side: Side, sides: Sequence[Side], measurements: dict[str, 
         "ratios": {other.name: found.ratio_to(measurements[other.name]) for other in references} or None,
         "peak_mib": found.peak_mib,
     }
-
-
-def _ignore(_: int) -> None:
-    """No checkpoint competes."""
 
 
 _SIDES: dict[str, Callable[[Subject], list[tuple[str, list[Side]]]]] = {

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,10 +22,11 @@ from conffusion.pipeline.plan import POOL, PROTOCOL_NAMES, SPLITS, Plan, method_
 from conffusion.pipeline.stages.fitting import candidate_steps
 from conffusion.sampling import ChainSampler, Solver
 from conffusion.tasks import DegradedImages, build_task
-from conffusion.training.finetune import TrainingSet, finetune
-from conffusion.training.loop import Optimisation
+from conffusion.training import loop
+from conffusion.training.finetune import BoundFitting, TrainingSet
+from conffusion.training.loop import Optimisation, Problem
 from conffusion.training.objectives import pinball
-from conffusion.training.pretrain import PretrainingImages, classification_objective, diffusion_objective, pretrain
+from conffusion.training.pretrain import Classification, NoisePrediction, PretrainingImages
 from conffusion.training.priors import architecture_of
 
 GIB = 2**30
@@ -114,11 +116,10 @@ class Estimate:
             grey = np.full((n_images, 3, side, side), 128, np.uint8)
             labels = np.zeros(n_images, np.int64) if is_classified else None
             images = PretrainingImages(grey, grey if prior.task else None, labels)
-            if schedule is None:
-                objective = classification_objective(network, images, self.device)
-            else:
-                objective = diffusion_objective(network, architecture.kind, images, schedule, self.device, 0)
-            pretrain(network, objective, n_images, Optimisation(_TRIAL_STEPS, n_images, 1e-9, training.ema), 0)
+            problem: Problem[Any] = Classification(network, images, self.device)
+            if schedule is not None:
+                problem = NoisePrediction(network, architecture.kind, images, schedule, self.device)
+            loop.train(problem, Optimisation(_TRIAL_STEPS, n_images, 1e-9, training.ema))
 
         seconds = passes * self._seconds_per_item(train, training.batch_size, smallest=2) / _TRIAL_STEPS + JOB_START
         weights, hours = self._weights_gib(network), seconds / 3600
@@ -239,10 +240,7 @@ class Estimate:
             def train(n_images: int) -> None:
                 optimisation = Optimisation(_TRIAL_STEPS, n_images, 1e-9, self._config.finetuning.ema)
                 data = self._noise_images(task, method_run, n_images, predictor)
-                finetune(
-                    predictor, data, pinball, 0.05, optimisation, self.device, seed=0, stops=(),
-                    on_validation=lambda step: None,
-                )  # fmt: skip
+                loop.train(BoundFitting(predictor, data, pinball, 0.05, self.device), optimisation)
 
             return self._seconds_per_item(train, batch_size, smallest=2) / _TRIAL_STEPS  # batch norm wants two
 

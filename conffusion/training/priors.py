@@ -1,6 +1,5 @@
 """Training the small priors that the default run starts from."""
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,8 @@ from conffusion.models.checkpoint import save_checkpoint
 from conffusion.models.networks import Architecture
 from conffusion.store import SealedStore, open_store, read_array
 from conffusion.tasks import Task, build_task
-from conffusion.training.loop import FROM_THE_START, Optimisation, Resumption, seed_everything
-from conffusion.training.pretrain import PretrainingImages, classification_objective, diffusion_objective, pretrain
+from conffusion.training.loop import Optimisation, Problem, seed_everything
+from conffusion.training.pretrain import Classification, NoisePrediction, PretrainingImages, pretrain
 from conffusion.training.state import StateFolder
 
 CHUNK = 2000
@@ -92,44 +91,15 @@ def train_prior(
     else:
         images = _own_images(prior, degradation, open_store(own_images))
     network = device.place(architecture.build_prior())
-    if schedule is None:
-        objective = classification_objective(network, images, device)
-    else:
-        objective = diffusion_objective(network, architecture.kind, images, schedule, device, seed)
+    problem: Problem[Any] = Classification(network, images, device)
+    if schedule is not None:
+        problem = NoisePrediction(network, architecture.kind, images, schedule, device)
     optimisation = Optimisation(settings.n_steps, settings.batch_size, settings.learning_rate, settings.ema)
-    clock = _Clock()
-    losses = pretrain(network, objective, len(images.target), optimisation, seed, clock.resumption(states))
+    losses, seconds = pretrain(problem, optimisation, seed, states)
     training = {
-        **settings.model_dump(),
-        "task": prior.task,
-        "seed": seed,
-        "seconds": round(clock.seconds()),
-        "losses": losses,
-    }
+        **settings.model_dump(), "task": prior.task, "seed": seed, "seconds": round(seconds), "losses": losses,
+    }  # fmt: skip
     return network.state_dict(), {"architecture": architecture.record(), "training": training}
-
-
-class _Clock:
-    """Seconds of a training, those before an interruption included."""
-
-    def __init__(self) -> None:
-        self._before, self._start = 0.0, time.monotonic()
-
-    def seconds(self) -> float:
-        """So far."""
-        return self._before + time.monotonic() - self._start
-
-    def resumption(self, states: StateFolder | None) -> Resumption:
-        """Keep states with the seconds so far; go on from the latest."""
-        if states is None:
-            return FROM_THE_START
-        start = states.latest()
-        self._before = start["seconds"] if start else 0.0
-
-        def save(loop: Mapping[str, Any]) -> None:
-            states.save(loop["trainer"]["step"], {"loop": loop, "seconds": self.seconds()})
-
-        return Resumption(start["loop"] if start else None, states.is_due, save)
 
 
 def _rendered_images(
