@@ -133,7 +133,8 @@ class SmallRun:
 
     def sample(self, split: str, k: int, n_shards: int, sampling: SamplingSettings = SAMPLING) -> None:
         sample_variants(
-            self.sampling_stage(sampling), CPU, checkpoint=self.prior, images=self.images(split), shard=(k, n_shards), output=self.shard(split, k),
+            self.sampling_stage(sampling), CPU, checkpoint=self.prior, images=self.images(split), shard=(k, n_shards),
+            output=self.shard(split, k),
         )  # fmt: skip
 
     def extract(self, split: str, n_shards: int) -> None:
@@ -166,7 +167,8 @@ class SmallRun:
     def predict(self, protocol: str) -> None:
         splits = ("selection", "calibration", "test")
         predict_method_bounds(
-            protocol, PredictionStage(SEED), CPU, model=self.model(protocol), images=[self.images(split) for split in splits],
+            protocol, PredictionStage(SEED), CPU, model=self.model(protocol),
+            images=[self.images(split) for split in splits],
             outputs=[self.bounds("n_conffusion", protocol, split) for split in splits],
         )  # fmt: skip
 
