@@ -98,6 +98,12 @@ def method_label(name: str, n_variants: float | None = None) -> str:
     return label if n_variants is None or pd.isna(n_variants) else f"{label} (J = {int(n_variants)})"
 
 
+def sampled_label(method: str, n_variants: int) -> str:
+    """Name of a method for people, with J where its bounds come from variants."""
+    is_sampled = method in METHODS and METHODS[method].is_sampled
+    return method_label(method, n_variants if is_sampled else None)
+
+
 def result_label(result: MethodResult) -> str:
     """Name of the method of a result, with J where its bounds come from variants."""
     return method_label(result.method, result.metrics["n_variants"])

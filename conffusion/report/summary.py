@@ -77,7 +77,7 @@ def _verdicts(tables: Path, delta: float) -> list[str]:
         validity = read_csv(tables / "validity.csv")
         for protocol, count in violation_counts(validity[validity["protocol"] != COMPARISON], delta).items():
             lines.append(
-                f"Guarantee, protocol {protocol}: risk violated no more often than delta = {delta:g} in {count['controlled']}"
-                f" of {count['rows']} rows of validity.csv"
+                f"Guarantee, protocol {protocol}: risk violated no more often than delta = {delta:g} in "
+                f"{count['controlled']} of {count['rows']} rows of validity.csv"
             )
     return lines
