@@ -31,7 +31,7 @@ def add(commands: Any) -> None:
     )
     command.add_argument("images", type=Path, help="folder, .zip or .tar of clean images: PNG, JPEG, TIFF, PGM, BMP")
     command.add_argument("--output", type=Path, required=True, help="file to write, ending in .conffusion")
-    command.add_argument("--name", default="", help="name of the model, for people (default: none)")
+    command.add_argument("--name", default="", help="name of the model (default: that of the file)")
     _add_task(command)
     _add_images(command)
     _add_model(command)

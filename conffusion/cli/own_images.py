@@ -25,7 +25,7 @@ def _add_package(commands: Any) -> None:
     command = commands.add_parser("package", help=purpose, description=purpose)
     command.add_argument("model", help="results/<run>/<task>/<method>[/<protocol>]")
     command.add_argument("--output", required=True, help="file to write, ending in .conffusion")
-    command.add_argument("--name", default="", help="name of the model, for people (default: none)")
+    command.add_argument("--name", default="", help="name of the model (default: run, task and method)")
     add_licence(command)
     command.set_defaults(run=_package)
 
