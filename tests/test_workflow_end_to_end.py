@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,10 +54,12 @@ class Outcome:
 
     @property
     def jobs(self) -> dict[str, int]:
-        """The table of jobs that Snakemake prints before it starts: rule to number of jobs."""
+        """Rule to number of jobs: of a dry run those in its table, else those that have finished."""
         _, _, table = self.text.partition("Job stats:")
         rows = re.findall(r"^(\w+) +(\d+)$", table.partition("\n\n")[0], flags=re.MULTILINE)
-        return {rule: int(count) for rule, count in rows if rule not in ("total", "all")}
+        if rows:
+            return {rule: int(count) for rule, count in rows if rule not in ("total", "all")}
+        return dict(Counter(re.findall(r"^[\d:]+ +\d+/\d+  (\w+)", self.text, flags=re.MULTILINE)))
 
 
 @dataclass(frozen=True)
