@@ -39,10 +39,8 @@ class ZarrFile:
         check_size(int(array.shape[-2]), int(array.shape[-1]), max_pixels)
         _check_chunk(array, max_pixels)
         self._array = array
-
-    def __len__(self) -> int:
-        """Number of images."""
-        return int(self._array.shape[0]) if self._array.ndim == 4 else 1
+        n_images = int(array.shape[0]) if array.ndim == 4 else 1
+        self.sizes = [(int(array.shape[-2]), int(array.shape[-1]))] * n_images
 
     def read(self, k: int) -> RawImage:
         """Decode image k."""

@@ -16,7 +16,6 @@ from PIL import ImageOps
 
 from conffusion.errors import DataError
 from conffusion.images.image import Image, open_images
-from conffusion.images.reading import read_image
 from tests.images.files import write_png16
 
 RNG = np.random.default_rng(5)
