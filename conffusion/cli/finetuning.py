@@ -152,8 +152,8 @@ def _request(options: argparse.Namespace) -> "Request":
         images=options.images, task=task, degradation=checked_degradation(task, given), output=options.output,
         name=options.name, method=options.method, image_size=options.image_size, fit=options.fit,
         tile_size=options.tile_size, max_tiles=options.max_tiles, group_pattern=options.group_pattern,
-        group_csv=options.group_csv, value_range=_value_range(options), alpha=options.alpha, delta=options.delta, steps=options.steps,
-        device=options.device, cores=options.cores,
+        group_csv=options.group_csv, value_range=_value_range(options), alpha=options.alpha, delta=options.delta,
+        steps=options.steps, device=options.device, cores=options.cores,
     )  # fmt: skip
 
 

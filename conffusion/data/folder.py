@@ -172,7 +172,12 @@ class FolderDataset:
                 status = self._source.at(file).stat()
             key = file, (status.st_size, status.st_mtime_ns)
             is_known = key in known and not S_ISDIR(status.st_mode)  # the time of a zarr folder says too little
-            sizes = known[key] if is_known else [*self._open(file).sizes]
+            if is_known:
+                sizes = known[key]
+            else:
+                opened = self._open(file)
+                opened.verify()
+                sizes = [*opened.sizes]
             with naming_file(self._source.describe(file)):
                 for size in sizes:
                     self._check_side(*size)

@@ -117,6 +117,11 @@ class ImageSequence(Sequence[Image]):
         """(height, width) of each image as stored, before any rotation; known without decoding."""
         return self._file.sizes
 
+    def verify(self) -> None:
+        """Raise DataError if the file is damaged, as far as that shows without decoding."""
+        with naming_file(str(self.path)):
+            self._file.verify()
+
     def name(self, k: int) -> str:
         """Name of image k, without reading it."""
         return f"{self.path}[{k}]" if len(self) > 1 else str(self.path)

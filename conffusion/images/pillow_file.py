@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, BinaryIO
 
@@ -16,6 +16,7 @@ from conffusion.images.png import has_16_bits, is_png, read_chunks
 from conffusion.images.raw_image import (
     CMYK_WARNING,
     TRUNCATED,
+    ImageFile,
     Metadata,
     RawImage,
     Resolution,
@@ -38,7 +39,7 @@ PNM_HEADER = re.compile(rb"P([2356])(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)
 PNM_HEADER_BYTES = 4096  # comments included
 
 
-class PillowFile:
+class PillowFile(ImageFile):
     """One image.
 
     Args:
@@ -52,12 +53,16 @@ class PillowFile:
         self._path, self._max_pixels = path, max_pixels
         with path.open("rb") as file:
             image = self._open(file)
-            self.sizes = [(image.height, image.width)]
+            self.sizes: Sequence[tuple[int, int]] = [(image.height, image.width)]
             if image.format == "PNG":
                 read_chunks(file, ())
-                image.verify()  # checksums
             if image.format in ("JPEG", "MPO"):
                 check_jpeg_end(file)
+
+    def verify(self) -> None:
+        """Compare the checksums of a PNG."""
+        with self._path.open("rb") as file:
+            self._open(file).verify()
 
     def read(self, k: int) -> RawImage:
         """Decode the image."""

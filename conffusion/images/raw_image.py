@@ -94,11 +94,17 @@ class RawImage:
 
 
 class ImageFile(Protocol):
-    """A file whose headers have been read and found good; holds no open file."""
+    """A file whose headers have been read and found good; holds no open file.
 
-    @property
-    def sizes(self) -> Sequence[tuple[int, int]]:
-        """(height, width) of each image as stored, before any rotation."""
+    Attributes:
+        sizes: (height, width) of each image as stored, before any rotation.
+    """
+
+    sizes: Sequence[tuple[int, int]]
+
+    def verify(self) -> None:
+        """Raise an error if the file is damaged, as far as that shows without decoding; most kinds show nothing."""
+        return
 
     def read(self, k: int) -> RawImage:
         """Decode image k."""

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from fractions import Fraction
 from io import BytesIO
 from typing import Any, BinaryIO
@@ -16,6 +17,7 @@ from conffusion.errors import DataError
 from conffusion.images.raw_image import (
     CMYK_WARNING,
     TRUNCATED,
+    ImageFile,
     Metadata,
     RawImage,
     Resolution,
@@ -39,7 +41,7 @@ REDUCED_OR_MASK = 1 | 4  # bits of NewSubfileType
 COUNTS = re.compile(r"^(images|channels|slices|frames|hyperstack|mode|loop)=")
 
 
-class TiffFile:
+class TiffFile(ImageFile):
     """The pages of a TIFF; thumbnails, smaller versions of a page and masks are passed over.
 
     Args:
@@ -52,7 +54,7 @@ class TiffFile:
     def __init__(self, path: Location, max_pixels: int) -> None:
         self._path = path
         self._pages: list[tuple[int, int]] = []  # index in the file, and byte at which its tags start
-        self.sizes: list[tuple[int, int]] = []
+        sizes = []
         with path.open("rb") as file, tifffile.TiffFile(file) as tiff:
             n_bytes = file.seek(0, os.SEEK_END)
             for index, page in enumerate(tiff.pages):
@@ -63,10 +65,11 @@ class TiffFile:
                 except DataError as error:
                     raise DataError(f"page {index}: {error}" if index else str(error)) from error
                 self._pages.append((index, page.offset))
-                self.sizes.append((page.imagelength, page.imagewidth))
+                sizes.append((page.imagelength, page.imagewidth))
             _refuse_one_header(tiff)
             _check_end(tiff)
-        if not self._pages:
+        self.sizes: Sequence[tuple[int, int]] = sizes
+        if not sizes:
             raise DataError("holds no image; replace the file or remove it")
 
     def read(self, k: int) -> RawImage:
@@ -113,8 +116,8 @@ def _refuse_one_header(tiff: tifffile.TiffFile) -> None:
     n_images = max(n_images, int(np.prod(shape, dtype=float)) // max(tiff.pages.first.size, 1))
     if n_images > 1:
         raise DataError(
-            f"holds {n_images} images behind one header, as ImageJ writes files above 4 GB and tifffile with "
-            "truncate=True; save it as an image sequence, or with a header for each page"
+            f"holds {n_images} images behind one header, as ImageJ writes files above 4 GB and tifffile with truncate=True; "
+            "save it as an image sequence, or with a header for each page"
         )
 
 

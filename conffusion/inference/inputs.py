@@ -142,12 +142,9 @@ def gather(task: Task, seed: int, images: Paths, targets: Paths, options: InputO
 class _Place:
     """One image of a file."""
 
+    file: Path
     originals: ImageSequence
     number: int
-
-    @property
-    def file(self) -> Path:
-        return self.originals.path
 
     def read(self) -> Image:
         return self.originals[self.number]
@@ -166,7 +163,7 @@ class _Reader:
         for file, name in output_names(list_images(paths), paths).items():
             opened = open_images(file, max_pixels=self.options.max_pixels, value_range=self.options.value_range)
             for number in range(len(opened)):
-                places[name if len(opened) == 1 else f"{name}/{number:04d}"] = _Place(opened, number)
+                places[name if len(opened) == 1 else f"{name}/{number:04d}"] = _Place(file, opened, number)
         return places
 
     def masks(self, names: Sequence[str]) -> dict[str, Path]:
