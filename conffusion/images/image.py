@@ -244,6 +244,8 @@ def _limits(
             )
     if value_range is not None:
         return float(value_range[0]), float(value_range[1])
+    if white is not None and colours.dtype.kind == "u":
+        return 0.0, float(white)
     least, most = colours.min(), colours.max()
     if white is None or least < 0 or most > white:
         expected = "no natural range" if white is None else "to lie in [0, 1]"

@@ -116,8 +116,8 @@ def _refuse_one_header(tiff: tifffile.TiffFile) -> None:
     n_images = max(n_images, int(np.prod(shape, dtype=float)) // max(tiff.pages.first.size, 1))
     if n_images > 1:
         raise DataError(
-            f"holds {n_images} images behind one header, as ImageJ writes files above 4 GB and tifffile with truncate=True; "
-            "save it as an image sequence, or with a header for each page"
+            f"holds {n_images} images behind one header, as ImageJ writes files above 4 GB and tifffile with "
+            "truncate=True; save it as an image sequence, or with a header for each page"
         )
 
 

@@ -509,7 +509,7 @@ def test_imagej_stack_behind_one_header_is_refused(tmp_path: Path) -> None:
 def test_stack_that_tifffile_wrote_behind_one_header_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
     path, stack = tmp_path / "a.tif", np.zeros(shape, np.uint16)
     tifffile.imwrite(path, stack, photometric="minisblack", truncate=True)
-    expect_error(path, f"holds {np.prod(shape[:-2])} images behind one header .*truncate=True")
+    expect_error(path, f"holds {np.prod(shape[:-2])} images behind one header.*truncate=True")
     tifffile.imwrite(path, stack, photometric="minisblack")
     assert len(open_images(path)) == np.prod(shape[:-2])
 
