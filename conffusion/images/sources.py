@@ -73,7 +73,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class FolderSource:
-    """Files of a folder and its subfolders; a folder that several links lead to is visited once."""
+    """Files of a folder and its subfolders; links are followed, but what several names lead to is there once."""
 
     root: Path
 
@@ -84,6 +84,7 @@ class FolderSource:
             DataError: If a folder cannot be listed.
         """
         found: list[str] = []
+        linked_files: list[str] = []
         folders: list[tuple[Path, str]] = [(self.root, "")]
         links: list[tuple[Path, str]] = []
         visited: set[Path] = set()
@@ -100,7 +101,11 @@ class FolderSource:
                     # What lies here comes before what links lead to, whatever their names.
                     (links if is_link else folders).append((Path(entry), f"{name}/"))
                 elif target.is_dir() or target.is_file():
-                    found.append(name)
+                    (linked_files if is_link else found).append(name)
+        if linked_files:
+            known = {(self.root / name).resolve() for name in found}
+            targets = {(self.root / name).resolve(): name for name in reversed(linked_files)}
+            found += [name for target, name in targets.items() if target not in known]
         return found
 
     def at(self, file: str) -> Path:

@@ -425,10 +425,12 @@ def test_results_in_the_folder_are_no_photographs(people: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
-def test_two_spellings_of_a_name_in_a_group_csv(tmp_path: Path, form: Literal["NFC", "NFD"]) -> None:
+def test_two_spellings_of_a_name_in_a_rule_of_groups(tmp_path: Path, form: Literal["NFC", "NFD"]) -> None:
     save(tmp_path / "in" / unicodedata.normalize("NFD", "Bäume.png"))
     path = write_csv(tmp_path / "groups.csv", [(unicodedata.normalize(form, "Bäume.png"), "trees")])
     assert list(FolderDataset(tmp_path / "in", 16, group_csv=path).table()["group"]) == ["trees"]
+    pattern = unicodedata.normalize(form, "(Bäume)")
+    assert list(FolderDataset(tmp_path / "in", 16, group_pattern=pattern).table()["group"]) == ["Bäume"]
 
 
 def unpack(name: str, folder: Path) -> Path:

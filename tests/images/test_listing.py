@@ -183,6 +183,13 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
     assert list_images([tmp_path / "photos"]) == [tmp_path / "photos" / "day1" / "a.png", tmp_path / "photos/own/b.png"]
 
 
+def test_linked_files_are_there_once(tmp_path: Path) -> None:
+    touch(tmp_path, "elsewhere/x.png", "photos/a.png")
+    for name, target in (("0.png", "a.png"), ("c.png", "../elsewhere/x.png"), ("d.png", "../elsewhere/x.png")):
+        (tmp_path / "photos" / name).symlink_to(target)
+    assert list_source(FolderSource(tmp_path / "photos")).images == ["a.png", "c.png"]
+
+
 def test_two_spellings_of_a_name_are_one(tmp_path: Path) -> None:
     composed, decomposed = (unicodedata.normalize(form, "Bäume.png") for form in ("NFC", "NFD"))
     touch(tmp_path, f"images/{composed}", f"truths/{decomposed}")
