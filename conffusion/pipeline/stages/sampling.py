@@ -103,7 +103,7 @@ def sample_variants(
     Args:
         prior: Settings of the task's diffusion prior.
         sampling: Settings of the sampler.
-        alpha: Risk level, whose quantiles have to settle where `sampling.adaptive_stopping` asks for it.
+        alpha: Risk level, whose quantiles adaptive stopping looks at.
         seed: The run's seed.
         device: Device and precision.
         checkpoint: Weights of the prior.
