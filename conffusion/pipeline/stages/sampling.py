@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,39 +26,56 @@ LOGGER = logging.getLogger(__name__)
 _TRIAL_STEPS = 2  # network calls per variant when batch sizes are compared
 
 
+@dataclass(frozen=True)
+class SamplingJob:
+    """Everything that decides which variants are drawn.
+
+    Attributes:
+        prior: Settings of the task's diffusion prior.
+        sampling: Settings of the sampler.
+        seed: The run's seed.
+        alpha: Risk level, whose quantiles adaptive stopping looks at; None: all variants are drawn.
+        n_images: Only the first images of the split; None takes all.
+    """
+
+    prior: PriorSettings
+    sampling: SamplingSettings
+    seed: int
+    alpha: float | None = None
+    n_images: int | None = None
+
+    @property
+    def adaptive_stopping(self) -> AdaptiveStopping | None:
+        """When to stop drawing for an image; None draws `n_variants` of each."""
+        settings = self.sampling.adaptive_stopping
+        if settings.precision is None or self.alpha is None:
+            return None
+        return AdaptiveStopping(settings.precision, self.alpha / 2, settings.round)
+
+
 class VariantSource:
     """A task's diffusion prior, ready to draw variants.
 
     Args:
-        prior: Settings of the prior.
-        sampling: Settings of the sampler.
-        adaptive_stopping: When to stop drawing for an image; None draws `n_variants` of each.
+        job: What is drawn.
         device: Device and precision; compiles if the settings say so.
         checkpoint: Weights of the prior.
     Raises:
         CheckpointError: If the prior is unreadable or of another architecture.
     """
 
-    def __init__(
-        self,
-        prior: PriorSettings,
-        sampling: SamplingSettings,
-        adaptive_stopping: AdaptiveStopping | None,
-        device: Device,
-        checkpoint: str | Path,
-    ) -> None:
-        architecture = architecture_of(prior)
+    def __init__(self, job: SamplingJob, device: Device, checkpoint: str | Path) -> None:
+        architecture, sampling = architecture_of(job.prior), job.sampling
         network = architecture.build_prior()
         load_weights(network, load_prior(checkpoint, architecture))
         schedule = architecture.build_schedule()
-        if schedule is None or not prior.task:
+        if schedule is None or not job.prior.task:
             raise ValueError(f"{checkpoint}: only a diffusion prior conditioned on a task can be sampled")
         self._schedule: NoiseSchedule = schedule
         self._device = replace(device, compiles=sampling.compile)
         self._network: nn.Module = self._device.place(network)
-        self._sampling = sampling
+        self._sampling, self._adaptive_stopping = sampling, job.adaptive_stopping
         self._solver = Solver(sampling.solver, sampling.n_steps, sampling.shared_start)
-        self._adaptive_stopping = adaptive_stopping
         self.n_calls = self._solver.n_calls(schedule)
 
     def batch_size(self, images: DegradedImages) -> int:
@@ -83,17 +100,13 @@ class VariantSource:
 
 
 def sample_variants(
-    prior: PriorSettings,
-    sampling: SamplingSettings,
-    alpha: float,
-    seed: int,
+    job: SamplingJob,
     device: Device,
     *,
     checkpoint: str | Path,
     images: str | Path,
     shard: tuple[int, int],
     output: str | Path,
-    most_images: int | None = None,
 ) -> None:
     """Draw and store the variants of one shard of images, while more are drawn.
 
@@ -101,23 +114,20 @@ def sample_variants(
     (images,), how many were.
 
     Args:
-        prior: Settings of the task's diffusion prior.
-        sampling: Settings of the sampler.
-        alpha: Risk level, whose quantiles adaptive stopping looks at.
-        seed: The run's seed.
+        job: What is drawn.
         device: Device and precision.
         checkpoint: Weights of the prior.
         images: Image store of the split.
         shard: (k, K): the k-th of K nearly equal parts of the split's rows, counted from 0.
         output: Store to write.
-        most_images: Only the first images of the split; None takes all.
     Raises:
         CheckpointError: If the prior is unreadable or of another architecture.
         StoreError: If the images are incomplete, or the disk refuses.
     """
-    degraded = DegradedImages.of_store(open_store(images), seed)
-    degraded = degraded.part(shard_rows(min(len(degraded), most_images or len(degraded)), *shard))
-    source = VariantSource(prior, sampling, _adaptive_stopping(sampling, alpha), device, checkpoint)
+    sampling, schedule = job.sampling, job.prior.schedule
+    degraded = DegradedImages.of_store(open_store(images), job.seed)
+    degraded = degraded.part(shard_rows(min(len(degraded), job.n_images or len(degraded)), *shard))
+    source = VariantSource(job, device, checkpoint)
     batch_size = source.batch_size(degraded)
     n_images, n_variants = len(degraded), sampling.n_variants
     layout = {
@@ -126,9 +136,9 @@ def sample_variants(
     }
     attributes = {
         "task": degraded.task.name,
-        "seed": seed,
+        "seed": job.seed,
         "sampling": {**sampling.model_dump(), "batch_size": batch_size},
-        "schedule": prior.schedule.model_dump() if prior.schedule else {},
+        "schedule": schedule.model_dump() if schedule else {},
     }
     start, n_drawn = time.perf_counter(), 0
     with new_store(output, layout, degraded.image_ids, attributes, url=sampling.variants_url) as writer:
@@ -138,11 +148,6 @@ def sample_variants(
             writer.append({"variants": padded[None], "n_variants": np.array([len(drawn.variants)], np.int32)})
         writer.attributes["forward_passes_per_image"] = source.n_calls * n_drawn / n_images
         writer.attributes["seconds_per_image"] = (time.perf_counter() - start) / n_images
-
-
-def _adaptive_stopping(sampling: SamplingSettings, alpha: float) -> AdaptiveStopping | None:
-    precision = sampling.adaptive_stopping.precision
-    return None if precision is None else AdaptiveStopping(precision, alpha / 2, sampling.adaptive_stopping.round)
 
 
 def _padded(variants: npt.NDArray[Any], n_variants: int) -> npt.NDArray[Any]:
