@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from conffusion.calibration.files import read_calibration
+from conffusion.calibration.record import read_calibration
 from conffusion.calibration.units import group_index, group_means
 from conffusion.data.splits import groups_of
 from conffusion.images.listing import list_images, output_names
