@@ -171,15 +171,15 @@ def test_start_page_lists_every_page() -> None:
     assert {page for page in PAGES if page != "docs/index.md"} <= listed
 
 
-def test_map_of_the_house_shows_the_import_contract() -> None:
+def test_table_of_the_package_layout_shows_the_import_contract() -> None:
     contracts = tomllib.loads(text("pyproject.toml"))["tool"]["importlinter"]["contracts"]
     (layers,) = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
     contract = [set(re.findall(r"\w+", layer)) for layer in reversed(layers)]
 
     shown: dict[int, set[str]] = {}
-    for floor, rooms in re.findall(r"^\| (\d+) \| ([^|]+) \|", text("CONTRIBUTING.md"), flags=re.MULTILINE):
-        shown.setdefault(int(floor), set()).update(re.findall(r"`(\w+)`", rooms))
-    assert [shown[floor] for floor in sorted(shown)] == contract
+    for layer, rooms in re.findall(r"^\| (\d+) \| ([^|]+) \|", text("CONTRIBUTING.md"), flags=re.MULTILINE):
+        shown.setdefault(int(layer), set()).update(re.findall(r"`(\w+)`", rooms))
+    assert [shown[layer] for layer in sorted(shown)] == contract
 
 
 def test_citation_names_this_version_and_the_paper() -> None:
