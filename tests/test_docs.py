@@ -16,6 +16,7 @@ from PIL import Image
 
 from conffusion import __version__
 from conffusion.cli import make_parser
+from conffusion.config.load import RENAMED_KEYS
 from conffusion.inference.model_file import write_package
 from conffusion.tasks import build_task
 from tests.inference.small_package import small_package
@@ -164,6 +165,17 @@ def test_relative_links_lead_somewhere(page: str) -> None:
         target = (ROOT / page).parent / path if path else ROOT / page
         assert target.exists(), f"{page} links to {link}, which does not exist"
         assert not anchor or anchor in anchors(target), f"{page} links to {link}, which is no heading there"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_paths_in_the_repository_exist(page: str) -> None:
+    for path in re.findall(r"`((?:conffusion|tests|docs|rules|config|profiles|benchmarks)/[\w./-]+)`", text(page)):
+        assert (ROOT / path).exists(), f"{page} names {path}, which does not exist"
+
+
+def test_changelog_lists_the_renamed_keys() -> None:
+    listed = dict(re.findall(r"^\| `([\w.]+)` \| `([\w.]+)` \|$", text("CHANGELOG.md"), flags=re.MULTILINE))
+    assert RENAMED_KEYS.items() <= listed.items()
 
 
 def test_start_page_lists_every_page() -> None:
