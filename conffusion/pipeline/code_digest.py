@@ -26,7 +26,9 @@ NEUTRAL = (
     "contrib", "pipeline",
 )  # fmt: skip
 COUNTED = ("pipeline/stages", "store/zarr_store.py", "store/writer.py")  # in spite of that
-PASSED_THROUGH = ("pipeline/finetuning.py", "pipeline/job.py")  # neutral, but they call what is not
+PASSED_THROUGH = ("pipeline/finetuning.py",)  # neutral, but it calls what is not
+# What a script takes from its job, and which code that is.
+OF_THE_JOB: Mapping[str, tuple[str, str]] = MappingProxyType({"job.device": ("core/device.py", "select_device")})
 # Mentioned by a script and what it uses, but of no effect on its numbers.
 WITHOUT_EFFECT: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -124,6 +126,9 @@ class CodeIndex:
 
     def _resolve(self, module: "_Module", used: str) -> Symbol | None:
         """Where a name, or `name.attribute`, that a module uses is defined; None outside the package."""
+        if used in OF_THE_JOB:
+            file, name = OF_THE_JOB[used]
+            return self._package / file, name
         first, _, attribute = used.partition(".")
         if first in module.statements and first != _WHOLE:
             return module.file, first
