@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from conffusion.calibration.families import Family
 from conffusion.calibration.pixels import Pixels
-from conffusion.calibration.risk_bounds import Level, MeanBound, RiskBound, get_bound
 from conffusion.calibration.procedure import CalibrationOptions
+from conffusion.calibration.risk_bounds import Level, MeanBound, RiskBound, get_bound
 from conffusion.calibration.units import group_index, group_means, group_sums, make_units
 from conffusion.core.arrays import BoolArray, FloatArray, IntArray, check_same_shape
 from conffusion.core.choices import UnitName
