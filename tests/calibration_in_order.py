@@ -1,4 +1,4 @@
-"""Calibration with losses bet on in the order given, under the plainest family and bound: numbers to be found by hand."""
+"""Calibration with losses bet on in the order given, under a plain family and bound: numbers to be found by hand."""
 
 from functools import partial
 

@@ -50,7 +50,7 @@ def test_size_of_a_plain_family_is_the_mean_over_halves(quick):
     lower, upper, target = synthetic_families.images(10)
     _, sizes = choose_family(["additive", "interval"], LabelledBounds(lower, upper, target), level=LEVEL, seed=5)
     expected = []
-    for _, part in fitting_module._Arrays.of(lower, upper, target, None, None).folds(5):
+    for _, part in fitting_module._folds(LabelledBounds(lower, upper, target), 5):
         low, high, truth = (array.astype(np.float64) for array in part._arrays[:3])
         assert len(low) == 5
         critical = np.sort(np.maximum(low - truth, truth - high), axis=None)
@@ -72,16 +72,16 @@ def test_single_candidate_is_not_compared(quick):
 @pytest.mark.parametrize("seed", range(5))
 def test_no_group_is_divided_between_halves(seed):
     labels = np.array([f"person {k}" for k in np.random.default_rng(seed).integers(0, 7, 40)])
-    arrays = fitting_module._Arrays.of(*synthetic_families.images(40, (1, 2, 2)), None, labels)
-    folds, n_groups = arrays.folds(seed), len(set(labels.tolist()))
+    images = LabelledBounds(*synthetic_families.images(40, (1, 2, 2)), groups=labels)
+    folds, n_groups = fitting_module._folds(images, seed), len(set(labels.tolist()))
     for rest, part in folds:
         assert not set(rest.groups.tolist()) & set(part.groups.tolist())
         assert len(rest.groups) + len(part.groups) == 40
         assert len(set(part.groups.tolist())) in (n_groups // 2, n_groups - n_groups // 2)
     assert sorted(np.concatenate([part.groups for _, part in folds]).tolist()) == sorted(labels.tolist())
-    one = fitting_module._Arrays.of(*synthetic_families.images(40, (1, 2, 2)), None, ["same"] * 40)
+    one = LabelledBounds(*synthetic_families.images(40, (1, 2, 2)), groups=["same"] * 40)
     with pytest.raises(DataError, match="1 image or group"):
-        one.folds(seed)
+        fitting_module._folds(one, seed)
 
 
 def test_groups_weigh_the_same(quick):
@@ -134,7 +134,7 @@ def test_a_family_that_cannot_reach_the_level_has_no_finite_size():
         ["additive", "pixel_groups", "interval"], LabelledBounds(lower, upper, target), level=LEVEL
     )
     assert (family.name, set(sizes.values())) == ("additive", {math.inf})
-    with pytest.raises(CalibrationError, match="no offsets keep"):
+    with pytest.raises(CalibrationError, match="no offsets reach"):
         fit_family("pixel_groups", LabelledBounds(lower, upper, target), level=LEVEL)
 
 

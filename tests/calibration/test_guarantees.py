@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from conffusion import calibration
 from conffusion.calibration import (
     bentkus_ucb,
     critical_lambda,

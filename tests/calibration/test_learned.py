@@ -159,7 +159,8 @@ def test_each_image_is_reshaped_by_its_own_bounds_bit_for_bit():
 def test_number_of_threads_changes_no_bit():
     """Processes of their own, since libraries of linear algebra read the number of threads once."""
     code = (
-        "import numpy as np; from tests import synthetic_families as s; from conffusion.calibration import LabelledBounds, learned\n"
+        "import numpy as np; from tests import synthetic_families as s\n"
+        "from conffusion.calibration import LabelledBounds, learned\n"
         "for shape in [(3, 31, 31), (1, 64, 64), (3, 37, 53)]:\n"
         "    low, high = s.learned_scale(shape[0]).apply(*s.images(2, shape)[:2])\n"
         "    print(low.tobytes().hex(), high.tobytes().hex())\n"
@@ -248,7 +249,7 @@ def test_images_weigh_what_they_are_given(quick):
 def test_of_many_pixels_some_are_drawn(quick, monkeypatch):
     bounds = synthetic_families.images(8, (1, 16, 16))
     monkeypatch.setattr(learned, "_MAX_PIXELS", 80)
-    sample = learned._draw(*bounds, None, evenly(8), np.random.default_rng(0))
+    sample = learned._draw(LabelledBounds(*bounds), evenly(8), np.random.default_rng(0))
     assert np.array_equal(sample.counts, np.full(8, 10))
     assert np.array_equal(sample.starts, np.arange(8) * 10)
     values = set(np.float32(bounds[2]).reshape(8, -1)[3].tolist())

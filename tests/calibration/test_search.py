@@ -222,8 +222,8 @@ def test_weights_are_streamed(faces, monkeypatch):
         ({"weights": np.ones((60, 1, 10, 10)), "unit": "pixel", "ucb": "official"}, ConfigError, "weights with unit"),
         ({"mask": np.full((60, 1, 10, 10), 255)}, DataError, "values other than 0 and 1"),
         ({"mask": np.linspace(0, 1, 10) * np.ones((60, 1, 10, 1))}, DataError, "values other than 0 and 1"),
-        ({"groups": [None, *range(59)]}, DataError, "group of image 0 is missing"),
-        ({"groups": [*range(59), np.nan]}, DataError, "group of image 59 is missing"),
+        ({"groups": [None, *range(59)]}, DataError, "groups: that of image 0 is missing"),
+        ({"groups": [*range(59), np.nan]}, DataError, "groups: that of image 59 is missing"),
     ],
 )
 def test_bad_weights_masks_and_groups_are_named(faces, options, error, message):
