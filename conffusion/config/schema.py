@@ -2,9 +2,17 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from conffusion.core.choices import PLAIN_FAMILIES, FamilyName, FiniteSampleBound, SolverName
+from conffusion.core.choices import (
+    PLAIN_FAMILIES,
+    FamilyName,
+    FiniteSampleBound,
+    NetworkName,
+    ScheduleName,
+    SolverName,
+    StoredType,
+)
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
 Probability = Annotated[float, Field(gt=0, lt=1)]
@@ -47,6 +55,14 @@ class FolderSettings(Section):
     max_tiles_per_image: Count | None
     group_pattern: str | None
     group_csv: str | None
+    value_range: tuple[float, float] | None
+
+    @field_validator("value_range")
+    @classmethod
+    def _low_below_high(cls, value_range: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value_range is not None and not value_range[0] < value_range[1]:
+            raise ValueError("must be two numbers, the first below the second")
+        return value_range
 
 
 class DatasetSettings(Section):
@@ -77,7 +93,7 @@ class TaskSettings(Section):
 class ScheduleSettings(Section):
     """Arguments of `conffusion.sampling.noise_schedule`."""
 
-    name: Literal["linear", "cosine", "quad", "const", "warmup10", "warmup50"]
+    name: ScheduleName
     n_timesteps: Count
     linear_start: PositiveFloat
     linear_end: PositiveFloat
@@ -99,10 +115,7 @@ class PriorTraining(Section):
 class PriorSettings(Section):
     """One pretrained network: what it is, and where its weights come from."""
 
-    network: Literal[
-        "sr3", "palette", "adm", "resnext_small", "resnest_small", "resnext50_32x4d", "resnext101_32x8d", "resnest14d",
-        "resnest50d", "resnest101e",
-    ]  # fmt: skip
+    network: NetworkName
     options: dict[str, Any]
     schedule: ScheduleSettings | None
     task: Name | None
@@ -131,7 +144,7 @@ class SamplingSettings(Section):
     compile: bool
     images_per_shard: Count
     shards_per_share: Count
-    dtype: Literal["uint8", "float16", "float32"]
+    dtype: StoredType
     variants_url: BucketUrl | None
 
 
@@ -209,7 +222,7 @@ class TuningSettings(Section):
 
 
 class CalibrationSettings(Section):
-    """The promise, and how lambda_hat is found."""
+    """The guarantee, and how lambda_hat is found."""
 
     alpha: Probability
     delta: Probability
@@ -223,7 +236,7 @@ class CalibrationSettings(Section):
 
 
 class ValiditySettings(Section):
-    """The assessment of the promise over redrawn calibration sets."""
+    """How often the guarantee fails over redrawn calibration sets."""
 
     calibration_sizes: list[Count] | None
     n_draws: Annotated[int, Field(ge=1)]

@@ -81,7 +81,9 @@ def whole_images(model: OwnModel, split: str) -> Inputs:
     request = model.request
     files: Sequence[Path] = [request.images.resolve() / file for file in model.files(split)]
     task = build_task(request.task, **request.degradation)
-    inputs = gather(task, model.config.seed, [], files, InputOptions(), request.image_size)
+    inputs = gather(
+        task, model.config.seed, [], files, InputOptions(value_range=request.value_range), request.image_size
+    )
     rows = model.splits.drop_duplicates("source").set_index("source")["group"]
     file_of = {name: file for file, name in output_names(list_images(files)).items()}
     groups = [
