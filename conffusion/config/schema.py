@@ -126,7 +126,7 @@ class PriorSettings(Section):
 
 
 class AdaptiveStoppingSettings(Section):
-    """When the variants of an image are enough."""
+    """When to stop drawing variants of an image."""
 
     precision: PositiveFloat | None
     round: Annotated[int, Field(ge=2)]
@@ -178,7 +178,7 @@ class SolverStudySettings(Section):
 
 
 class MethodTuning(Section):
-    """What the search chose for one method on one task."""
+    """Settings that the search chose for one method on one task."""
 
     learning_rate: PositiveFloat
     prediction_time: Share
@@ -193,7 +193,7 @@ class SharpeningSettings(Section):
 
 
 class FinetuningSettings(Section):
-    """What all fine-tuning runs share, and the tuned rest."""
+    """Settings that all fine-tuning runs share, and tuned ones per task and method."""
 
     batch_size: Count
     micro_batch_size: Count | None
@@ -222,7 +222,7 @@ class TuningSettings(Section):
 
 
 class CalibrationSettings(Section):
-    """The guarantee, and how lambda_hat is found."""
+    """Levels of the guarantee, and how lambda_hat is found."""
 
     alpha: Probability
     delta: Probability
@@ -236,7 +236,7 @@ class CalibrationSettings(Section):
 
 
 class ValiditySettings(Section):
-    """How often the guarantee fails over redrawn calibration sets."""
+    """The assessment of the guarantee over redrawn calibration sets."""
 
     calibration_sizes: list[Count] | None
     n_draws: Annotated[int, Field(ge=1)]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from conffusion.core.layout import ResultFolder
 from conffusion.errors import DataError, StoreError
 from conffusion.methods.protocols import PROTOCOLS
 from conffusion.methods.registry import METHODS
@@ -123,8 +124,8 @@ def read_csv(path: Path | str, *, text_columns: Sequence[str] = ()) -> pd.DataFr
 
 
 def _load(folder: Path) -> MethodResult:
-    metrics = read_json(folder / "metrics.json")
-    path = folder / "per_image.csv"
+    files = ResultFolder(folder)
+    metrics, path = read_json(files.metrics), files.per_image
     per_image = read_csv(path, text_columns=("image_id", "group"))
     missing = [name for name in _PER_IMAGE if name not in per_image]
     if missing or per_image.empty:
@@ -132,7 +133,7 @@ def _load(folder: Path) -> MethodResult:
         raise StoreError(f"{path}: {lack}; delete it and rerun the rule evaluate_method")
     return MethodResult(
         folder, metrics["task"], metrics["method"], int(metrics["replicate"]), metrics["protocol"], metrics,
-        read_json(folder / "calibration.json"), per_image,
+        read_json(files.calibration), per_image,
     )  # fmt: skip
 
 
