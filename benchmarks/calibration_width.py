@@ -11,9 +11,10 @@ import numpy as np
 
 from benchmarks.calibration_memory import Record, Table
 from conffusion.calibration import CalibrationOptions, Family
-from conffusion.calibration.record import FAMILY_FILE, read_calibration
+from conffusion.calibration.record import read_calibration
 from conffusion.config.schema import CalibrationSettings
 from conffusion.core.choices import FAMILIES, PLAIN_FAMILIES, BoundName, UnitName
+from conffusion.core.layout import ResultFolder
 from conffusion.errors import StoreError
 from conffusion.evaluation.validity import LossCurves, assess_validity
 from conffusion.pipeline.stages.calibration import CalibrationFiles, calibrate_method, matching_stores
@@ -135,14 +136,12 @@ def _subjects(run: Path, methods: list[str]) -> list[Subject]:
 def _chosen(subject: Subject, record: Record, options: argparse.Namespace) -> Chosen:
     """The family of the guaranteed protocol, and how it came about."""
     path = subject.record("guaranteed")
-    if path.with_name(FAMILY_FILE).is_file() and "chosen_among" in record:
+    if ResultFolder(path.parent).family.is_file() and "chosen_among" in record:
         return Chosen(read_calibration(path).family, record["scaling"], _choice(record, "by the run"))
     selection = subject.stores("guaranteed", "selection")
     if not options.fit or not selection[0].is_dir():
         remedy = "it has no selection bounds to fit on" if options.fit else "`--fit` chooses one on the split selection"
-        text = (
-            f"No {FAMILY_FILE}: the run is of older code. Family: {record['scaling']}, the only one it had; {remedy}."
-        )
+        text = f"No family.json: the run is of older code. Family: {record['scaling']}, the only one it had; {remedy}."
         return Chosen(Family(record["scaling"]), f"{record['scaling']} (older code)", text)
     settings = CalibrationSettings(alpha=record["alpha"], delta=record["delta"], ucb="star", families=list(FAMILIES))
     with tempfile.TemporaryDirectory() as folder:
