@@ -1,7 +1,7 @@
 """The calibrated scale, what it guarantees, and the one form in which it is kept.
 
-The workflow, `conffusion calibrate` and Python write `calibration.json` with `write_calibration`, and family.json beside
-it for the fitted shape, which is long. Models in one file hold `Calibration.to_dict`. `read_record` and
+The workflow, `conffusion calibrate` and Python write `calibration.json` with `write_calibration`, and family.json
+beside it for the fitted shape, which is long. Models in one file hold `Calibration.to_dict`. `read_record` and
 `Calibration.from_dict` read all of these.
 """
 
@@ -176,9 +176,8 @@ def read_record(path: str | Path, *, with_shape: bool = True) -> CalibrationReco
     values = read_json(path)
     calibration = Calibration.from_dict(values, source=path)
     if with_shape and Family.has_shape(calibration.scaling):
-        calibration = replace(
-            calibration, shape=_read_family(ResultFolder(Path(path).parent).family, calibration.scaling).shape
-        )
+        family = _read_family(ResultFolder(Path(path).parent).family, calibration.scaling)
+        calibration = replace(calibration, shape=family.shape)
     return CalibrationRecord(calibration, **{name: values[name] for name in _FACTS if name in values})
 
 

@@ -51,7 +51,7 @@ def test_size_of_a_plain_family_is_the_mean_over_halves(quick):
     _, sizes = choose_family(["additive", "interval"], LabelledBounds(lower, upper, target), level=LEVEL, seed=5)
     expected = []
     for _, part in fitting_module._folds(LabelledBounds(lower, upper, target), 5):
-        low, high, truth = (array.astype(np.float64) for array in part._arrays[:3])
+        low, high, truth = (array.astype(np.float64) for array in (part.lower, part.upper, part.target))
         assert len(low) == 5
         critical = np.sort(np.maximum(low - truth, truth - high), axis=None)
         offset = critical[math.ceil((1 - LEVEL) * critical.size - 1e-6) - 1]
