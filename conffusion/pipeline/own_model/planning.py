@@ -1,4 +1,4 @@
-"""What `conffusion finetune` will do, checked before any work: splits, network, promise, time."""
+"""What `conffusion finetune` will do, checked before any work: splits, network, guarantee, time."""
 
 import math
 import shutil
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from conffusion.calibration.guarantee import Guarantee
 from conffusion.config import Config, parse_config, read_yaml
 from conffusion.config.schema import CalibrationSettings
 from conffusion.core.layout import RunLayout
@@ -222,10 +223,6 @@ def describe(model: OwnModel) -> str:
     label = build_task(request.task, **request.degradation).label
     settings = ", ".join(f"{key} {value}" for key, value in request.degradation.items())
     side = request.image_size
-    promise = (
-        f"with probability {1 - request.delta:.0%}, on average at most {request.alpha:.0%} of the true pixel values of "
-        "new images like these lie outside their intervals"
-    )
     written = f"{request.settings_file} (all settings), {model.run_folder} (results), {request.output} (the model)"
     rows = [
         ("images", f"{_counted(model.splits)}, {side}x{side} pixels (--fit {request.fit})"),
@@ -233,7 +230,7 @@ def describe(model: OwnModel) -> str:
         ("network", _network(model)),
         ("training", f"{tuned.n_steps} steps of {config.finetuning.batch_size} images"),
         ("calibration", _calibration(model)),
-        ("promise", promise),
+        ("guarantee", str(Guarantee(request.alpha, request.delta, ucb=config.calibration.ucb))),
         ("writes", written),
         *(("note", note) for note in _notes(model)),
     ]
@@ -245,7 +242,7 @@ _PURPOSES = {
     "finetune": "fit the network",
     "selection": "choose the training step and the shape of intervals",
     "calibration": "find their scale, and nothing else",
-    "test": "say whether the promise is kept",
+    "test": "say whether the risk is controlled",
 }
 
 
