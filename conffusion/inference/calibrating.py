@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from conffusion.calibration import Calibration, calibrate
-from conffusion.calibration.procedure import UcbName
 from conffusion.calibration.rules import finite_sample_rule
 from conffusion.calibration.ucb import check_level
-from conffusion.calibration.units import GroupLabels, group_index, group_means, index_by_appearance
-from conffusion.core.arrays import FloatArray
+from conffusion.calibration.units import group_index, group_means, index_by_appearance
+from conffusion.core.arrays import FloatArray, GroupLabels
+from conffusion.core.choices import BoundName
 from conffusion.evaluation.diagnostics import RiskCurve, risk_curve
 from conffusion.images.image import kinds_of_warnings
 from conffusion.inference.arrays import Arrays
@@ -43,7 +43,7 @@ class Promise:
 
     alpha: float = 0.1
     delta: float = 0.1
-    ucb: UcbName = "star"
+    ucb: BoundName = "star"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be promised, before any image is predicted."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from conffusion.calibration.scaling import get_scaling
-from conffusion.calibration.units import GroupLabels
+from conffusion.core.arrays import GroupLabels
 from conffusion.images.image import kinds_of_warnings
 from conffusion.inference.arrays import Arrays
 from conffusion.inference.collecting import new_collection

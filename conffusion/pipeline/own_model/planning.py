@@ -12,6 +12,7 @@ import pandas as pd
 
 from conffusion.config import Config, parse_config, read_yaml
 from conffusion.config.schema import CalibrationSettings
+from conffusion.core.layout import RunLayout
 from conffusion.core.progress import format_duration
 from conffusion.data.folder import FolderDataset
 from conffusion.data.splits import assign_splits
@@ -178,9 +179,10 @@ def _check_paths(request: Request) -> None:
 
 def _check_run(folder: Path, config: Config) -> None:
     """Refuse to write over a run of other images."""
-    if not (folder / "config.yaml").is_file():
+    settings = RunLayout(folder).config
+    if not settings.is_file():
         return
-    there = read_yaml(folder / "config.yaml").get("dataset", {}).get("folder", {}).get("path")
+    there = read_yaml(settings).get("dataset", {}).get("folder", {}).get("path")
     if there != config.dataset.folder.path:
         raise ConfigError(
             f"{folder}: is a run of other images ({there}); give --output another file name, or remove that folder"
