@@ -55,7 +55,7 @@ class OwnModel:
         sizes: (height, width) of every image in each file of the splits calibration and test, by its path below the
             folder.
         whole: Whether the model is calibrated once more, on whole images put together from tiles.
-        warnings: Kinds of warnings about values, with their number among the first `_SEEN_IMAGES` files or so.
+        warnings: Kinds of warnings about values, with their number among the images looked at.
     """
 
     request: Request
