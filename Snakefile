@@ -24,7 +24,6 @@ localrules:
     save_config,
     gather_validity,
     choose_settings,
-    publish_file,
 
 
 # Everything: tables, figures and the report.

@@ -15,6 +15,7 @@ from conffusion.pipeline.plan import (
     official_files,
     replicate_of,
 )
+from conffusion.pipeline.records import job_name
 
 try:
     CONFIG = parse_config(config, source="config")
@@ -22,6 +23,7 @@ try:
 except ConffusionError as error:
     raise WorkflowError(str(error))
 
+logger.info("", extra={"conffusion_plan": PLAN})  # for the logger plugin, as below
 RUN = PLAN.run
 LOGS = f"{RUN}/logs"
 TIMES = f"{RUN}/benchmarks"
@@ -67,6 +69,8 @@ onstart:
         except ConffusionError as error:
             raise WorkflowError(str(error))
     write_code_versions(f"{RUN}/code.json", CODE)
+    jobs = [job_name(job.log[0], job.rule.name) for job in workflow.dag.needrun_jobs() if job.log]
+    logger.info("", extra={"conffusion_jobs": jobs})
 
 
 def settings(stage):

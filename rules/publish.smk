@@ -3,6 +3,9 @@
 if CONFIG.report.publish_url:
     BUCKET = CONFIG.report.publish_url.rstrip("/")
 
+    localrules:
+        publish_file,
+
     rule publish_file:
         input:
             result=f"{RUN}/{{file}}",

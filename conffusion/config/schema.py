@@ -2,7 +2,17 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from conffusion.core.choices import (
+    PLAIN_FAMILIES,
+    FamilyName,
+    FiniteSampleBound,
+    NetworkName,
+    ScheduleName,
+    SolverName,
+    StoredType,
+)
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
 Probability = Annotated[float, Field(gt=0, lt=1)]
@@ -45,6 +55,14 @@ class FolderSettings(Section):
     max_tiles_per_image: Count | None
     group_pattern: str | None
     group_csv: str | None
+    value_range: tuple[float, float] | None
+
+    @field_validator("value_range")
+    @classmethod
+    def _low_below_high(cls, value_range: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value_range is not None and not value_range[0] < value_range[1]:
+            raise ValueError("must be two numbers, the first below the second")
+        return value_range
 
 
 class DatasetSettings(Section):
@@ -75,7 +93,7 @@ class TaskSettings(Section):
 class ScheduleSettings(Section):
     """Arguments of `conffusion.sampling.noise_schedule`."""
 
-    name: Literal["linear", "cosine", "quad", "const", "warmup10", "warmup50"]
+    name: ScheduleName
     n_timesteps: Count
     linear_start: PositiveFloat
     linear_end: PositiveFloat
@@ -97,10 +115,7 @@ class PriorTraining(Section):
 class PriorSettings(Section):
     """One pretrained network: what it is, and where its weights come from."""
 
-    network: Literal[
-        "sr3", "palette", "adm", "resnext_small", "resnest_small", "resnext50_32x4d", "resnext101_32x8d", "resnest14d",
-        "resnest50d", "resnest101e",
-    ]  # fmt: skip
+    network: NetworkName
     options: dict[str, Any]
     schedule: ScheduleSettings | None
     task: Name | None
@@ -120,7 +135,7 @@ class AdaptiveStoppingSettings(Section):
 class SamplingSettings(Section):
     """How variants are drawn."""
 
-    solver: Literal["dpmpp_2m_sde", "dpmpp_2m", "ancestral"]
+    solver: SolverName
     n_steps: Count
     n_variants: Annotated[int, Field(ge=2)]
     adaptive_stopping: AdaptiveStoppingSettings
@@ -129,14 +144,14 @@ class SamplingSettings(Section):
     compile: bool
     images_per_shard: Count
     shards_per_share: Count
-    dtype: Literal["uint8", "float16", "float32"]
+    dtype: StoredType
     variants_url: BucketUrl | None
 
 
 class SolverReference(Section):
     """Setting that others are compared with."""
 
-    solver: Literal["dpmpp_2m_sde", "dpmpp_2m", "ancestral"]
+    solver: SolverName
     n_steps: Count
     n_variants: Annotated[int, Field(ge=2)]
 
@@ -145,7 +160,7 @@ class SolverStudySettings(Section):
     """What `snakemake solver_study` compares."""
 
     n_images: Count
-    solvers: dict[Literal["dpmpp_2m_sde", "dpmpp_2m", "ancestral"], Annotated[list[Count], Field(min_length=1)]]
+    solvers: dict[SolverName, Annotated[list[Count], Field(min_length=1)]]
     n_variants: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)]
     reference: SolverReference
     tolerance: PositiveFloat
@@ -206,16 +221,12 @@ class TuningSettings(Section):
     n_trials: Count
 
 
-PLAIN_FAMILIES = ("multiplicative", "additive", "interval")
-FamilyName = Literal["multiplicative", "additive", "interval", "pixel_groups", "learned"]
-
-
 class CalibrationSettings(Section):
-    """Levels of the guarantee, and how lambda_hat is found."""
+    """The guarantee, and how lambda_hat is found."""
 
     alpha: Probability
     delta: Probability
-    ucb: Literal["star", "wsr", "hoeffding_bentkus", "bentkus", "hoeffding", "empirical_bernstein"]
+    ucb: FiniteSampleBound
     families: Annotated[list[FamilyName], Field(min_length=1)]
 
     @property
@@ -225,7 +236,7 @@ class CalibrationSettings(Section):
 
 
 class ValiditySettings(Section):
-    """The assessment of the guarantee over redrawn calibration sets."""
+    """How often the guarantee fails over redrawn calibration sets."""
 
     calibration_sizes: list[Count] | None
     n_draws: Annotated[int, Field(ge=1)]

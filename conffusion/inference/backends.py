@@ -12,10 +12,11 @@ from conffusion.errors import CheckpointError, PackageError
 from conffusion.inference.interval import EstimateKind
 from conffusion.inference.package import Package, SamplingRecord
 from conffusion.methods.models import load_predictor
-from conffusion.methods.one_pass import CorruptedImages, RawBounds, forward
+from conffusion.methods.one_pass import RawBounds, forward
 from conffusion.models.checkpoint import load_checkpoint
 from conffusion.models.networks import Architecture, load_weights
-from conffusion.sampling import ChainSampler, SamplingInput, Solver, draw_variants
+from conffusion.sampling import ChainSampler, Solver, draw_variants
+from conffusion.tasks import DegradedImages
 
 
 class BoundSource(Protocol):
@@ -29,7 +30,7 @@ class BoundSource(Protocol):
     estimate_kind: EstimateKind
     forward_passes: int
 
-    def bounds(self, images: CorruptedImages) -> RawBounds:
+    def bounds(self, images: DegradedImages) -> RawBounds:
         """Bounds before calibration; a pure function of the images, their ids and the seed."""
 
 
@@ -51,9 +52,9 @@ class OnePassSource:
         self._device, self.estimate_kind = device, estimate_kind
         device.place(self.predictor)
 
-    def bounds(self, images: CorruptedImages) -> RawBounds:
+    def bounds(self, images: DegradedImages) -> RawBounds:
         """As `BoundSource.bounds`."""
-        return forward(self.predictor, images, self._device, slice(0, len(images.image_ids)))
+        return forward(self.predictor, images, self._device)
 
 
 class SampledSource:
@@ -62,7 +63,6 @@ class SampledSource:
     Args:
         path: The diffusion prior's file.
         sampling: How variants are drawn.
-        has_holes: Whether the task's condition lacks the pixels where the mask is 1.
         device: Device and precision.
         batch_size: Variants per network call.
     Attributes:
@@ -72,7 +72,7 @@ class SampledSource:
 
     estimate_kind: EstimateKind = "mean_of_variants"
 
-    def __init__(self, path: Path, sampling: SamplingRecord, has_holes: bool, device: Device, batch_size: int) -> None:
+    def __init__(self, path: Path, sampling: SamplingRecord, device: Device, batch_size: int) -> None:
         weights, record = load_checkpoint(path)
         architecture = Architecture(**record["architecture"])
         schedule = architecture.build_schedule()
@@ -81,20 +81,17 @@ class SampledSource:
         network = architecture.build_prior()
         load_weights(network, weights)
         self.network, self.schedule, self._device = device.place(network), schedule, device
-        self._sampling, self._has_holes, self._batch_size = sampling, has_holes, batch_size
+        self._sampling, self._batch_size = sampling, batch_size
         self._solver = Solver(sampling.solver, sampling.n_steps, sampling.shared_start)
         self.forward_passes = self._solver.n_calls(schedule) * sampling.n_variants
 
-    def bounds(self, images: CorruptedImages) -> RawBounds:
+    def bounds(self, images: DegradedImages) -> RawBounds:
         """As `BoundSource.bounds`; the point is the mean of the variants."""
-        inputs = SamplingInput(
-            images.task, images.seed, tuple(images.image_ids), images.condition, images.mask, self._has_holes
-        )
         sampling, storage = self._sampling, self._sampling.storage
-        sampler = ChainSampler(self.network, self.schedule, inputs, self._solver, storage, self._device)
+        sampler = ChainSampler(self.network, self.schedule, images, self._solver, storage, self._device)
         scale = np.float32(255 if storage == "uint8" else 1)
         parts = []
-        for drawn in draw_variants(sampler, inputs, sampling.n_variants, self._batch_size):
+        for drawn in draw_variants(sampler, images, sampling.n_variants, self._batch_size):
             lower, upper = sampled_bounds(drawn.variants, sampling.quantile, 1 - sampling.quantile)
             parts.append((drawn.variants.mean(axis=0, dtype=np.float32) / scale, lower / scale, upper / scale))
         point, lower, upper = (np.stack(part).astype(np.float32) for part in zip(*parts, strict=True))
@@ -115,6 +112,6 @@ def open_source(package: Package, device: Device, batch_size: int) -> BoundSourc
             if sampling is None:
                 kind: EstimateKind = "point_head" if package.method.has_point_head else "midpoint"
                 return OnePassSource(path, kind, device)
-            return SampledSource(path, sampling, package.task.has_mask, device, batch_size)
+            return SampledSource(path, sampling, device, batch_size)
         except (CheckpointError, KeyError, TypeError, ValueError) as error:
             raise PackageError(f"{package.record.name}: its weights cannot be used ({error})") from error

@@ -23,7 +23,7 @@ from conffusion.inference.model_file import read_package
 from conffusion.inference.package import Package
 from conffusion.inference.tiling import Canvas, Tile, grid_tiles, hole_tiles
 from conffusion.inference.unscaled import Unscaled
-from conffusion.methods.one_pass import CorruptedImages
+from conffusion.tasks import DegradedImages
 from conffusion.tasks.inpainting import MID_GREY
 
 COLOURS = 3
@@ -225,7 +225,7 @@ class Predictor:
         if self.task.has_mask:
             condition = np.where(mask == 1, np.float32(MID_GREY), condition)
         ids = [f"{work.digest}/{tile.top},{tile.left}" for work, tile in parts]
-        images = CorruptedImages(self.task.name, self.package.record.seed, ids, condition, mask)
+        images = DegradedImages(self.task, self.package.record.seed, ids, condition, mask)
         point, lower, upper = self._source.bounds(images)
         if self.package.record.sorts_bounds:
             lower, upper, _ = sort_bounds(lower, upper)

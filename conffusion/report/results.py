@@ -73,7 +73,7 @@ def sort_key(result: MethodResult) -> tuple[Any, ...]:
 
 
 def protocol_rank(name: str) -> int:
-    """Place of a protocol: the one whose promise holds comes first."""
+    """Rank of a protocol: the one with a guarantee comes first."""
     return _rank(name, ("guaranteed", *PROTOCOLS))
 
 
@@ -96,6 +96,12 @@ def method_label(name: str, n_variants: float | None = None) -> str:
     """Name of a method for people; J stands beside a method whose bounds come from variants."""
     label = METHODS[name].label if name in METHODS else name
     return label if n_variants is None or pd.isna(n_variants) else f"{label} (J = {int(n_variants)})"
+
+
+def sampled_label(method: str, n_variants: int) -> str:
+    """Name of a method for people, with J where its bounds come from variants."""
+    is_sampled = method in METHODS and METHODS[method].is_sampled
+    return method_label(method, n_variants if is_sampled else None)
 
 
 def result_label(result: MethodResult) -> str:

@@ -16,7 +16,7 @@ class Side:
     Attributes:
         label: Name for people; no two sides of a page share one.
         protocol: "guaranteed", "paper", or what the user's own calibration is called.
-        alpha: Promised risk level.
+        alpha: Risk level.
         delta: Error level.
         lambda_hat: Calibrated scale.
         unit: What the bound counted: "image", "group" or "pixel".

@@ -52,11 +52,11 @@ def test_super_resolution_returns_the_enlarged_size(enlarging: Predictor, shape:
 
 
 def test_one_tile_is_the_network_s_bounds_calibrated(enlarging: Predictor) -> None:
-    from conffusion.methods.one_pass import CorruptedImages
+    from conffusion.tasks import DegradedImages
 
     small = np.round(image(3, 4, 4) * 255).astype(np.float32) / np.float32(255)
     condition = resize_bicubic(small[None], SIDE, SIDE)
-    raw = enlarging._source.bounds(CorruptedImages("super_resolution", 5, ["x"], condition, np.ones_like(condition)))
+    raw = enlarging._source.bounds(DegradedImages(enlarging.task, 5, ["x"], condition, np.ones_like(condition)))
     lower, upper = np.minimum(raw.lower, raw.upper), np.maximum(raw.lower, raw.upper)
     expected = enlarging.calibration.apply(lower, upper)
     found = enlarging(small)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from conffusion.config.schema import CalibrationSettings
-from conffusion.methods.competition import Score, ValidationImages, score_checkpoint
+from conffusion.methods.competition import Competition, Score, ValidationImages, score_checkpoint
 from conffusion.methods.protocols import PROTOCOLS
 from tests import conformance
 
@@ -67,3 +67,27 @@ def test_only_the_guaranteed_protocol_sorts_crossed_bounds() -> None:
     )
     assert crossed["guaranteed"] == straight["guaranteed"]
     assert crossed["paper"] != straight["paper"]
+
+
+def competition(*sizes: float) -> Competition:
+    scores = [Score(1.0, 0.1, size) for size in sizes]
+    return Competition({10 * k: {"guaranteed": score} for k, score in enumerate(scores, start=1)})
+
+
+def test_first_of_the_narrowest_checkpoints_is_the_best() -> None:
+    assert competition(math.inf, 0.5, 0.3, 0.4, 0.3).best("guaranteed") == (Score(1.0, 0.1, 0.3), 30)
+    with pytest.raises(ValueError, match="no checkpoint"):
+        Competition().best("guaranteed")
+
+
+@pytest.mark.parametrize(("after_step", "n"), [(0, 2), (30, 2), (40, 1), (50, 0)])
+def test_checkpoints_without_improvement_are_counted_from_a_step_on(after_step: int, n: int) -> None:
+    """A tie is no improvement."""
+    assert competition(0.5, 0.4, 0.3, 0.3, 0.9).n_without_improvement("guaranteed", after_step) == n
+
+
+def test_competition_is_kept_in_plain_rows() -> None:
+    nothing = Score(float("nan"), float("nan"), float("inf"))
+    kept = Competition({2: {"paper": Score(1.1, 0.09, 0.3), "guaranteed": nothing}, 4: {"paper": nothing}})
+    assert repr(Competition.of_rows(kept.rows())) == repr(kept)
+    assert kept.rows()[0] == {"step": 2, "protocol": "paper", "lambda_hat": 1.1, "risk": 0.09, "interval_size": 0.3}

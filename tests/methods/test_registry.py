@@ -49,5 +49,5 @@ def test_misspelt_name_gets_the_nearest(name: str, hint: str) -> None:
 
 
 def test_unrecognisable_name_gets_the_list() -> None:
-    with pytest.raises(ConfigError, match="choose from adm_uq, .*resnest"):
+    with pytest.raises(ConfigError, match="known: adm_uq, .*resnext"):
         get_method("zzz")

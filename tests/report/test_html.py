@@ -81,7 +81,7 @@ def test_verdicts_come_first(tmp_path: Path, inputs: dict[str, object]) -> None:
     assert re.search(r"<strong>\d+</strong><span class=\"badge holds\">", page)
 
 
-def test_report_says_what_is_promised(tmp_path: Path, inputs: dict[str, object]) -> None:
+def test_report_says_what_is_guaranteed(tmp_path: Path, inputs: dict[str, object]) -> None:
     text = " ".join(re.sub(r"<[^>]+>", "", write(tmp_path, inputs)).split())
     assert "with probability at least 0.95 over the draw of the calibration images" in text
     assert "at most 0.1 in expectation over new images" in text
@@ -108,7 +108,7 @@ def test_text_is_escaped(tmp_path: Path, inputs: dict[str, object]) -> None:
 
 def test_report_without_claims_and_validity(tmp_path: Path, inputs: dict[str, object]) -> None:
     page = write(tmp_path, {**inputs, "tables": {}, "figures": {}})
-    assert 'id="claims"' not in page and "What is promised" in page and "data:image" not in page
+    assert 'id="claims"' not in page and "What is guaranteed" in page and "data:image" not in page
 
 
 def test_missing_inputs_are_named(tmp_path: Path, inputs: dict[str, object]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from conffusion.calibration.files import read_calibration
+from conffusion.calibration.record import read_calibration
 from conffusion.calibration.units import group_index, group_means
 from conffusion.data.splits import groups_of
 from conffusion.images.listing import list_images, output_names
@@ -82,7 +82,9 @@ def whole_images(model: OwnModel, split: str) -> Inputs:
     request = model.request
     files: Sequence[Path] = [request.images.resolve() / file for file in model.files(split)]
     task = build_task(request.task, **request.degradation)
-    inputs = gather(task, model.config.seed, [], files, InputOptions(), request.image_size)
+    inputs = gather(
+        task, model.config.seed, [], files, InputOptions(value_range=request.value_range), request.image_size
+    )
     rows = model.splits.drop_duplicates("source").set_index("source")["group"]
     file_of = {name: file for file, name in output_names(list_images(files)).items()}
     groups = [
