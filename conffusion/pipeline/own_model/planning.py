@@ -1,8 +1,8 @@
-"""What `conffusion finetune` will do, checked before any work: splits, network, promise, time."""
+"""What `conffusion finetune` will do, checked before any work: splits, network, guarantee, time."""
 
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from conffusion.calibration.guarantee import Guarantee
 from conffusion.config import Config, parse_config, read_yaml
 from conffusion.config.schema import CalibrationSettings
 from conffusion.core.layout import RunLayout
 from conffusion.core.progress import format_duration
+from conffusion.data.folder import FolderDataset
 from conffusion.data.splits import assign_splits
 from conffusion.errors import ConfigError
 from conffusion.images.listing import output_names
-from conffusion.images.reading import read_size
-from conffusion.images.sources import open_source
 from conffusion.methods.registry import METHODS
 from conffusion.pipeline.checks import check_dealt, checked_plan, units_needed
 from conffusion.pipeline.own_model.request import (
@@ -34,6 +34,7 @@ from conffusion.tasks import build_task
 SHARES = {"finetune": 0.4, "selection": 0.15, "calibration": 0.25, "test": 0.2}
 _LEAST_FOR_FITTING = 0.25  # of the groups
 _TRIED_IMAGES = 2  # on which a degradation is tried
+_SEEN_IMAGES = 16  # whose values are looked at
 _UNTIMED_JOBS = 8  # Snakemake, config, splits, calibration, evaluation, package: most load the libraries and are done
 _STREAMED_BYTES = 25  # per pixel value of whole images that are calibrated
 _TILE_AREA = 0.75**2  # that a tile adds to those before it: neighbours share a quarter of their side
@@ -51,8 +52,10 @@ class OwnModel:
         overlay: What is laid over the workflow's config.yaml.
         config: The merged configuration.
         splits: image_id, group, source and split of every image.
-        sizes: (height, width) of every image file of the splits calibration and test, by its path below the folder.
+        sizes: (height, width) of every image in each file of the splits calibration and test, by its path below the
+            folder.
         whole: Whether the model is calibrated once more, on whole images put together from tiles.
+        warnings: Kinds of warnings about values, with their number among the images looked at.
     """
 
     request: Request
@@ -61,8 +64,9 @@ class OwnModel:
     overlay: dict[str, Any]
     config: Config
     splits: pd.DataFrame
-    sizes: Mapping[str, tuple[int, int]]
+    sizes: Mapping[str, Sequence[tuple[int, int]]]
     whole: bool
+    warnings: Mapping[str, int]
 
     @property
     def run_folder(self) -> Path:
@@ -74,6 +78,11 @@ class OwnModel:
         """Name of the prior that the run trains, if it does."""
         plan = Plan(self.config)
         return plan.prior_name(self.request.task, self.method) if self.config.priors_dir is None else None
+
+    @property
+    def image_sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of every image of the splits calibration and test."""
+        return [size for sizes in self.sizes.values() for size in sizes]
 
     def files(self, split: str) -> list[str]:
         """Image files of a split, as sorted paths below the folder."""
@@ -121,14 +130,19 @@ def prepare(request: Request, workflow: Path) -> OwnModel:
     _, config = configure(SHARES)
     checked_plan(config)
     dataset = configured_dataset(config.dataset, request.image_size, config.seed)
+    assert isinstance(dataset, FolderDataset)
     table = dataset.table()
     overlay, config = configure(choose_shares(table, config.calibration))
     splits = assign_splits(table, config.dataset.splits.model_dump(), config.seed)
     check_dealt(splits, config.calibration)
     _check_run(workflow / "results" / config.run, config)
-    _try_degradation(request, config, dataset.load(list(splits["image_id"][:_TRIED_IMAGES])))
-    sizes = _sizes(request, splits)
-    return OwnModel(request, workflow, method, overlay, config, splits, sizes, _wants_whole(request, sizes))
+    seen = splits["image_id"].iloc[:: max(1, len(splits) // _SEEN_IMAGES)]
+    images, warnings = dataset.load_with_warnings(list(seen))
+    _try_degradation(request, config, images[:_TRIED_IMAGES])
+    judged = sorted(set(splits.loc[splits["split"].isin(("calibration", "test")), "source"]))
+    sizes = dict(zip(judged, dataset.sizes(judged), strict=True))
+    whole = _wants_whole(request, sizes)
+    return OwnModel(request, workflow, method, overlay, config, splits, sizes, whole, warnings)
 
 
 def choose_shares(table: pd.DataFrame, settings: CalibrationSettings) -> dict[str, float]:
@@ -188,20 +202,15 @@ def _try_degradation(request: Request, config: Config, images: Any) -> None:
         )
 
 
-def _sizes(request: Request, splits: pd.DataFrame) -> dict[str, tuple[int, int]]:
-    source = open_source(request.images)
-    judged = sorted(set(splits.loc[splits["split"].isin(("calibration", "test")), "source"]))
-    return {file: read_size(source, file) for file in judged}
-
-
-def _wants_whole(request: Request, sizes: Mapping[str, tuple[int, int]]) -> bool:
+def _wants_whole(request: Request, sizes: Mapping[str, Sequence[tuple[int, int]]]) -> bool:
     """Whether predictions of the images' own size are what the model will be used for, and differ from single tiles.
 
     Raises:
         DataError: If two files have names that differ in their suffix alone.
     """
     at_own_scale = request.fit == "tile" and request.tile_size in (None, request.image_size)
-    if not at_own_scale or not request.images.is_dir() or set(sizes.values()) == {2 * (request.image_size,)}:
+    are_tiles = all(set(of_file) == {2 * (request.image_size,)} for of_file in sizes.values())
+    if not at_own_scale or not request.images.is_dir() or are_tiles:
         return False
     output_names(request.images / file for file in sizes)
     return True
@@ -214,10 +223,6 @@ def describe(model: OwnModel) -> str:
     label = build_task(request.task, **request.degradation).label
     settings = ", ".join(f"{key} {value}" for key, value in request.degradation.items())
     side = request.image_size
-    promise = (
-        f"with probability {1 - request.delta:.0%}, on average at most {request.alpha:.0%} of the true pixel values of "
-        "new images like these lie outside their intervals"
-    )
     written = f"{request.settings_file} (all settings), {model.run_folder} (results), {request.output} (the model)"
     rows = [
         ("images", f"{_counted(model.splits)}, {side}x{side} pixels (--fit {request.fit})"),
@@ -225,7 +230,7 @@ def describe(model: OwnModel) -> str:
         ("network", _network(model)),
         ("training", f"{tuned.n_steps} steps of {config.finetuning.batch_size} images"),
         ("calibration", _calibration(model)),
-        ("promise", promise),
+        ("guarantee", str(Guarantee(request.alpha, request.delta, ucb=config.calibration.ucb))),
         ("writes", written),
         *(("note", note) for note in _notes(model)),
     ]
@@ -237,7 +242,7 @@ _PURPOSES = {
     "finetune": "fit the network",
     "selection": "choose the training step and the shape of intervals",
     "calibration": "find their scale, and nothing else",
-    "test": "say whether the promise is kept",
+    "test": "say whether the risk is controlled",
 }
 
 
@@ -266,16 +271,16 @@ def _network(model: OwnModel) -> str:
 def _calibration(model: OwnModel) -> str:
     if not model.whole:
         return f"on images of {model.request.image_size}x{model.request.image_size} pixels"
-    heights, widths = zip(*model.sizes.values(), strict=True)
+    heights, widths = zip(*model.image_sizes, strict=True)
     largest = f"{max(widths)}x{max(heights)}"
     return f"on whole images (up to {largest} pixels), put together from tiles as `conffusion predict` does"
 
 
 def _notes(model: OwnModel) -> list[str]:
     request, side = model.request, model.request.image_size
-    shorter = float(np.median([min(size) for size in model.sizes.values()]))
+    shorter = float(np.median([min(size) for size in model.image_sizes]))
     seen = (request.tile_size or side) if request.fit == "tile" else shorter
-    notes = []
+    notes = [f"values of {count} of the images looked at: {warning}" for warning, count in model.warnings.items()]
     if seen > side:
         notes.append(
             f"the model will know images shrunk {seen / side:.3g} times, but `conffusion predict` works on images as "
@@ -301,7 +306,7 @@ def describe_cost(model: OwnModel) -> str:
     disk = sum(cost.disk_gib for cost in costs)
     if model.whole:
         (prediction,) = [cost for cost in costs if cost.stage == "predict_bounds"]
-        pixels = sum(height * width for height, width in model.sizes.values())
+        pixels = sum(height * width for height, width in model.image_sizes)
         n_tiles = pixels / (model.request.image_size**2 * _TILE_AREA)
         seconds["whole images"] = prediction.hours * 3600 / prediction.forward_passes * n_tiles
         disk += _whole_gib(model)
@@ -316,6 +321,6 @@ def describe_cost(model: OwnModel) -> str:
 
 def _whole_gib(model: OwnModel) -> float:
     """Values of all images of one split at a time, padded to the largest."""
-    largest = max(height * width for height, width in model.sizes.values())
-    n_images = max(len(model.files(split)) for split in ("calibration", "test"))
+    largest = max(height * width for height, width in model.image_sizes)
+    n_images = max(sum(len(model.sizes[file]) for file in model.files(split)) for split in ("calibration", "test"))
     return n_images * 3 * largest * _STREAMED_BYTES / GIB
