@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+from conffusion.calibration.guarantee import Guarantee
 from conffusion.cli.options import add_configfile
 from conffusion.config import load_config
 from conffusion.config.schema import Config
@@ -80,6 +81,5 @@ def describe(config: Config) -> str:
         f"tasks: {', '.join(plan.tasks)}",
         f"methods: {methods}; {config.replicates} fine-tuning run(s) of each trained one",
         f"DM_SB: {sampling.n_variants} variants per image, {sampling.solver}",
-        f"promise: with probability {1 - config.calibration.delta:g} over calibration sets, at most a share of "
-        f"{config.calibration.alpha:g} of the true pixel values of new images lies outside",
+        f"guarantee: {Guarantee(config.calibration.alpha, config.calibration.delta, ucb=config.calibration.ucb)}",
     ])  # fmt: skip

@@ -222,7 +222,7 @@ class TuningSettings(Section):
 
 
 class CalibrationSettings(Section):
-    """The guarantee, and how lambda_hat is found."""
+    """Levels of the guarantee, and how lambda_hat is found."""
 
     alpha: Probability
     delta: Probability
@@ -236,7 +236,7 @@ class CalibrationSettings(Section):
 
 
 class ValiditySettings(Section):
-    """How often the guarantee fails over redrawn calibration sets."""
+    """The assessment of the guarantee over redrawn calibration sets."""
 
     calibration_sizes: list[Count] | None
     n_draws: Annotated[int, Field(ge=1)]

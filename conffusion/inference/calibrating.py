@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from conffusion.calibration import Calibration, calibrate
-from conffusion.calibration.rules import finite_sample_rule
+from conffusion.calibration.risk_bounds import finite_sample_bound
 from conffusion.calibration.ucb import check_level
 from conffusion.calibration.units import group_index, group_means, index_by_appearance
 from conffusion.core.arrays import FloatArray, GroupLabels
@@ -49,7 +49,7 @@ class Promise:
         """Refuse what cannot be promised, before any image is predicted."""
         check_level("alpha", self.alpha)
         check_level("delta", self.delta)
-        finite_sample_rule(self.ucb)
+        finite_sample_bound(self.ucb)
 
 
 def calibrate_package(

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from conffusion.core.layout import RunLayout
 from conffusion.core.progress import Reading
 
 BEAT_SECONDS = 10.0
@@ -144,7 +145,7 @@ def recorded(log: str | Path, rule: str, *, wants_gpu: bool = False) -> Iterator
         yield Recorder(Path(), _new_record(name, "", wants_gpu))
         return
     relative = Path(log).relative_to(run).as_posix()
-    recorder = Recorder(run / "jobs", _new_record(name, relative, wants_gpu))
+    recorder = Recorder(RunLayout(run).jobs, _new_record(name, relative, wants_gpu))
     recorder.write()
     logger = logging.getLogger("conffusion.core.progress")
     logger.addHandler(recorder)
@@ -162,14 +163,14 @@ def recorded(log: str | Path, rule: str, *, wants_gpu: bool = False) -> Iterator
 
 def read_records(run: str | Path) -> list[JobRecord]:
     """Records of running and failed jobs; a damaged one is left out."""
-    folder = Path(run) / "jobs"
+    folder = RunLayout(Path(run)).jobs
     files = [*folder.glob("*.json"), *(file for file in folder.glob("*/*.json") if file.parent.name != _DONE)]
     return [record for file in sorted(files) for record in _read(file)]
 
 
 def read_record(run: str | Path, name: str) -> JobRecord | None:
     """The record of one job that runs or has failed; None if there is none, or it is damaged."""
-    return next(_read(_path(Path(run) / "jobs", name)), None)
+    return next(_read(_path(RunLayout(Path(run)).jobs, name)), None)
 
 
 def last_lines(log: Path) -> tuple[str, ...]:
@@ -185,7 +186,7 @@ def last_lines(log: Path) -> tuple[str, ...]:
 
 def gpus_held(run: str | Path) -> dict[str, int]:
     """Number of GPUs that every finished job held, by its name."""
-    files = sorted((Path(run) / "jobs" / _DONE).rglob("*.json"))
+    files = sorted((RunLayout(Path(run)).jobs / _DONE).rglob("*.json"))
     return {record.name: len(record.gpus or ()) for file in files for record in _read(file)}
 
 
@@ -211,14 +212,14 @@ def _new_record(name: str, log: str, wants_gpu: bool) -> JobRecord:
 def job_name(log: str | Path, rule: str) -> str:
     """Name of a job by its log file, results/<run>/logs/...: "<rule>/<wildcards>", or "<rule>" without wildcards."""
     run = _run_folder(Path(log))
-    parts = Path(log).relative_to(run / "logs").with_suffix("").parts if run else ()
+    parts = Path(log).relative_to(RunLayout(run).logs).with_suffix("").parts if run else ()
     rest = "-".join(part for part in parts if part != rule)
     return f"{rule}/{rest}" if rest else rule
 
 
 def _run_folder(log: Path) -> Path | None:
     """results/<run>, the folder above the log file's `logs`; None if there is none."""
-    return next((parent.parent for parent in log.parents if parent.name == "logs"), None)
+    return next((parent.parent for parent in log.parents if parent == RunLayout(parent.parent).logs), None)
 
 
 def _path(folder: Path, name: str) -> Path:

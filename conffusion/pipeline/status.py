@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from conffusion.config import load_config
+from conffusion.core.layout import RunLayout
 from conffusion.errors import ConfigError
 from conffusion.pipeline.plan import Plan
 from conffusion.pipeline.planned import PlannedJob, planned_jobs
@@ -133,12 +134,13 @@ def read_status(folder: str | Path, clock: Callable[[], float] = time.time) -> R
         ConfigError: If the folder holds no config.yaml, or one of another version of the project.
     """
     folder = Path(folder)
-    if not (folder / "config.yaml").is_file():
+    layout = RunLayout(folder)
+    if not layout.config.is_file():
         raise ConfigError(
             f"{folder}: holds no config.yaml, so it is no run's folder, or nothing of the run has started; "
             "expected results/<run>"
         )
-    plan = Plan(load_config(folder / "config.yaml"))
+    plan = Plan(load_config(layout.config))
     jobs = planned_jobs(plan, split_sizes(folder, plan))
     return _Snapshot(folder, plan, jobs, clock()).status()
 
@@ -273,6 +275,6 @@ class _Existing:
         self._folder = folder
         self._names = cache(lambda parent: frozenset(path.name for path in parent.iterdir()) if parent.is_dir() else ())
 
-    def __call__(self, path: str) -> bool:
+    def __call__(self, path: Path) -> bool:
         file = self._folder / path
         return file.name in self._names(file.parent)

@@ -39,7 +39,7 @@ class TerminalLog:
     def __init__(self, plan: Plan, names: Sequence[str], clock: Callable[[], float] = time.time) -> None:
         self._folder, self._clock, self._start = Path(plan.run), clock, clock()
         planned = {job.name: job for job in planned_jobs(plan, split_sizes(self._folder, plan))}
-        self._left = {name: planned.get(name) or PlannedJob(*name.partition("/")[::2], "") for name in names}
+        self._left = {name: planned.get(name) or PlannedJob(*name.partition("/")[::2], Path()) for name in names}
         self._jobs, self._width = dict(self._left), min(max(map(len, names), default=0), _WIDEST_NAME)
         self._running: dict[int, RunningJob] = {}
         self._failed: dict[str, Path] = {}

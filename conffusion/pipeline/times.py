@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+from conffusion.core.layout import RunLayout
 from conffusion.errors import StoreError
 from conffusion.pipeline.plan import Plan
 from conffusion.pipeline.planned import PlannedJob
@@ -74,7 +75,7 @@ def measured(folder: Path, jobs: Iterable[PlannedJob]) -> list[tuple[PlannedJob,
 def split_sizes(folder: Path, plan: Plan) -> dict[str, int]:
     """Images of every split: as they were dealt, else as configured, else unknown."""
     try:
-        with (folder / "splits.csv").open(newline="") as file:
+        with RunLayout(folder).splits.open(newline="") as file:
             return dict(Counter(row["split"] for row in csv.DictReader(file)))
     except (OSError, KeyError):
         sizes = plan.config.dataset.splits.model_dump()
@@ -84,7 +85,7 @@ def split_sizes(folder: Path, plan: Plan) -> dict[str, int]:
 def _benchmark_seconds(folder: Path, job: PlannedJob) -> float | None:
     """Wall seconds of a finished job: from its benchmark file, or of a shard's sampling alone from its manifest."""
     try:
-        with (folder / "benchmarks" / f"{job.name}.tsv").open(newline="") as file:
+        with (RunLayout(folder).benchmarks / f"{job.name}.tsv").open(newline="") as file:
             return float(next(csv.DictReader(file, delimiter="\t"))["s"])
     except (OSError, KeyError, StopIteration, ValueError):
         if job.rule != "sample_variants":

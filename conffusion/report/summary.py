@@ -7,6 +7,7 @@ import pandas as pd
 from tabulate import tabulate
 
 from conffusion.config import load_config
+from conffusion.core.layout import RunLayout
 from conffusion.methods.protocols import COMPARISON
 from conffusion.report.html import violation_counts
 from conffusion.report.readable import COLUMNS, MISSING
@@ -28,22 +29,22 @@ def run_summary(run: str | Path) -> list[str]:
         StoreError: If a table cannot be read.
         ConfigError: If the configuration cannot be read.
     """
-    run = Path(run)
-    if not (run / "report.html").is_file():
+    layout = RunLayout(Path(run))
+    if not layout.report.is_file():
         return []
-    config, tables = load_config(run / "config.yaml"), run / "tables"
+    config = load_config(layout.config)
     alpha, delta = config.calibration.alpha, config.calibration.delta
     lines = ["", f"Risk (at most {alpha:g} is asked for) and mean interval size on the test images"]
     for task in config.tasks:
-        lines += ["", *_task_table(task, read_csv(tables / f"{task}.csv"))]
+        lines += ["", *_task_table(task, read_csv(layout.table(task)))]
     program = Path(sys.executable).with_name("conffusion")  # as it can be typed here
     command = program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program.name
     return [
         *lines,
         "",
-        *_verdicts(tables, delta),
+        *_verdicts(layout, delta),
         "",
-        f"Report:           {run / 'report.html'}",
+        f"Report:           {layout.report}",
         f"Look at images:   {command} view {run} --open",
         f"Package a model:  {command} package {run}/<task>/<method> --output NAME.conffusion",
     ]
@@ -64,17 +65,17 @@ def _task_table(task: str, table: pd.DataFrame) -> list[str]:
     return tabulate(rows, headings, disable_numparse=True, colalign=aligned).splitlines()
 
 
-def _verdicts(tables: Path, delta: float) -> list[str]:
+def _verdicts(layout: RunLayout, delta: float) -> list[str]:
     """Counts of the verdicts on the paper's claims and on the guarantee, by protocol, where there are such tables."""
     lines = []
-    if (tables / "claims.csv").is_file():
-        claims = read_csv(tables / "claims.csv")
+    if layout.table("claims").is_file():
+        claims = read_csv(layout.table("claims"))
         for protocol in sorted(claims["protocol"].unique(), key=protocol_rank):
             counts = claims.loc[claims["protocol"] == protocol, "verdict"].value_counts()
             said = ", ".join(f"{counts.get(verdict, 0)} {verdict}" for verdict in VERDICTS)
             lines.append(f"Claims of the paper, protocol {protocol}: {said}")
-    if (tables / "validity.csv").is_file():
-        validity = read_csv(tables / "validity.csv")
+    if layout.table("validity").is_file():
+        validity = read_csv(layout.table("validity"))
         for protocol, count in violation_counts(validity[validity["protocol"] != COMPARISON], delta).items():
             lines.append(
                 f"Guarantee, protocol {protocol}: risk violated no more often than delta = {delta:g} in "

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from conffusion.calibration.record import read_calibration
-from conffusion.calibration.units import group_index, group_means
+from conffusion.core.layout import RunLayout
 from conffusion.data.splits import groups_of
+from conffusion.evaluation.verdicts import evaluation_verdict, measure_risk
 from conffusion.images.listing import list_images, output_names
 from conffusion.inference.calibrating import MODEL, Promise, calibrate_package
 from conffusion.inference.card import promise_in_words
@@ -18,7 +19,6 @@ from conffusion.inference.inputs import InputOptions, Inputs, gather
 from conffusion.inference.model_file import read_package, write_package
 from conffusion.inference.package import Package
 from conffusion.inference.predictor import Predictor
-from conffusion.inference.verdicts import evaluation_verdict, measure_risk
 from conffusion.metrics import image_losses
 from conffusion.pipeline.own_model.planning import OwnModel
 from conffusion.pipeline.own_model.running import run_workflow
@@ -49,10 +49,10 @@ def make(model: OwnModel, licence: str) -> Outcome:
     Raises:
         ConffusionError: If a job fails or the user interrupts; the same call goes on.
     """
-    request, run = model.request, model.config.run
-    method = f"results/{run}/{request.task}/{model.method}/{_PROTOCOL}"
-    targets = [f"results/{run}/config.yaml", f"{method}/calibration.json", f"{method}/metrics.json"]
-    run_workflow(model.workflow, run, targets, request.settings_file.resolve(), request.cores)
+    request, layout = model.request, RunLayout.of(model.config.run)
+    results = layout.results(request.task, model.method, _PROTOCOL)
+    targets = [str(file) for file in (layout.config, results.calibration, results.metrics)]
+    run_workflow(model.workflow, model.config.run, targets, request.settings_file.resolve(), request.cores)
     package = package_run(
         model.run_folder, request.task, model.method, _PROTOCOL, name=request.name or request.output.stem
     )
@@ -100,15 +100,11 @@ def whole_images(model: OwnModel, split: str) -> Inputs:
 
 def _verdict(model: OwnModel) -> str:
     """Whether the promise is kept on the run's own test images."""
-    task = model.run_folder / model.request.task
-    method = task / model.method / _PROTOCOL
-    bounds, images = open_store(method / "bounds" / "test.zarr"), open_store(task / "images" / "test.zarr")
-    calibration = read_calibration(method / "calibration.json")
+    layout, task = RunLayout(model.run_folder), model.request.task
+    results = layout.results(task, model.method, _PROTOCOL)
+    bounds, images = open_store(results.bounds("test")), open_store(layout.images(task, "test"))
+    calibration = read_calibration(results.calibration)
     lower, upper = calibration.apply(bounds["lower"][:], bounds["upper"][:])
     losses, _ = image_losses(lower, upper, images["target"][:], images["mask"][:])
-    groups = groups_of(model.run_folder / "splits.csv", images.image_ids)
-    if groups is None:
-        return evaluation_verdict(measure_risk(losses, "image"), calibration.alpha)
-    return evaluation_verdict(
-        measure_risk(group_means(losses, group_index(groups, len(losses))), "group"), calibration.alpha
-    )
+    groups = groups_of(layout.splits, images.image_ids)
+    return evaluation_verdict(measure_risk(losses, groups), calibration.alpha)
