@@ -8,8 +8,8 @@ from conffusion.cli.options import add_licence, licence_text, show_progress
 from conffusion.errors import ConfigError
 
 if TYPE_CHECKING:
-    from conffusion.inference.inputs import Inputs
     from conffusion.inference.predictor import Predictor
+    from conffusion.inference.reader import Reader
 
 
 def add(commands: Any) -> None:
@@ -125,53 +125,50 @@ def _add_computing(command: argparse.ArgumentParser) -> None:
 
 
 def _package(options: argparse.Namespace) -> str:
-    from conffusion.inference.card import promise_in_words
     from conffusion.inference.from_run import package_run
     from conffusion.inference.model_file import write_package
 
     package = package_run(*place_in_run(options.model), name=options.name)
     sha256 = write_package(package, options.output, licence_text(options))
-    return f"{options.output}: {package.record.name} (sha256 of its weights {sha256})\n{promise_in_words(package)}"
+    return f"{options.output}: {package.record.name} (sha256 of its weights {sha256})\n{package.guarantee}"
 
 
 def _predict(options: argparse.Namespace) -> str:
-    from conffusion.inference.predicting import predict_images
+    from conffusion.inference.commands import predict_images, warning_lines
 
     show_progress()
     predictor = _predictor(options)
-    inputs = _inputs(options, predictor, options.images, [])
-    summary = predict_images(predictor, inputs, options.output, pictures=not options.no_pictures)
+    reader = _reader(options, predictor, options.images, [])
+    summary = predict_images(predictor, reader, options.output, pictures=not options.no_pictures)
     drift = summary["drift"]
     lines = [
         f"{summary['n_images']} images in {options.output} ({summary['n_predicted_now']} predicted now)",
-        summary["promise"],
+        summary["guarantee"],
         f"mean interval size {summary['interval_size_mean']:.4f}; drift check p = {drift['p_value']:.3g}",
     ]
-    lines += [f"{count} of the images: {warning}" for warning, count in summary["kinds_of_warnings"].items()]
-    lines += [f"WARNING: {warning}" for warning in summary["warnings"]]
-    if drift["warning"]:
-        lines.append(f"WARNING: {drift['warning']}")
+    common = [*summary["warnings"], *([drift["warning"]] if drift["warning"] else [])]
+    lines += warning_lines(summary["kinds_of_warnings"], common)
     return "\n".join([*lines, f"look at them: conffusion view {options.output}"])
 
 
 def _calibrate(options: argparse.Namespace) -> str:
-    from conffusion.inference.calibrating import Promise, calibrate_arrays, calibrate_package
+    from conffusion.inference.commands import Level, calibrate_arrays, calibrate_package
 
     show_progress()
-    promise = Promise(options.alpha, options.delta, options.ucb)
+    level = Level(options.alpha, options.delta, options.ucb)
     if _has_arrays(options):
         arrays, groups = _arrays(options)
-        return calibrate_arrays(arrays, promise, options.output, scaling=options.scaling, groups=groups)
+        return calibrate_arrays(arrays, level, options.output, scaling=options.scaling, groups=groups)
     predictor = _predictor(options)
-    inputs = _inputs(options, predictor, options.images, _needed_targets(options))
+    reader = _reader(options, predictor, options.images, _needed_targets(options))
     description = options.description or f"pairs from {', '.join(map(str, options.targets))}"
     return calibrate_package(
-        predictor, inputs, promise, options.output, description=description, licence=licence_text(options)
+        predictor, reader, level, options.output, description=description, licence=licence_text(options)
     )
 
 
 def _evaluate(options: argparse.Namespace) -> str:
-    from conffusion.inference.evaluating import evaluate_arrays, evaluate_package
+    from conffusion.inference.commands import evaluate_arrays, evaluate_package
 
     show_progress()
     if _has_arrays(options):
@@ -181,8 +178,8 @@ def _evaluate(options: argparse.Namespace) -> str:
         scale = {"scaling": options.scaling, "lambda_hat": options.lambda_hat}
         return evaluate_arrays(arrays, options.alpha, options.output, groups=groups, **scale)
     predictor = _predictor(options)
-    inputs = _inputs(options, predictor, options.images, _needed_targets(options))
-    return evaluate_package(predictor, inputs, options.output, pictures=not options.no_pictures)
+    reader = _reader(options, predictor, options.images, _needed_targets(options))
+    return evaluate_package(predictor, reader, options.output, pictures=not options.no_pictures)
 
 
 def _predictor(options: argparse.Namespace) -> "Predictor":
@@ -193,19 +190,19 @@ def _predictor(options: argparse.Namespace) -> "Predictor":
     return Predictor(open_package(options.model), options.device, options.batch_size, options.threads)
 
 
-def _inputs(options: argparse.Namespace, predictor: "Predictor", images: list[str], targets: list[str]) -> "Inputs":
-    from conffusion.inference.inputs import InputOptions, gather
+def _reader(options: argparse.Namespace, predictor: "Predictor", images: list[str], targets: list[str]) -> "Reader":
+    from conffusion.inference.reader import ReadingOptions, open_reader
 
     given = options.value_range
     value_range = (given[0], given[1]) if given else predictor.package.record.calibrated_on.value_range
-    reading = InputOptions(
+    reading = ReadingOptions(
         masks=options.mask,
         max_pixels=options.max_pixels,
         value_range=value_range,
         group_pattern=getattr(options, "group_pattern", None),
         group_csv=getattr(options, "group_csv", None),
     )
-    return gather(predictor.task, predictor.package.record.seed, images, targets, reading, predictor.tile_size)
+    return open_reader(predictor.package, images, targets, reading)
 
 
 def _needed_targets(options: argparse.Namespace) -> list[str]:

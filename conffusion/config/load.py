@@ -12,7 +12,6 @@ from pydantic import BaseModel, ValidationError
 from conffusion.config.schema import Config
 from conffusion.errors import ConfigError
 
-
 # Keys by their former place; a configuration that still has one is told the new name.
 RENAMED_KEYS: Mapping[str, str] = MappingProxyType(
     {

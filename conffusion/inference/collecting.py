@@ -1,19 +1,19 @@
 """Bounds and truths of images of any sizes, row by row on disk, as calibration and metrics take them."""
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import zarr
 
 from conffusion.calibration.scaling import get_scaling
 from conffusion.core.arrays import FloatArray
 from conffusion.errors import StoreError
+from conffusion.inference.interval import Interval, UncalibratedInterval
 from conffusion.metrics import image_losses
 
 _CHUNK = 1 << 16  # values
@@ -27,76 +27,46 @@ class Collection:
 
     Attributes:
         arrays: lower, upper, target and mask (1 = a value, 0 = padding) as zarr arrays (n_images, 1, 1, most values).
-        names: Name of each image.
-        features: (n_images, 10 or 14) for the drift check.
-        sizes: (height, width) of each image.
-        channels: Numbers of channels that images have.
+        n_images: Images taken so far.
     """
 
     arrays: dict[str, Any]
-    names: list[str] = field(default_factory=list)
-    features: list[FloatArray] = field(default_factory=list)
-    sizes: list[tuple[int, int]] = field(default_factory=list)
-    channels: set[int] = field(default_factory=set)
+    n_images: int = 0
 
-    def append(
-        self,
-        name: str,
-        lower: FloatArray,
-        upper: FloatArray,
-        target: FloatArray,
-        mask: npt.NDArray[np.uint8],
-        features: FloatArray,
-    ) -> None:
-        """Take one image: (C, H, W) arrays and its (H, W) mask."""
-        self.channels.add(len(lower))
-        chosen = np.broadcast_to(mask == 1, lower.shape)
-        values = {"lower": lower[chosen], "upper": upper[chosen], "target": target[chosen]}
-        values["mask"] = np.ones(values["lower"].size, np.uint8)
-        self._keep(name, values, features, (lower.shape[1], lower.shape[2]))
+    def append(self, name: str, interval: Interval | UncalibratedInterval, target: FloatArray) -> None:
+        """Take the restored values of one image.
 
-    def take(self, other: "Collection", order: Sequence[int]) -> None:
-        """Take images of another collection, in this order; in place of any of its own."""
-        for key, array in self.arrays.items():
-            array.resize((len(order), *other.arrays[key].shape[1:]))
-        for row in order:
-            values = {key: array[row, 0, 0] for key, array in other.arrays.items()}
-            self._keep(other.names[row], values, other.features[row], other.sizes[row])
-
-    def losses(self, scaling: str, scale: float) -> FloatArray:
-        """(n_images,) share of each image's values outside, at a scale of a plain set family."""
-        family, losses = get_scaling(scaling), []
-        for row in range(len(self.names)):
-            lower, upper, target, mask = (array[row : row + 1] for array in self.arrays.values())
-            low, high = (bound.clip(0, 1) for bound in family.apply(lower, upper, scale))
-            losses.append(image_losses(low, high, target, mask)[0])
-        return np.concatenate(losses)
-
-    @property
-    def smallest(self) -> tuple[int, int]:
-        """Smallest height and smallest width."""
-        return min(height for height, _ in self.sizes), min(width for _, width in self.sizes)
-
-    @property
-    def largest(self) -> tuple[int, int]:
-        """Largest height and largest width."""
-        return max(height for height, _ in self.sizes), max(width for _, width in self.sizes)
-
-    def _keep(self, name: str, values: Mapping[str, Any], features: FloatArray, size: tuple[int, int]) -> None:
-        row, n_values = len(self.names), len(values["lower"])
+        Args:
+            name: For messages.
+            interval: Its bounds.
+            target: (C, H, W) truth.
+        Raises:
+            StoreError: If the disk is full.
+        """
+        values = {
+            key: array[:, interval.restored].reshape(-1)
+            for key, array in (("lower", interval.lower), ("upper", interval.upper), ("target", target))
+        }
+        n_values = len(values["lower"])
+        values["mask"] = np.ones(n_values, np.uint8)
         try:
             for key, array in self.arrays.items():
-                wanted = max(array.shape[0], row + 1), 1, 1, max(array.shape[3], n_values)
-                if wanted != array.shape:
-                    array.resize(wanted)
-                array[row, 0, 0, :n_values] = values[key]
+                array.resize((self.n_images + 1, 1, 1, max(array.shape[3], n_values)))
+                array[self.n_images, 0, 0, :n_values] = values[key]
         except OSError as error:
             raise StoreError(
                 f"the values of {name} cannot be kept ({error}): free space in the folder of results"
             ) from error
-        self.names.append(name)
-        self.features.append(features)
-        self.sizes.append(size)
+        self.n_images += 1
+
+    def losses(self, scaling: str, scale: float) -> FloatArray:
+        """(n_images,) share of each image's values outside, at a scale of a plain set family."""
+        family, losses = get_scaling(scaling), []
+        for row in range(self.n_images):
+            lower, upper, target, mask = (array[row : row + 1] for array in self.arrays.values())
+            low, high = (bound.clip(0, 1) for bound in family.apply(lower, upper, scale))
+            losses.append(image_losses(low, high, target, mask)[0])
+        return np.concatenate(losses)
 
 
 @contextmanager

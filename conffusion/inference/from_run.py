@@ -11,9 +11,8 @@ from conffusion import __version__
 from conffusion.bounds import sort_bounds
 from conffusion.calibration import Calibration
 from conffusion.calibration.files import read_calibration
-from conffusion.calibration.units import index_by_appearance
 from conffusion.config import read_yaml
-from conffusion.core.arrays import FloatArray
+from conffusion.config.load import RENAMED_KEYS
 from conffusion.core.device import select_device
 from conffusion.data.splits import groups_of
 from conffusion.errors import PackageError
@@ -34,6 +33,7 @@ from conffusion.store import SealedStore, open_store, read_json
 from conffusion.tasks import build_task, portable_settings
 
 _OVERLAP = 0.25  # of a tile
+_MISSING = object()
 
 
 def package_run(run: str | Path, task: str, method: str, protocol: str = "guaranteed", name: str = "") -> Package:
@@ -59,7 +59,7 @@ def package_run(run: str | Path, task: str, method: str, protocol: str = "guaran
     bounds = open_store(folder / "bounds" / "calibration.zarr")
     side = int(bounds["lower"].shape[-1])
     images = _images(Path(run) / task, bounds, side)
-    settings = portable_settings(task, config.get("tasks", task, "degradation"))
+    settings = portable_settings(task, config.get(f"tasks.{task}.degradation"))
     content = PackageRecord(
         version=__version__,
         name=name or f"{Path(run).resolve().name} {task} {method}",
@@ -76,7 +76,7 @@ def package_run(run: str | Path, task: str, method: str, protocol: str = "guaran
         calibration=CalibrationValues(**calibration_record(calibration)),
         family=calibration.family.to_dict(),
         calibrated_on=CalibratedOn(
-            description=f"{config.get('dataset', 'name')}, run {config.get('run')}, split calibration",
+            description=f"{config.get('dataset.name')}, run {config.get('run')}, split calibration",
             smallest=(side, side),
             largest=(side, side),
             masks="centre" if build_task(task, **settings).has_mask else "none",
@@ -108,14 +108,16 @@ class _RunSettings:
             raise PackageError(f"{run}: has no config.yaml, so it is no run of the workflow; give results/<run>")
         return cls(read_yaml(file))
 
-    def get(self, *keys: str) -> Any:
-        """The value at a path of keys."""
-        value: Any = self.values
-        for key in keys:
-            if not isinstance(value, Mapping) or key not in value:
-                raise PackageError(f"config.yaml of run {self.values.get('run')}: has no {'.'.join(keys)}")
-            value = value[key]
-        return value
+    def get(self, key: str) -> Any:
+        """The value at a path of keys, `a.b.c`, or at one that it had in earlier versions."""
+        former = [old + key.removeprefix(new) for old, new in RENAMED_KEYS.items() if f"{key}.".startswith(f"{new}.")]
+        for path in (key, *former):
+            value: Any = self.values
+            for part in path.split("."):
+                value = value.get(part, _MISSING) if isinstance(value, Mapping) else _MISSING
+            if value is not _MISSING:
+                return value
+        raise PackageError(f"config.yaml of run {self.values.get('run')}: has no {key}")
 
 
 def _what_is_there(run: Path) -> str:
@@ -147,13 +149,13 @@ def _overlap(side: int, factor: int) -> int:
 
 
 def _sampling(config: _RunSettings) -> SamplingRecord:
-    if config.get("sampling", "adaptive_stopping", "precision") is not None:
+    if config.get("sampling.adaptive_stopping.precision") is not None:
         raise PackageError(
             "sampling.adaptive_stopping stops drawing early, which packages cannot do: set its precision to null"
         )
-    names = ("solver", "n_steps", "n_variants", "shared_start", "storage")
-    values = {name: config.get("sampling", name) for name in names}
-    return SamplingRecord(**values, quantile=config.get("calibration", "alpha") / 2)
+    names = ("solver", "n_steps", "n_variants", "shared_start", "dtype")
+    values = {name: config.get(f"sampling.{name}") for name in names}
+    return SamplingRecord(**values, quantile=config.get("calibration.alpha") / 2)
 
 
 def _ran_in_bfloat16(config: _RunSettings) -> bool:
@@ -165,25 +167,19 @@ def _evidence(calibration: Calibration, bounds: SealedStore, images: SealedStore
     lower, upper = np.asarray(bounds["lower"][:]), np.asarray(bounds["upper"][:])
     target, mask = np.asarray(images["target"][:]), np.asarray(images["mask"][:])
     losses, _ = image_losses(*calibration.apply(lower, upper), target, mask)
-    labels = groups_of(splits, bounds.image_ids)
-    groups = None if labels is None else index_by_appearance(labels, len(losses))
     given = given_features(images["condition"], None if mask.all() else 1 - mask)
-    return Evidence(losses, np.hstack([interval_features(*shaped(calibration, lower, upper), mask), given]), groups)
-
-
-def shaped(calibration: Calibration, lower: FloatArray, upper: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Bounds of whole images after the family's shape and before the scale, clipped to [0, 1]: what drift looks at."""
     lower, upper, _ = sort_bounds(lower, upper)
     if calibration.shape is not None:
         lower, upper = calibration.shape.apply(lower, upper)
-    return lower.clip(0, 1), upper.clip(0, 1)
+    features = np.hstack([interval_features(lower.clip(0, 1), upper.clip(0, 1), mask), given])
+    return Evidence.of(losses, features, groups_of(splits, bounds.image_ids))
 
 
 def _weights(config: _RunSettings, run: Path, task: str, folder: Path) -> bytes:
     own: Any = folder / "model.safetensors"
     if own.is_file():
         return bytes(own.read_bytes())
-    prior, shipped = f"{config.get('tasks', task, 'prior')}.safetensors", config.get("priors_dir")
+    prior, shipped = config.get(f"tasks.{task}.prior") + ".safetensors", config.get("priors_dir")
     places = [run / "priors" / prior, *([_project(run) / shipped / prior] if shipped else [])]
     for place in places:
         if place.is_file():

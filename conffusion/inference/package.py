@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -25,7 +26,7 @@ class SamplingRecord(_Strict):
     n_steps: int = Field(ge=1)
     n_variants: int = Field(ge=2)
     shared_start: bool
-    storage: Literal["uint8", "float16", "float32"]
+    dtype: Literal["uint8", "float16", "float32"]
     quantile: float = Field(gt=0, lt=0.5)
 
 
@@ -64,6 +65,12 @@ class CalibratedOn(_Strict):
     masks: Literal["none", "centre", "own"] = "none"
     value_range: tuple[float, float] | None = None
 
+    @property
+    def sizes(self) -> str:
+        """Smallest and largest size in words, width first."""
+        smallest, largest = (f"{width}x{height}" for height, width in (self.smallest, self.largest))
+        return smallest if smallest == largest else f"{smallest} to {largest}"
+
 
 class PackageRecord(_Strict):
     """The content of package.json.
@@ -82,13 +89,13 @@ class PackageRecord(_Strict):
         overlap: Pixels that neighbouring tiles share, at least.
         bfloat16: Whether the network ran in bfloat16 when it was calibrated.
         sampling: How variants are drawn, for a sampled method.
-        calibration: The scale and its promise.
+        calibration: The scale and its guarantee.
         family: `conffusion.calibration.Family.to_dict`.
         calibrated_on: The images behind `calibration`.
         provenance: Free facts: run, training step, splits, licence.
     """
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     version: str
     name: str
     task: str
@@ -109,7 +116,7 @@ class PackageRecord(_Strict):
 
 @dataclass(frozen=True, eq=False)
 class Package:
-    """A model with its promise.
+    """A calibrated model.
 
     Attributes:
         record: All facts.
@@ -138,10 +145,26 @@ class Package:
 
     @property
     def calibration(self) -> Calibration:
-        """The scale and its promise."""
+        """The scale and its guarantee."""
         return Calibration(**self.record.calibration.model_dump(), shape=self.family.shape)
 
     @property
+    def guarantee(self) -> str:
+        """What is guaranteed, as one sentence; says so where nothing is."""
+        calibration = self.calibration
+        if self.record.protocol != "guaranteed":
+            return (
+                f"No guarantee: the protocol `{self.record.protocol}` counts dependent values as independent samples. "
+                f"It aims at {calibration.alpha:.0%} of pixel values outside their intervals."
+            )
+        whole = "images" if calibration.unit == "image" else "groups of images"
+        return (
+            f"With probability {1 - calibration.delta:.0%} over the draw of the {calibration.n} calibration {whole}, "
+            f"on average at most {calibration.alpha:.0%} of the true pixel values of new images like them lie outside "
+            "their intervals."
+        )
+
+    @cached_property
     def weights_sha256(self) -> str:
         """Checksum of the weights file."""
         return hashlib.sha256(self.weights).hexdigest()

@@ -27,7 +27,7 @@ DEGRADATION: dict[str, dict[str, Any]] = {
     "denoising": {},
 }
 SAMPLING = SamplingRecord(
-    solver="dpmpp_2m_sde", n_steps=2, n_variants=4, shared_start=False, storage="uint8", quantile=0.05
+    solver="dpmpp_2m_sde", n_steps=2, n_variants=4, shared_start=False, dtype="uint8", quantile=0.05
 )
 
 

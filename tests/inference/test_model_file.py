@@ -116,7 +116,7 @@ def test_pickles_are_never_loaded(file: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("format", 2, "format 2, which this version cannot read"),
+        ("format", 3, "format 3, which this version cannot read"),
         ("task", "juggling", "damaged or of a newer version"),
         ("method", "magic", "method 'magic' is unknown"),
         ("image_size", 0, r"package\.json is damaged"),
@@ -132,6 +132,18 @@ def test_senseless_records_are_refused(file: Path, key: str, value: object, mess
     rewrite(file, {"package.json": json.dumps(values).encode()})
     with pytest.raises(PackageError, match=message):
         read_package(file)
+
+
+def test_packages_of_format_1_are_read(tmp_path: Path) -> None:
+    package = small_package(tmp_path, method="dm_sb")
+    write_package(package, tmp_path / "m.conffusion", "")
+    with zipfile.ZipFile(tmp_path / "m.conffusion") as archive:
+        values = json.loads(archive.read("package.json"))
+    values["record"]["format"] = 1
+    values["record"]["sampling"]["storage"] = values["record"]["sampling"].pop("dtype")
+    rewrite(tmp_path / "m.conffusion", {"package.json": json.dumps(values).encode()})
+    read = read_package(tmp_path / "m.conffusion")
+    assert read.record == package.record and read.calibration.lambda_hat == package.calibration.lambda_hat
 
 
 def test_names_must_end_in_the_suffix(package: Package, tmp_path: Path) -> None:

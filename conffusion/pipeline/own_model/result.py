@@ -1,4 +1,4 @@
-"""From the results of a run to the package: whole images calibrated where they are tiled, the promise checked."""
+"""From the results of a run to the package: whole images calibrated where they are tiled, the guarantee checked."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -7,23 +7,19 @@ from pathlib import Path
 import numpy as np
 
 from conffusion.calibration.files import read_calibration
-from conffusion.calibration.units import group_index, group_means
 from conffusion.data.splits import groups_of
 from conffusion.images.listing import list_images, output_names
-from conffusion.inference.calibrating import MODEL, Promise, calibrate_package
-from conffusion.inference.card import promise_in_words
-from conffusion.inference.evaluating import evaluate_package
+from conffusion.inference.commands import MODEL, Level, calibrate_package, evaluate_package
 from conffusion.inference.from_run import package_run
-from conffusion.inference.inputs import InputOptions, Inputs, gather
 from conffusion.inference.model_file import read_package, write_package
 from conffusion.inference.package import Package
 from conffusion.inference.predictor import Predictor
-from conffusion.inference.verdicts import evaluation_verdict, measure_risk
+from conffusion.inference.reader import Reader, open_reader
+from conffusion.inference.verdicts import evaluation_verdict, measure_unit_risk
 from conffusion.metrics import image_losses
 from conffusion.pipeline.own_model.planning import OwnModel
 from conffusion.pipeline.own_model.running import run_workflow
 from conffusion.store import open_store
-from conffusion.tasks import build_task
 
 _PROTOCOL = "guaranteed"
 
@@ -34,12 +30,12 @@ class Outcome:
 
     Attributes:
         sha256: Checksum of the weights.
-        promise: In words.
-        verdict: Whether the promise is kept on the test images, in words.
+        guarantee: In words.
+        verdict: Whether the risk is controlled on the test images, in words.
     """
 
     sha256: str
-    promise: str
+    guarantee: str
     verdict: str
 
 
@@ -60,29 +56,28 @@ def make(model: OwnModel, licence: str) -> Outcome:
         package, verdict = _on_whole_images(model, package, licence)
     else:
         verdict = _verdict(model)
-    return Outcome(write_package(package, request.output, licence), promise_in_words(package), verdict)
+    return Outcome(write_package(package, request.output, licence), package.guarantee, verdict)
 
 
 def _on_whole_images(model: OwnModel, package: Package, licence: str) -> tuple[Package, str]:
     """Calibrate and judge predictions of whole images, which are put together from tiles."""
     request, folder = model.request, model.run_folder / "whole_images"
-    device, promise = request.device, Promise(request.alpha, request.delta, model.config.calibration.ucb)
+    level = Level(request.alpha, request.delta, model.config.calibration.ucb)
     description = f"whole images of {request.images.name}, split calibration of run {model.config.run}"
     calibrate_package(
-        Predictor(package, device, threads=request.cores), whole_images(model, "calibration"), promise,
+        Predictor(package, request.device, threads=request.cores), whole_images(model, package, "calibration"), level,
         folder / "calibration", description=description, licence=licence,
     )  # fmt: skip
     package = read_package(folder / "calibration" / MODEL)
-    predictor = Predictor(package, device, threads=request.cores)
-    return package, evaluate_package(predictor, whole_images(model, "test"), folder / "test", pictures=False)
+    predictor, test = Predictor(package, request.device, threads=request.cores), whole_images(model, package, "test")
+    return package, evaluate_package(predictor, test, folder / "test", pictures=False)
 
 
-def whole_images(model: OwnModel, split: str) -> Inputs:
+def whole_images(model: OwnModel, package: Package, split: str) -> Reader:
     """The image files of a split with the groups of the run."""
     request = model.request
     files: Sequence[Path] = [request.images.resolve() / file for file in model.files(split)]
-    task = build_task(request.task, **request.degradation)
-    inputs = gather(task, model.config.seed, [], files, InputOptions(), request.image_size)
+    reader = open_reader(package, [], files)
     rows = model.splits.drop_duplicates("source").set_index("source")["group"]
     file_of = {name: file for file, name in output_names(list_images(files)).items()}
     groups = [
@@ -91,13 +86,13 @@ def whole_images(model: OwnModel, split: str) -> Inputs:
             .relative_to(request.images.resolve())
             .as_posix()
         ]
-        for name in inputs.names
+        for name in reader.names
     ]
-    return replace(inputs, groups=np.array(groups) if len(set(groups)) < len(groups) else None)
+    return replace(reader, groups=np.array(groups) if len(set(groups)) < len(groups) else None)
 
 
 def _verdict(model: OwnModel) -> str:
-    """Whether the promise is kept on the run's own test images."""
+    """Whether the risk is controlled on the run's own test images."""
     task = model.run_folder / model.request.task
     method = task / model.method / _PROTOCOL
     bounds, images = open_store(method / "bounds" / "test.zarr"), open_store(task / "images" / "test.zarr")
@@ -105,8 +100,4 @@ def _verdict(model: OwnModel) -> str:
     lower, upper = calibration.apply(bounds["lower"][:], bounds["upper"][:])
     losses, _ = image_losses(lower, upper, images["target"][:], images["mask"][:])
     groups = groups_of(model.run_folder / "splits.csv", images.image_ids)
-    if groups is None:
-        return evaluation_verdict(measure_risk(losses, "image"), calibration.alpha)
-    return evaluation_verdict(
-        measure_risk(group_means(losses, group_index(groups, len(losses))), "group"), calibration.alpha
-    )
+    return evaluation_verdict(measure_unit_risk(losses, groups), calibration.alpha)

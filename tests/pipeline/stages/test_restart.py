@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.pipeline.stages import killing
 
 from conffusion.models.checkpoint import load_checkpoint
 from conffusion.pipeline.finetuning import FinetuningCall
 from conffusion.pipeline.states import job_states
+from tests.pipeline.stages import killing
 from tests.pipeline.stages.small_run import CPU, FINETUNING, TUNED, SmallRun
 
 ROOT = Path(__file__).parents[2]

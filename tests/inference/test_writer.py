@@ -11,15 +11,15 @@ from PIL import Image
 
 from conffusion import Predictor
 from conffusion.errors import DataError, StoreError
-from conffusion.inference.inputs import InputOptions, gather
+from conffusion.inference.commands import predict_images
 from conffusion.inference.package import Package
-from conffusion.inference.predicting import predict_images
+from conffusion.inference.reader import ReadingOptions, open_reader
 from tests.inference.conftest import write_images
 
 
 def predict(predictor: Predictor, images: list[Path], output: Path, **options: object) -> dict:
-    reading = InputOptions(**options)  # type: ignore[arg-type]
-    return predict_images(predictor, gather(predictor.task, 5, images, [], reading, predictor.tile_size), output)
+    reading = ReadingOptions(**options)  # type: ignore[arg-type]
+    return predict_images(predictor, open_reader(predictor.package, images, [], reading), output)
 
 
 def record(folder: Path) -> dict:

@@ -11,21 +11,26 @@ from conffusion import Predictor
 from conffusion.calibration import calibrate
 from conffusion.errors import CalibrationError, ConfigError, DataError
 from conffusion.inference.arrays import read_arrays, read_groups
-from conffusion.inference.calibrating import Promise, calibrate_arrays, calibrate_package
-from conffusion.inference.evaluating import evaluate_arrays, evaluate_package
-from conffusion.inference.inputs import InputOptions, gather
+from conffusion.inference.commands import (
+    Level,
+    calibrate_arrays,
+    calibrate_package,
+    evaluate_arrays,
+    evaluate_package,
+)
+from conffusion.inference.reader import Reader, ReadingOptions, open_reader
 from tests.inference.conftest import write_images
 
-PROMISE = Promise(alpha=0.3, delta=0.3)
+LEVEL = Level(alpha=0.3, delta=0.3)
 
 
-def pairs(predictor: Predictor, folder: Path, pattern: str | None = None):
-    return gather(predictor.task, 5, [], [folder], InputOptions(group_pattern=pattern), predictor.tile_size)
+def pairs(predictor: Predictor, folder: Path, pattern: str | None = None) -> Reader:
+    return open_reader(predictor.package, [], [folder], ReadingOptions(group_pattern=pattern))
 
 
 def calibrated(predictor: Predictor, folder: Path, output: Path, pattern: str | None = None) -> str:
-    inputs = pairs(predictor, folder, pattern)
-    return calibrate_package(predictor, inputs, PROMISE, output, description="own", licence="")
+    reader = pairs(predictor, folder, pattern)
+    return calibrate_package(predictor, reader, LEVEL, output, description="own", licence="")
 
 
 @pytest.mark.parametrize("pattern", [None, r"\d(\d)"])
@@ -33,23 +38,22 @@ def test_the_scale_is_that_of_the_whole_images(enlarging: Predictor, tmp_path: P
     write_images(tmp_path / "in", [f"{k:02d}.png" for k in range(24)], side=16)
     verdict = calibrated(enlarging, tmp_path / "in", tmp_path / "out", pattern)
     model = Predictor.from_package(tmp_path / "out" / "model.conffusion", device="cpu")
-    inputs = pairs(enlarging, tmp_path / "in", pattern).shuffled(5)
-    items = [inputs.load(name) for name in inputs.names]
-    unscaled = list(enlarging.unscaled([(item.image, None) for item in items]))
-    most = max(one.lower.size for one in unscaled)
+    reader = pairs(enlarging, tmp_path / "in", pattern).shuffled()
+    predicted = list(enlarging.map_uncalibrated(reader))
+    most = max(interval.lower.size for _, interval in predicted)
     arrays = {name: np.zeros((24, 1, 1, most)) for name in ("lower", "upper", "target", "mask")}
-    for row, (one, item) in enumerate(zip(unscaled, items, strict=True)):
+    for row, (item, one) in enumerate(predicted):
         for name, values in (("lower", one.lower), ("upper", one.upper), ("target", item.target), ("mask", None)):
             arrays[name][row, 0, 0, : one.lower.size] = 1 if values is None else values.reshape(-1)
     expected = calibrate(
         arrays["lower"], arrays["upper"], arrays["target"], mask=arrays["mask"], alpha=0.3, delta=0.3,
-        scaling="additive", ucb="star", groups=inputs.groups, order_seed=0,
+        scaling="additive", ucb="star", groups=reader.groups, order_seed=0,
     )  # fmt: skip
     assert model.calibration.lambda_hat == expected.lambda_hat
     assert (model.calibration.unit, model.calibration.n) == (expected.unit, expected.n)
     assert model.package.record.calibrated_on.smallest == (16, 16)
     assert model.package.record.calibrated_on.largest == (16, 24)
-    losses = [model.scale(one).risk(item.target) for one, item in zip(unscaled, items, strict=True)]
+    losses = [interval.risk(item.truth) for item, interval in model.map(reader)]
     np.testing.assert_allclose(model.package.evidence.losses, losses, atol=1e-6)
     assert f"Calibrated on {expected.n}" in verdict and "With the scale that the model came with" in verdict
     assert json.loads((tmp_path / "out" / "calibration.json").read_text())["lambda_hat"] == expected.lambda_hat
@@ -75,9 +79,9 @@ def test_a_recalibrated_model_is_evaluated_on_other_images(enlarging: Predictor,
 
 def test_too_few_pairs_say_how_many_are_needed(enlarging: Predictor, tmp_path: Path) -> None:
     write_images(tmp_path / "in", ["a.png", "b.png"], side=16)
-    inputs = pairs(enlarging, tmp_path / "in")
+    reader = pairs(enlarging, tmp_path / "in")
     with pytest.raises(CalibrationError, match="images would be needed"):
-        calibrate_package(enlarging, inputs, Promise(0.05, 0.05), tmp_path / "out", description="", licence="")
+        calibrate_package(enlarging, reader, Level(0.05, 0.05), tmp_path / "out", description="", licence="")
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -99,7 +103,7 @@ def save(folder: Path, arrays: dict[str, np.ndarray]) -> dict[str, Path]:
 def test_bounds_of_any_method_are_calibrated_and_judged(tmp_path: Path) -> None:
     arrays = made_up()
     opened = read_arrays(**save(tmp_path, arrays))
-    verdict = calibrate_arrays(opened, Promise(), tmp_path / "out", scaling="interval", groups=None)
+    verdict = calibrate_arrays(opened, Level(), tmp_path / "out", scaling="interval", groups=None)
     expected = calibrate(*arrays.values(), alpha=0.1, delta=0.1, scaling="interval", ucb="star", order_seed=0)
     found = json.loads((tmp_path / "out" / "calibration.json").read_text())
     assert found["lambda_hat"] == expected.lambda_hat and "Calibrated on 80 images" in verdict
@@ -142,6 +146,6 @@ def test_unsuitable_arrays_are_refused(tmp_path: Path) -> None:
 def test_only_bounds_that_hold_are_promised() -> None:
     for ucb in ("clt", "official", "conformal_risk_control"):
         with pytest.raises(ConfigError, match="must hold for any number of units"):
-            Promise(ucb=ucb)
+            Level(ucb=ucb)
     with pytest.raises(ConfigError, match="alpha"):
-        Promise(alpha=1.5)
+        Level(alpha=1.5)
