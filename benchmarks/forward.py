@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure the networks asked for; 1 if outputs differ by more than the tolerance."""
     options = _parse(arguments)
     set_tf32(False)  # float32 means float32, so that outputs can be compared
-    device = select_device(options.device, threads=options.threads).device
+    device = select_device(options.device, threads=options.threads).torch_device
     rows = [row for kind in options.networks for row in _rows(kind, options, device)]
     report("forward", options, device, rows)
     wrong = [row for row in rows if options.official and not row["max_difference"] <= row["tolerance"]]

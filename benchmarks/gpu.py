@@ -92,7 +92,7 @@ class Subject:
     @property
     def device(self) -> torch.device:
         """Where everything runs."""
-        return self.precisions[0].device
+        return self.precisions[0].torch_device
 
     def images(self, n_images: int, seed: int = 0) -> Tensor:
         """Stand-ins for images, (n_images, 3, side, side) in [-1, 1]; time does not depend on what they show."""
@@ -135,9 +135,9 @@ def _subject(options: argparse.Namespace) -> Subject:
         options.steps or default.n_steps,
     )
     auto = select_device(options.device, "auto", options.threads)
-    single = Device(auto.device, bfloat16=False)
+    single = Device(auto.torch_device, bfloat16=False)
     network = network_of_fixture(scale.fixture, bounds=True)
-    official = _official_bound_model(options.official, network, scale, auto.device) if options.official else None
+    official = _official_bound_model(options.official, network, scale, auto.torch_device) if options.official else None
     single.place(network)
     precisions = (single, auto) if auto.bfloat16 else (single,)
     return Subject(scale, network, noise_schedule("cosine", scale.n_timesteps), official, precisions)

@@ -90,7 +90,7 @@ def test_snippets_of_the_page_on_python_run(workplace: Path) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["calibration.estimator", "own_images.calibrated_model", "predict.interval", "predict.predictor"],
+    ["calibration.estimator", "inference.calibrated_model", "inference.interval", "inference.predictor"],
 )
 def test_examples_in_docstrings_run(workplace: Path, module: str) -> None:
     result = doctest.testmod(import_module(f"conffusion.{module}"))

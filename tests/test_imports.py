@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TORCH_FREE = ("calibration", "config", "diagnostics", "drift", "metrics")
+TORCH_FREE = ("calibration", "config", "evaluation.diagnostics", "evaluation.drift", "metrics")
 
 
 def test_import_contract_is_kept() -> None:
@@ -23,7 +23,7 @@ def test_calibration_side_does_not_load_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["methods.protocols", "stages.evaluation", "stages.bounds", "report.html", "workflow.checks"]
+    "module", ["methods.protocols", "pipeline.stages.evaluation", "pipeline.stages.bounds", "report.html", "pipeline.checks"]
 )
 def test_jobs_that_need_no_network_start_without_torch(module: str) -> None:
     """Half of the jobs of a run; torch takes two seconds to load."""

@@ -53,7 +53,7 @@ def test_job_sees_typed_settings_and_declared_files(tmp_path: Path) -> None:
             assert "precision" not in job.settings and job.precision == "float32"
             assert (job.input.images, job.output.table) == ("images.json", "table.csv")
             assert job.wildcards.task == "inpainting"
-            assert (job.device, job.threads) == ("cpu", 2)
+            assert (job.device_name, job.threads) == ("cpu", 2)
         """,
     )
     assert (done.returncode, done.stderr) == (0, "")
@@ -66,9 +66,9 @@ def test_torch_is_imported_only_when_a_network_is_needed(tmp_path: Path) -> None
         import sys
         with run_job(snakemake_of(SEED)) as job:
             assert "torch" not in sys.modules
-            compute = job.compute()
+            device = job.device()
             import torch
-            assert compute.device == torch.device("cpu") and torch.get_num_threads() == 2
+            assert device.torch_device == torch.device("cpu") and torch.get_num_threads() == 2
         """,
     )
     assert done.returncode == 0, done.stderr
@@ -155,7 +155,7 @@ def test_gpu_is_claimed_for_the_job_and_given_back(tmp_path: Path) -> None:
         os.environ.pop("SLURM_JOB_ID", None)
         from conffusion.pipeline.gpu import claim_gpus
         with run_job(snakemake_of(SEED, resources={"gpu": 1})) as job:
-            assert job.device == "cuda" and os.environ["CUDA_VISIBLE_DEVICES"] == "4"
+            assert job.device_name == "cuda" and os.environ["CUDA_VISIBLE_DEVICES"] == "4"
         claim_gpus()
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "4"
         """,

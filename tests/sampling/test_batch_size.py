@@ -60,7 +60,7 @@ def test_other_networks_images_and_precisions_are_measured_for_themselves() -> N
         (network, (3, 8, 8), CPU),
         (nn.Linear(3, 5), (3, 8, 8), CPU),
         (network, (3, 8, 9), CPU),
-        (network, (3, 8, 8), Device(CPU.device, bfloat16=True)),
+        (network, (3, 8, 8), Device(CPU.torch_device, bfloat16=True)),
     ):
         fastest_batch_size(some, shape, device, machine.run)
         counts.append(len(json.loads(cache_file().read_text())))

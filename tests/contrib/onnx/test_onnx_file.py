@@ -192,7 +192,7 @@ def test_tiles_are_put_together_as_the_predictor_does(tmp_path: Path, monkeypatc
     pixels = np.random.default_rng(0).integers(0, 256, (7, 11, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "small.png")
     monkeypatch.chdir(tmp_path)
-    page = Path(__file__).parents[2] / "docs" / "deployment.md"
+    page = Path(__file__).parents[3] / "docs" / "deployment.md"
     (lines,) = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     names: Arrays = {}
     exec(lines, names)

@@ -18,7 +18,7 @@ from conffusion.pipeline.states import job_states
 from tests.pipeline.stages import killing
 from tests.pipeline.stages.small_run import CPU, FINETUNING, TUNED, SmallRun
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from conffusion.pipeline.stages.tuning import choose_settings, trial_settings, t
 from conffusion.store import write_json
 from tests.pipeline.stages.small_run import CPU, SmallRun
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TIMES = {"sr3": [0.1, 0.4], "encoder": [0.0]}
 TUNING = TuningSettings(learning_rate=[1e-3, 2e-3, 4e-3], prediction_time=TIMES, n_steps=[3], n_trials=6)
 
