@@ -12,10 +12,9 @@ import numpy as np
 
 from benchmarks.calibration_memory import Record, Table
 from conffusion.calibration import Family
-from conffusion.calibration.files import FAMILY_FILE, read_calibration
-from conffusion.calibration.procedure import UcbName
-from conffusion.calibration.units import UnitName
-from conffusion.config.schema import PLAIN_FAMILIES, CalibrationSettings, FamilyName
+from conffusion.calibration.record import FAMILY_FILE, read_calibration
+from conffusion.config.schema import CalibrationSettings
+from conffusion.core.choices import PLAIN_FAMILIES, BoundName, FamilyName, UnitName
 from conffusion.errors import StoreError
 from conffusion.evaluation.validity import LossCurves, assess_validity
 from conffusion.pipeline.stages.calibration import CalibrationFiles, calibrate_method, matching_stores
@@ -100,7 +99,7 @@ class Procedure:
     name: str
     family: str
     curves: LossCurves
-    ucb: UcbName
+    ucb: BoundName
     unit: UnitName
 
 

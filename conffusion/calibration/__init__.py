@@ -7,8 +7,9 @@ from conffusion.calibration.betting import star_ucb, wsr_ucb
 from conffusion.calibration.estimator import IntervalCalibrator, Selection
 from conffusion.calibration.families import Family
 from conffusion.calibration.fitting import attainable_risk, choose_family, fit_family
+from conffusion.calibration.guarantee import Guarantee
 from conffusion.calibration.learn_then_test import LearnThenTest, learn_then_test
-from conffusion.calibration.procedure import Calibration, calibrate
+from conffusion.calibration.procedure import calibrate
 from conffusion.calibration.promise_parts import PromisePart
 from conffusion.calibration.promises import (
     EveryGroup,
@@ -18,6 +19,7 @@ from conffusion.calibration.promises import (
     WidestQuarter,
     calibrate_promises,
 )
+from conffusion.calibration.record import Calibration, CalibrationRecord, read_calibration, write_calibration
 from conffusion.calibration.scaling import critical_lambda
 from conffusion.calibration.ucb import (
     bentkus_ucb,
@@ -30,8 +32,10 @@ from conffusion.calibration.variance import clt_ucb, empirical_bernstein_ucb
 
 __all__ = [
     "Calibration",
+    "CalibrationRecord",
     "EveryGroup",
     "Family",
+    "Guarantee",
     "ImageQuantile",
     "IntervalCalibrator",
     "LearnThenTest",
@@ -54,6 +58,8 @@ __all__ = [
     "hoeffding_ucb",
     "learn_then_test",
     "official_ucb",
+    "read_calibration",
     "star_ucb",
+    "write_calibration",
     "wsr_ucb",
 ]

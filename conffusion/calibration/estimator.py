@@ -9,9 +9,11 @@ import numpy as np
 from conffusion.calibration.families import Family
 from conffusion.calibration.fitting import attainable_risk, choose_family
 from conffusion.calibration.pixels import open_pixels
-from conffusion.calibration.procedure import Calibration, UcbName, calibrate
-from conffusion.calibration.units import GroupLabels, make_units
-from conffusion.core.arrays import ArrayLike, FloatArray, as_numpy
+from conffusion.calibration.procedure import calibrate
+from conffusion.calibration.record import Calibration
+from conffusion.calibration.units import make_units
+from conffusion.core.arrays import ArrayLike, FloatArray, GroupLabels, as_numpy
+from conffusion.core.choices import BoundName
 from conffusion.errors import CalibrationError, ConfigError
 
 _PARAMETERS = ("alpha", "delta", "scaling", "ucb")
@@ -75,7 +77,7 @@ class IntervalCalibrator:
         delta: float = 0.1,
         *,
         scaling: str | Family | Sequence[str] = "interval",
-        ucb: UcbName = "star",
+        ucb: BoundName = "star",
     ) -> None:
         self.alpha, self.delta, self.scaling, self.ucb = alpha, delta, scaling, ucb
 

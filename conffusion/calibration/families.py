@@ -7,15 +7,15 @@ every family is nested in lambda, and calibration finds one number.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Protocol
 
 from conffusion.calibration.krcps import PixelGroups
 from conffusion.calibration.learned import LearnedScale
-from conffusion.calibration.scaling import SCALINGS, Scaling, ScalingName, get_scaling
+from conffusion.calibration.scaling import SCALINGS, Scaling, get_scaling
 from conffusion.core.arrays import FloatArray
+from conffusion.core.choices import ScalingName
 from conffusion.errors import ConfigError
 
-FamilyName: TypeAlias = Literal["multiplicative", "additive", "interval", "pixel_groups", "learned"]
 _SHAPED: Mapping[str, tuple[ScalingName, type[LearnedScale] | type[PixelGroups]]] = MappingProxyType(
     {"pixel_groups": ("additive", PixelGroups), "learned": ("interval", LearnedScale)}
 )
@@ -57,6 +57,11 @@ class Family:
     def scaling(self) -> Scaling:
         """How lambda moves the (reshaped) bounds."""
         return get_scaling(_SHAPED[self.name][0] if self.shape is not None else self.name)
+
+    @staticmethod
+    def has_shape(name: str) -> bool:
+        """Whether the family called `name` has a shape, which is fitted."""
+        return name in _SHAPED
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

@@ -9,11 +9,11 @@ from conffusion.calibration.families import Family, check_family_name, get_famil
 from conffusion.calibration.krcps import fit_pixel_groups
 from conffusion.calibration.learned import fit_learned_scale
 from conffusion.calibration.pixels import open_pixels
-from conffusion.calibration.procedure import UcbName
 from conffusion.calibration.rules import Level, get_rule
 from conffusion.calibration.ucb import check_level, checked_losses
-from conffusion.calibration.units import GroupLabels, index_by_appearance, make_units
-from conffusion.core.arrays import ArrayLike, FloatArray, IntArray, as_numpy
+from conffusion.calibration.units import index_by_appearance, make_units
+from conffusion.core.arrays import ArrayLike, FloatArray, GroupLabels, IntArray, as_numpy
+from conffusion.core.choices import BoundName
 from conffusion.core.progress import Progress
 from conffusion.core.randomness import keyed_generator
 from conffusion.errors import CalibrationError, ConfigError, DataError
@@ -119,7 +119,7 @@ def choose_family(
     return best, sizes
 
 
-def attainable_risk(losses: ArrayLike, *, n: int, alpha: float, delta: float, ucb: UcbName = "wsr") -> float:
+def attainable_risk(losses: ArrayLike, *, n: int, alpha: float, delta: float, ucb: BoundName = "wsr") -> float:
     """Mean loss at which n units with losses in the proportions of the given ones would just pass the bound.
 
     The `level` for `fit_family` and `choose_family`. Losses are multiplied by a common factor, at most alpha / mean,

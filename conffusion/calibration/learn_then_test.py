@@ -5,11 +5,11 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from conffusion.calibration.procedure import UcbName
 from conffusion.calibration.rules import Level, finite_sample_rule
 from conffusion.calibration.shortfall import missing
 from conffusion.calibration.ucb import check_level, checked_losses
 from conffusion.core.arrays import ArrayLike, BoolArray, FloatArray, as_numpy
+from conffusion.core.choices import BoundName
 from conffusion.errors import CalibrationError, ConfigError, DataError, ShapeError
 
 Method: TypeAlias = Literal["fixed_sequence", "bonferroni"]
@@ -38,7 +38,7 @@ class LearnThenTest:
     alpha: float
     delta: float
     n: int
-    ucb: UcbName
+    ucb: BoundName
     method: Method
 
 
@@ -48,7 +48,7 @@ def learn_then_test(
     *,
     alpha: float,
     delta: float,
-    ucb: UcbName = "hoeffding_bentkus",
+    ucb: BoundName = "hoeffding_bentkus",
     method: Method = "fixed_sequence",
 ) -> LearnThenTest:
     """Accept scales whose risk is at most alpha, where the risk may rise and fall with lambda.

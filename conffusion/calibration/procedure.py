@@ -1,92 +1,25 @@
 """Calibration: the smallest scale whose risk is bounded by alpha with probability 1 - delta."""
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 
-from conffusion.calibration.families import Family, Shape, get_family
+from conffusion.calibration.families import Family, get_family
 from conffusion.calibration.pixels import Pixels, open_pixels
+from conffusion.calibration.record import Calibration
 from conffusion.calibration.rules import Level, StarRule, VarianceRule, get_rule
 from conffusion.calibration.search import Found, Question, smallest_passing
 from conffusion.calibration.shortfall import shortfall
 from conffusion.calibration.ucb import check_level
-from conffusion.calibration.units import GroupLabels, UnitName, Units, make_units
-from conffusion.core.arrays import ArrayLike, FloatArray, as_numpy, check_same_shape
+from conffusion.calibration.units import Units, make_units
+from conffusion.core.arrays import ArrayLike, FloatArray, GroupLabels, as_numpy
+from conffusion.core.choices import BoundName, UnitName
 from conffusion.errors import CalibrationError, ConfigError
 
-UcbName: TypeAlias = Literal[
-    "wsr",
-    "star",
-    "hoeffding_bentkus",
-    "bentkus",
-    "hoeffding",
-    "empirical_bernstein",
-    "clt",
-    "conformal_risk_control",
-    "official",
-]
 LambdaGrid: TypeAlias = tuple[float, float, int]
 _MAX_BETTING_PIXELS = 1 << 20
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """A calibrated scale and what it promises.
-
-    Attributes:
-        lambda_hat: Scale to apply.
-        risk: Mean loss of the calibration units at lambda_hat, in [0, 1].
-        risk_ucb: What the rule `ucb` makes of the risk at lambda_hat (an upper confidence bound), at most alpha.
-        n: Number given to the bound (images, groups or pixel values).
-        alpha: Promised risk level.
-        delta: Error level: probability, over calibration sets, that the promise fails.
-        scaling: Name of the set family.
-        ucb: Name of the bound.
-        unit: "image", "group" or "pixel".
-        n_images: Number of calibration images, whatever the unit.
-        shape: Fitted shape of the set family, where it has one.
-    """
-
-    lambda_hat: float
-    risk: float
-    risk_ucb: float
-    n: int
-    alpha: float
-    delta: float
-    scaling: str
-    ucb: UcbName
-    unit: UnitName
-    n_images: int
-    shape: Shape | None = None
-
-    @property
-    def family(self) -> Family:
-        """The set family."""
-        return Family(self.scaling, self.shape)
-
-    def apply(self, lower: ArrayLike, upper: ArrayLike) -> tuple[Any, Any]:
-        """Scale bounds by lambda_hat and clamp them to [0, 1].
-
-        Args:
-            lower: Lower bounds, any shape, in [0, 1]; whole images (N, C, H, W) where the family has a shape.
-            upper: Upper bounds, same shape.
-        Returns:
-            (lower, upper), float64, torch tensors for torch tensors, else NumPy arrays. Computed in double precision
-            so that exactly the pixels counted as covered are covered; rounding the result to float32 can only cover
-            more of a float32 truth.
-        Raises:
-            ShapeError: If the shapes differ.
-        """
-        check_same_shape(lower=lower, upper=upper)
-        low, high = _double(lower), _double(upper)
-        if self.shape is not None:
-            ends = self.shape.apply(as_numpy(low), as_numpy(high))
-            low, high = _like(low, ends[0]), _like(low, ends[1])
-        with np.errstate(over="ignore"):
-            low, high = self.family.scaling.apply(low, high, self.lambda_hat)
-        return low.clip(0.0, 1.0), high.clip(0.0, 1.0)
 
 
 def calibrate(
@@ -100,7 +33,7 @@ def calibrate(
     weights: ArrayLike | None = None,
     groups: GroupLabels | None = None,
     scaling: str | Family = "multiplicative",
-    ucb: UcbName = "wsr",
+    ucb: BoundName = "wsr",
     unit: UnitName | None = None,
     lambda_grid: LambdaGrid | None = None,
     order_seed: int | None = None,
@@ -225,15 +158,3 @@ def _pixels_as_images(pixels: Pixels, units: Units) -> tuple[Pixels, Units]:
     arrays = [as_numpy(array)[chosen].reshape(-1, 1) for array in (pixels.lower, pixels.upper, pixels.target)]
     flat = replace(pixels, lower=arrays[0], upper=arrays[1], target=arrays[2], mask=None)
     return flat, Units("image", np.ones(n_pixels, dtype=np.int64))
-
-
-def _double(array: ArrayLike) -> Any:
-    """float64 copy, in torch for a torch tensor."""
-    if hasattr(array, "double"):
-        return array.double()
-    return as_numpy(array).astype(np.float64)
-
-
-def _like(array: ArrayLike, values: FloatArray) -> Any:
-    """The values as a torch tensor of the type and on the device of `array`, where that is one."""
-    return array.new_tensor(values) if hasattr(array, "new_tensor") else values

@@ -7,13 +7,13 @@ import numpy as np
 from scipy import special
 
 from conffusion.calibration.pixels import Pixels
-from conffusion.calibration.procedure import UcbName
 from conffusion.calibration.rules import Level, MeanRule, get_rule
 from conffusion.calibration.search import Found, Question, smallest_passing
 from conffusion.calibration.shortfall import missing
 from conffusion.calibration.ucb import round_down
-from conffusion.calibration.units import Counts, GroupLabels, UnitName, Units, index_by_appearance, make_units
-from conffusion.core.arrays import ArrayLike, BoolArray, FloatArray, IntArray, as_numpy
+from conffusion.calibration.units import Counts, Units, index_by_appearance, make_units
+from conffusion.core.arrays import ArrayLike, BoolArray, FloatArray, GroupLabels, IntArray, as_numpy
+from conffusion.core.choices import BoundName, UnitName
 from conffusion.errors import CalibrationError, ConfigError, DataError, ShapeError
 
 Split: TypeAlias = Literal["bonferroni", "none"]
@@ -55,7 +55,7 @@ class PromiseImages:
     pixels: Pixels
     groups: GroupLabels | None
     labels: GroupLabels | None
-    ucb: UcbName
+    ucb: BoundName
     split: Split
 
     def divisor(self, n_parts: int) -> int:

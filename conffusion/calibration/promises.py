@@ -11,12 +11,12 @@ from typing import Any, TypeAlias
 
 from conffusion.calibration.families import Family, get_family
 from conffusion.calibration.pixels import open_pixels
-from conffusion.calibration.procedure import Calibration, UcbName
 from conffusion.calibration.promise_parts import PromiseImages, PromisePart, Split
+from conffusion.calibration.record import Calibration
 from conffusion.calibration.rules import finite_sample_rule
 from conffusion.calibration.ucb import check_level
-from conffusion.calibration.units import GroupLabels
-from conffusion.core.arrays import ArrayLike
+from conffusion.core.arrays import ArrayLike, GroupLabels
+from conffusion.core.choices import BoundName
 from conffusion.errors import ConfigError
 
 
@@ -146,7 +146,7 @@ class Promises:
     parts: tuple[PromisePart, ...]
     delta: float
     scaling: str | Family
-    ucb: UcbName
+    ucb: BoundName
     split: Split
     n_images: int
 
@@ -181,7 +181,7 @@ def calibrate_promises(
     groups: GroupLabels | None = None,
     labels: GroupLabels | None = None,
     scaling: str | Family = "multiplicative",
-    ucb: UcbName = "wsr",
+    ucb: BoundName = "wsr",
     split: Split = "bonferroni",
 ) -> Promises:
     """Find the smallest scale at which all promises hold at once, with probability at least 1 - delta.

@@ -7,15 +7,15 @@ arithmetic, before clamping; for targets in [0, 1] it can only be gained, never 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from conffusion.core.arrays import ArrayLike, FloatArray, as_numpy, check_same_shape
+from conffusion.core.choices import ScalingName
 from conffusion.errors import ConfigError
 
-ScalingName: TypeAlias = Literal["multiplicative", "additive", "interval"]
 _SMALLEST_SCALE = float(np.finfo(np.float32).tiny)  # stands in for 0 where lambda is divided by, in either precision
 
 

@@ -1,18 +1,16 @@
 """Units of a guarantee: what counts as one independent loss (an image, a group of images, or each pixel value)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
-from conffusion.core.arrays import ArrayLike, FloatArray, IntArray, as_numpy
+from conffusion.core.arrays import FloatArray, GroupLabels, IntArray, as_numpy
+from conffusion.core.choices import UnitName
 from conffusion.core.randomness import keyed_generator
 from conffusion.errors import ConfigError, DataError, ShapeError
 
-UnitName: TypeAlias = Literal["image", "group", "pixel"]
 Counts: TypeAlias = IntArray | FloatArray  # of pixels, or whole-numbered sums of their weights
-GroupLabels: TypeAlias = Sequence[Any] | ArrayLike
 
 
 @dataclass(frozen=True)

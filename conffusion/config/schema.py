@@ -4,6 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from conffusion.core.choices import PLAIN_FAMILIES, FamilyName, FiniteSampleBound, SolverName
+
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
 Probability = Annotated[float, Field(gt=0, lt=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -120,7 +122,7 @@ class AdaptiveStoppingSettings(Section):
 class SamplingSettings(Section):
     """How variants are drawn."""
 
-    solver: Literal["dpmpp_2m_sde", "dpmpp_2m", "ancestral"]
+    solver: SolverName
     n_steps: Count
     n_variants: Annotated[int, Field(ge=2)]
     adaptive_stopping: AdaptiveStoppingSettings
@@ -136,7 +138,7 @@ class SamplingSettings(Section):
 class SolverReference(Section):
     """Setting that others are compared with."""
 
-    solver: Literal["dpmpp_2m_sde", "dpmpp_2m", "ancestral"]
+    solver: SolverName
     n_steps: Count
     n_variants: Annotated[int, Field(ge=2)]
 
@@ -145,7 +147,7 @@ class SolverStudySettings(Section):
     """What `snakemake solver_study` compares."""
 
     n_images: Count
-    solvers: dict[Literal["dpmpp_2m_sde", "dpmpp_2m", "ancestral"], Annotated[list[Count], Field(min_length=1)]]
+    solvers: dict[SolverName, Annotated[list[Count], Field(min_length=1)]]
     n_variants: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)]
     reference: SolverReference
     tolerance: PositiveFloat
@@ -206,16 +208,12 @@ class TuningSettings(Section):
     n_trials: Count
 
 
-PLAIN_FAMILIES = ("multiplicative", "additive", "interval")
-FamilyName = Literal["multiplicative", "additive", "interval", "pixel_groups", "learned"]
-
-
 class CalibrationSettings(Section):
     """The promise, and how lambda_hat is found."""
 
     alpha: Probability
     delta: Probability
-    ucb: Literal["star", "wsr", "hoeffding_bentkus", "bentkus", "hoeffding", "empirical_bernstein"]
+    ucb: FiniteSampleBound
     families: Annotated[list[FamilyName], Field(min_length=1)]
 
     @property

@@ -3,7 +3,7 @@
 Images at the borders of the package are (N, C, H, W) float32 in [0, 1]; names ending in `_pm1` hold [-1, 1].
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,6 +15,7 @@ FloatArray: TypeAlias = npt.NDArray[np.floating[Any]]
 IntArray: TypeAlias = npt.NDArray[np.integer[Any]]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 ArrayLike: TypeAlias = Any  # NumPy array, torch tensor or zarr array
+GroupLabels: TypeAlias = Sequence[Any] | ArrayLike
 
 
 def to_pm1(image_01: Any) -> Any:

@@ -14,11 +14,11 @@ import numpy.typing as npt
 from scipy import special
 
 from conffusion.calibration.families import Family
-from conffusion.calibration.procedure import UcbName
 from conffusion.calibration.rules import Level, get_rule
 from conffusion.calibration.ucb import check_level
-from conffusion.calibration.units import GroupLabels, group_index, group_means, random_places
-from conffusion.core.arrays import ArrayLike, FloatArray, IntArray, as_numpy
+from conffusion.calibration.units import group_index, group_means, random_places
+from conffusion.core.arrays import ArrayLike, FloatArray, GroupLabels, IntArray, as_numpy
+from conffusion.core.choices import BoundName
 from conffusion.errors import ConfigError, DataError, ShapeError
 from conffusion.evaluation.validity import LossCurves, loss_curves
 from conffusion.metrics import Block, image_losses, open_intervals, size_quantiles
@@ -209,7 +209,7 @@ def risk_curve(
     mask: ArrayLike | None = None,
     *,
     scaling: str | Family,
-    ucb: UcbName,
+    ucb: BoundName,
     alpha: float,
     delta: float,
     groups: GroupLabels | None = None,

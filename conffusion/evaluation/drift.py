@@ -16,8 +16,17 @@ import numpy.typing as npt
 from scipy.spatial.distance import cdist, pdist, squareform
 
 from conffusion.calibration.ucb import check_level
-from conffusion.calibration.units import GroupLabels, group_index, group_means
-from conffusion.core.arrays import ArrayLike, BoolArray, FloatArray, as_numpy, check_same_shape, is_zarr, iterate_blocks
+from conffusion.calibration.units import group_index, group_means
+from conffusion.core.arrays import (
+    ArrayLike,
+    BoolArray,
+    FloatArray,
+    GroupLabels,
+    as_numpy,
+    check_same_shape,
+    is_zarr,
+    iterate_blocks,
+)
 from conffusion.core.randomness import keyed_generator
 from conffusion.errors import ConfigError, DataError, ShapeError
 

@@ -15,11 +15,11 @@ import numpy.typing as npt
 
 from conffusion.calibration.families import Family
 from conffusion.calibration.pixels import Pixels, open_pixels
-from conffusion.calibration.procedure import UcbName
 from conffusion.calibration.rules import Level, MeanRule, Rule, get_rule
 from conffusion.calibration.ucb import check_level
-from conffusion.calibration.units import GroupLabels, UnitName, group_index, group_means, group_sums, make_units
-from conffusion.core.arrays import ArrayLike, BoolArray, FloatArray, IntArray, check_same_shape
+from conffusion.calibration.units import group_index, group_means, group_sums, make_units
+from conffusion.core.arrays import ArrayLike, BoolArray, FloatArray, GroupLabels, IntArray, check_same_shape
+from conffusion.core.choices import BoundName, UnitName
 from conffusion.core.randomness import keyed_generator
 from conffusion.errors import ConfigError, DataError, ShapeError
 
@@ -139,7 +139,7 @@ def assess_validity(
     n_draws: int,
     alpha: float,
     delta: float,
-    ucb: UcbName,
+    ucb: BoundName,
     unit: UnitName,
     seed: int,
     reselect: bool = False,

@@ -15,11 +15,11 @@ from safetensors.numpy import load_file, save
 
 from conffusion import __version__
 from conffusion.calibration import Calibration, calibrate
-from conffusion.calibration.procedure import UcbName
 from conffusion.calibration.rules import finite_sample_rule
 from conffusion.calibration.scaling import get_scaling
 from conffusion.calibration.ucb import check_level
 from conffusion.core.arrays import ArrayLike
+from conffusion.core.choices import BoundName
 from conffusion.errors import ConfigError, PackageError
 from conffusion.evaluation.drift import Drift
 from conffusion.inference.collecting import new_collection
@@ -106,7 +106,7 @@ class CalibratedModel:
         delta: float = 0.1,
         *,
         scaling: str = "interval",
-        ucb: UcbName = "star",
+        ucb: BoundName = "star",
         quantiles: Quantiles | None = None,
         folder: str | Path | None = None,
     ) -> Self:
@@ -223,7 +223,7 @@ class CalibratedModel:
             ) from error
 
 
-def _check_settings(alpha: float, delta: float, scaling: str, ucb: UcbName, quantiles: Quantiles) -> None:
+def _check_settings(alpha: float, delta: float, scaling: str, ucb: BoundName, quantiles: Quantiles) -> None:
     check_level("alpha", alpha)
     check_level("delta", delta)
     get_scaling(scaling)

@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from conffusion.calibration import Calibration, calibrate
-from conffusion.calibration.procedure import UcbName
 from conffusion.calibration.rules import finite_sample_rule
 from conffusion.calibration.scaling import get_scaling
 from conffusion.calibration.ucb import check_level
-from conffusion.calibration.units import GroupLabels, group_index, group_means
-from conffusion.core.arrays import FloatArray
+from conffusion.calibration.units import group_index, group_means
+from conffusion.core.arrays import FloatArray, GroupLabels
+from conffusion.core.choices import BoundName
 from conffusion.core.progress import Progress
 from conffusion.evaluation.diagnostics import RiskCurve, risk_curve
 from conffusion.inference.arrays import Arrays
@@ -50,7 +50,7 @@ class Level:
 
     alpha: float = 0.1
     delta: float = 0.1
-    ucb: UcbName = "star"
+    ucb: BoundName = "star"
 
     def __post_init__(self) -> None:
         check_level("alpha", self.alpha)

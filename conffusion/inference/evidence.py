@@ -6,8 +6,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from conffusion.calibration.units import GroupLabels, index_by_appearance
-from conffusion.core.arrays import ArrayLike, FloatArray, IntArray, as_numpy
+from conffusion.calibration.units import index_by_appearance
+from conffusion.core.arrays import ArrayLike, FloatArray, GroupLabels, IntArray, as_numpy
 from conffusion.core.randomness import keyed_generator
 from conffusion.evaluation.drift import Drift, check_drift, image_p_values
 

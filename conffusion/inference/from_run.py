@@ -10,7 +10,7 @@ import numpy as np
 from conffusion import __version__
 from conffusion.bounds import sort_bounds
 from conffusion.calibration import Calibration
-from conffusion.calibration.files import read_calibration
+from conffusion.calibration.record import read_calibration
 from conffusion.config import read_yaml
 from conffusion.config.load import RENAMED_KEYS
 from conffusion.core.device import select_device

@@ -8,8 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from conffusion.calibration import Calibration, Family
-from conffusion.calibration.procedure import UcbName
-from conffusion.calibration.units import UnitName
+from conffusion.core.choices import BoundName, UnitName
 from conffusion.inference.evidence import Evidence
 from conffusion.methods.registry import METHODS, Method
 from conffusion.tasks import Task, build_task, portable_settings
@@ -40,7 +39,7 @@ class CalibrationValues(_Strict):
     alpha: float = Field(gt=0, lt=1)
     delta: float = Field(gt=0, lt=1)
     scaling: str
-    ucb: UcbName
+    ucb: BoundName
     unit: UnitName
     n_images: int = Field(ge=1)
 

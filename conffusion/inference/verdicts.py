@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from conffusion.calibration import Calibration, star_ucb
-from conffusion.calibration.units import GroupLabels, group_index, group_means
-from conffusion.core.arrays import FloatArray
+from conffusion.calibration.units import group_index, group_means
+from conffusion.core.arrays import FloatArray, GroupLabels
 from conffusion.core.randomness import keyed_generator
 
 _CERTAINTY = 0.95  # of the one-sided limits of a measured risk

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from conffusion.calibration import Calibration, Family, calibrate, official_ucb
-from conffusion.calibration.procedure import LambdaGrid, UcbName
-from conffusion.calibration.scaling import ScalingName
-from conffusion.calibration.units import UnitName
+from conffusion.calibration.procedure import LambdaGrid
 from conffusion.config.schema import CalibrationSettings
+from conffusion.core.choices import BoundName, ScalingName, UnitName
 from conffusion.errors import CalibrationError
 from conffusion.methods.quirks import NO_QUIRK, Quirk
 from conffusion.methods.registry import Method
@@ -36,7 +35,7 @@ class Protocol:
     name: str
     selected_on: str
     unit: UnitName | None
-    ucb: UcbName | None
+    ucb: BoundName | None
     scaling: ScalingName | None
     sorts_bounds: bool
     official_quirks: bool = False

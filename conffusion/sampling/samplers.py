@@ -3,13 +3,14 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from conffusion.core.arrays import FloatArray, IntArray
+from conffusion.core.choices import SolverName
 from conffusion.errors import ConfigError
 from conffusion.models.schedules import NoiseSchedule
 
@@ -47,7 +48,7 @@ class KnownPixels:
 Noise = Callable[[int], Tensor]  # step number, 0 = start -> standard normal (N, C, H, W)
 
 
-SOLVERS = ("dpmpp_2m_sde", "dpmpp_2m", "ancestral")
+SOLVERS = get_args(SolverName)
 
 
 def run_chain(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from conffusion.calibration import Calibration
-from conffusion.calibration.files import read_calibration
+from conffusion.calibration.record import read_calibration
 from conffusion.config import read_yaml
 from conffusion.core.arrays import FloatArray, iterate_blocks
 from conffusion.data.splits import groups_of

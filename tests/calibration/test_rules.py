@@ -14,8 +14,8 @@ from conffusion.calibration import (
     star_ucb,
     wsr_ucb,
 )
-from conffusion.calibration.procedure import UcbName
 from conffusion.calibration.rules import RULES, Level, MeanRule, VarianceRule, get_rule
+from conffusion.core.choices import BoundName
 from conffusion.errors import ConfigError
 
 PROMISES = {
@@ -39,7 +39,7 @@ level = st.floats(0.01, 0.9)
 
 def test_every_rule_says_what_it_promises():
     assert {name: rule.promise for name, rule in RULES.items()} == PROMISES
-    assert set(RULES) == set(UcbName.__args__)
+    assert set(RULES) == set(BoundName.__args__)
     with pytest.raises(ConfigError, match="ucb = 'magic': must be one of wsr, "):
         get_rule("magic")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from conffusion.calibration.files import read_calibration
+from conffusion.calibration.record import read_calibration
 from conffusion.data.splits import groups_of
 from conffusion.images.listing import list_images, output_names
 from conffusion.inference.commands import MODEL, Level, calibrate_package, evaluate_package

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from conffusion.calibration import Calibration, Family, attainable_risk, choose_family
-from conffusion.calibration.files import FAMILY_FILE
 from conffusion.calibration.procedure import LambdaGrid
+from conffusion.calibration.record import FAMILY_FILE
 from conffusion.calibration.units import group_index, group_means
 from conffusion.config.schema import CalibrationSettings
 from conffusion.data.splits import groups_of

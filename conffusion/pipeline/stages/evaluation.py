@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from conffusion.calibration import Calibration, Family
-from conffusion.calibration.files import read_calibration
+from conffusion.calibration.record import read_calibration
 from conffusion.calibration.rules import Level, get_rule
 from conffusion.calibration.units import group_index, group_means
 from conffusion.data.splits import groups_of

@@ -12,9 +12,10 @@ import yaml
 
 from conffusion.bounds import sampled_bounds
 from conffusion.calibration import critical_lambda
-from conffusion.calibration.scaling import ScalingName, get_scaling
+from conffusion.calibration.scaling import get_scaling
 from conffusion.config.schema import SolverStudySettings
 from conffusion.core.arrays import FloatArray
+from conffusion.core.choices import ScalingName
 from conffusion.core.randomness import keyed_generator
 from conffusion.evaluation.scores import crps
 from conffusion.sampling.adaptive_stopping import AdaptiveStopping

@@ -9,7 +9,8 @@ import pandas as pd
 
 from conffusion.calibration.families import Family
 from conffusion.calibration.rules import RULES
-from conffusion.config.schema import PLAIN_FAMILIES, CalibrationSettings, ValiditySettings
+from conffusion.config.schema import CalibrationSettings, ValiditySettings
+from conffusion.core.choices import PLAIN_FAMILIES
 from conffusion.core.progress import Progress
 from conffusion.evaluation.validity import LossCurves, assess_validity
 from conffusion.methods.protocols import COMPARISON

@@ -15,7 +15,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from conffusion.calibration.files import read_calibration
+from conffusion.calibration.record import read_calibration
 from conffusion.core.arrays import FloatArray
 from conffusion.errors import DataError, StoreError
 from conffusion.report.figures.style import CONTEXT_FADE, HEAT_MAP

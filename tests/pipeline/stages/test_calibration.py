@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from conffusion.calibration import calibrate
-from conffusion.calibration.files import read_calibration
+from conffusion.calibration.record import read_calibration
 from conffusion.config.schema import CalibrationSettings
 from conffusion.data.splits import write_splits
 from conffusion.pipeline.stages.calibration import CalibrationFiles, calibrate_method

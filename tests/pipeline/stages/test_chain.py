@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from conffusion.bounds import sampled_bounds
-from conffusion.calibration.files import read_calibration
+from conffusion.calibration.record import read_calibration
 from conffusion.calibration.rules import RULES
 from conffusion.config.schema import SharpeningSettings, ValiditySettings
 from conffusion.evaluation.validity import LossCurves
