@@ -8,6 +8,7 @@ from conffusion.cli.options import add_licence, licence_text, show_progress
 from conffusion.errors import ConfigError
 
 if TYPE_CHECKING:
+    from conffusion.core.labelled_bounds import LabelledBounds
     from conffusion.inference.predictor import Predictor
     from conffusion.inference.reader import Reader
 
@@ -157,8 +158,7 @@ def _calibrate(options: argparse.Namespace) -> str:
     show_progress()
     level = Level(options.alpha, options.delta, options.ucb)
     if _has_arrays(options):
-        arrays, groups = _arrays(options)
-        return calibrate_arrays(arrays, level, options.output, scaling=options.scaling, groups=groups)
+        return calibrate_arrays(_arrays(options), level, options.output, scaling=options.scaling)
     predictor = _predictor(options)
     reader = _reader(options, predictor, options.images, _needed_targets(options))
     description = options.description or f"pairs from {', '.join(map(str, options.targets))}"
@@ -174,9 +174,8 @@ def _evaluate(options: argparse.Namespace) -> str:
     if _has_arrays(options):
         if options.alpha is None:
             raise ConfigError("--alpha is missing: the risk level that the arrays' intervals promise")
-        arrays, groups = _arrays(options)
         scale = {"scaling": options.scaling, "lambda_hat": options.lambda_hat}
-        return evaluate_arrays(arrays, options.alpha, options.output, groups=groups, **scale)
+        return evaluate_arrays(_arrays(options), options.alpha, options.output, **scale)
     predictor = _predictor(options)
     reader = _reader(options, predictor, options.images, _needed_targets(options))
     return evaluate_package(predictor, reader, options.output, pictures=not options.no_pictures)
@@ -220,11 +219,9 @@ def _has_arrays(options: argparse.Namespace) -> bool:
     return bool(given)
 
 
-def _arrays(options: argparse.Namespace) -> tuple[Any, Any]:
-    from conffusion.inference.arrays import read_arrays, read_groups
+def _arrays(options: argparse.Namespace) -> "LabelledBounds":
+    from conffusion.inference.arrays import read_arrays
 
     if options.group_pattern is not None:
         raise ConfigError("--group-pattern: arrays have no file names; give --group-csv with a column group")
-    arrays = read_arrays(options.lower, options.upper, options.target, options.mask)
-    groups = None if options.group_csv is None else read_groups(options.group_csv, arrays.lower.shape[0])
-    return arrays, groups
+    return read_arrays(options.lower, options.upper, options.target, options.mask, options.group_csv)

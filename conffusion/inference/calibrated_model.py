@@ -19,13 +19,19 @@ from conffusion.calibration.rules import finite_sample_rule
 from conffusion.calibration.scaling import get_scaling
 from conffusion.calibration.ucb import check_level
 from conffusion.core.arrays import ArrayLike
-from conffusion.core.choices import BoundName
-from conffusion.errors import ConfigError, PackageError
+from conffusion.core.choices import (
+    DEFAULT_ALPHA,
+    DEFAULT_DELTA,
+    DEFAULT_SCALING,
+    ORDER_SEED,
+    RECOMMENDED_BOUND,
+    BoundName,
+)
+from conffusion.errors import ConfigError, PackageError, StoreError
 from conffusion.evaluation.drift import Drift
-from conffusion.inference.collecting import new_collection
+from conffusion.inference.bounds_on_disk import calibrated_losses, temporary_bounds
 from conffusion.inference.evidence import Evidence
 from conffusion.inference.interval import Interval
-from conffusion.inference.package import calibration_record
 from conffusion.inference.restoration_model import Pair, Quantiles, RestorationModel, restore_image, restore_pairs
 from conffusion.inference.verdicts import (
     MeasuredRisk,
@@ -61,7 +67,7 @@ class _Record(BaseModel):
     """What a file holds beside the evidence."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 2  # 1: of conffusion 0.1.0, which called `n_bound` `n`
     version: str
     quantiles: Quantiles
     calibration: dict[str, Any]
@@ -102,11 +108,11 @@ class CalibratedModel:
         cls,
         model: RestorationModel,
         pairs: Iterable[Pair | tuple[Any, ...]],
-        alpha: float = 0.1,
-        delta: float = 0.1,
+        alpha: float = DEFAULT_ALPHA,
+        delta: float = DEFAULT_DELTA,
         *,
-        scaling: str = "interval",
-        ucb: BoundName = "star",
+        scaling: str = DEFAULT_SCALING,
+        ucb: BoundName | None = None,
         quantiles: Quantiles | None = None,
         folder: str | Path | None = None,
     ) -> Self:
@@ -122,7 +128,7 @@ class CalibratedModel:
             delta: Error level, in (0, 1).
             scaling: "interval", "additive" or "multiplicative". A model that returns one image and no bounds can return
                 it twice, as (image, image), with "additive": all intervals are then equally wide.
-            ucb: Bound, as in `conffusion.calibration.calibrate`.
+            ucb: Bound, as in `conffusion.calibration.calibrate`; None: the recommended one.
             quantiles: (low, high) quantiles of samples that make the bounds; None: (alpha / 2, 1 - alpha / 2).
             folder: Where the values of the pairs are kept meanwhile, at most 50 bytes each; None: the system's
                 temporary folder.
@@ -132,22 +138,22 @@ class CalibratedModel:
             DataError: If a pair is no pair of image and truth in [0, 1], or the model returns NaN.
             CalibrationError: If no scale controls the risk; says how many images or groups would be needed.
         """
+        ucb = ucb or RECOMMENDED_BOUND
         levels = (alpha / 2, 1 - alpha / 2) if quantiles is None else (quantiles[0], quantiles[1])
         _check_settings(alpha, delta, scaling, ucb, levels)
         place = Path(tempfile.gettempdir() if folder is None else folder)
         features, groups = [], []
-        with new_collection(place) as collection:
+        with temporary_bounds(place) as on_disk:
             for number, (pair, interval) in enumerate(restore_pairs(model, pairs, levels)):
-                collection.append(f"pair {number}", interval, pair.target)
+                on_disk.append(f"pair {number}", interval, pair.target)
                 features.append(interval.features)
                 groups.append(pair.group)
-            labels = _labels(groups)
-            arrays = collection.arrays
+            bounds = on_disk.labelled(_labels(groups))
             calibration = calibrate(
-                arrays["lower"], arrays["upper"], arrays["target"], mask=arrays["mask"], groups=labels,
-                alpha=alpha, delta=delta, scaling=scaling, ucb=ucb, order_seed=0,
+                bounds.lower, bounds.upper, bounds.target, mask=bounds.mask, groups=bounds.groups,
+                alpha=alpha, delta=delta, scaling=scaling, ucb=ucb, order_seed=ORDER_SEED,
             )  # fmt: skip
-            evidence = Evidence.of(collection.losses(scaling, calibration.lambda_hat), features, labels)
+            evidence = Evidence.of(calibrated_losses(bounds, calibration), features, bounds.groups)
         return cls(model, calibration, evidence, levels)
 
     def __call__(self, image: Any, mask: ArrayLike | None = None, **options: Any) -> Interval:
@@ -197,9 +203,7 @@ class CalibratedModel:
         Raises:
             StoreError: If the disk refuses.
         """
-        record = _Record(
-            version=__version__, quantiles=self.quantiles, calibration=calibration_record(self.calibration)
-        )
+        record = _Record(version=__version__, quantiles=self.quantiles, calibration=self.calibration.to_dict())
         content = save(self.evidence.arrays(), {_RECORD: record.model_dump_json()})
         with atomic_path(path) as temporary:
             temporary.write_bytes(content)
@@ -216,8 +220,8 @@ class CalibratedModel:
                 values = json.loads((file.metadata() or {})[_RECORD])
             record = _Record(**values)
             evidence = Evidence.from_arrays(load_file(path))
-            return cls(model, Calibration(**record.calibration), evidence, record.quantiles)
-        except (OSError, SafetensorError, ValidationError, ValueError, KeyError, TypeError) as error:
+            return cls(model, Calibration.from_dict(record.calibration, source=path), evidence, record.quantiles)
+        except (OSError, SafetensorError, StoreError, ValidationError, ValueError, KeyError, TypeError) as error:
             raise PackageError(
                 f"{path}: cannot be read as a calibrated model ({error}); make it with CalibratedModel.save"
             ) from error

@@ -9,19 +9,20 @@ from typing import Any, TypeVar
 import numpy as np
 
 from conffusion.calibration import Calibration, calibrate
+from conffusion.calibration.record import CalibrationRecord, write_calibration
 from conffusion.calibration.rules import finite_sample_rule
 from conffusion.calibration.scaling import get_scaling
 from conffusion.calibration.ucb import check_level
 from conffusion.calibration.units import group_index, group_means
 from conffusion.core.arrays import FloatArray, GroupLabels
-from conffusion.core.choices import BoundName
+from conffusion.core.choices import DEFAULT_ALPHA, DEFAULT_DELTA, ORDER_SEED, RECOMMENDED_BOUND, BoundName
+from conffusion.core.labelled_bounds import LabelledBounds
 from conffusion.core.progress import Progress
 from conffusion.evaluation.diagnostics import RiskCurve, risk_curve
-from conffusion.inference.arrays import Arrays
-from conffusion.inference.collecting import new_collection
+from conffusion.inference.bounds_on_disk import calibrated_losses, temporary_bounds
 from conffusion.inference.evidence import Evidence
 from conffusion.inference.model_file import write_package
-from conffusion.inference.package import CalibratedOn, calibration_record
+from conffusion.inference.package import CalibratedOn
 from conffusion.inference.pictures import draw_risk_curve
 from conffusion.inference.predictor import Predictor
 from conffusion.inference.reader import Reader
@@ -30,7 +31,6 @@ from conffusion.inference.writer import ATYPICAL, PredictionWriter, kinds_of_war
 from conffusion.metrics import evaluate, image_losses
 from conffusion.store import write_json, write_text
 
-ORDER_SEED = 0  # arrays may come sorted; pairs, shuffled already, do not mind
 MODEL, CALIBRATION, METRICS, VERDICT = "model.conffusion", "calibration.json", "metrics.json", "verdict.md"
 CURVE, FIGURE = "risk_curve.csv", "risk_curve.png"
 T = TypeVar("T")
@@ -48,9 +48,9 @@ class Level:
         ConfigError: If nothing can be guaranteed at it.
     """
 
-    alpha: float = 0.1
-    delta: float = 0.1
-    ucb: BoundName = "star"
+    alpha: float = DEFAULT_ALPHA
+    delta: float = DEFAULT_DELTA
+    ucb: BoundName = RECOMMENDED_BOUND
 
     def __post_init__(self) -> None:
         check_level("alpha", self.alpha)
@@ -109,16 +109,17 @@ def calibrate_package(
         DataError: If an image is damaged or does not fit its truth.
     """
     output, package, reader = Path(output), predictor.package, reader.shuffled()
-    family, features, shapes, warnings = package.family, [], [], []
-    with new_collection(output) as collection:
+    family, features, shapes, warnings = package.calibration.family, [], [], []
+    with temporary_bounds(output) as on_disk:
         for item, interval in _counted(predictor.map_uncalibrated(reader), "predicting pairs", len(reader)):
-            collection.append(item.name, interval, item.truth)
+            on_disk.append(item.name, interval, item.truth)
             features.append(interval.features)
             shapes.append(interval.lower.shape)
             warnings.append(item.warnings)
-        found, curve = _calibrate(collection.arrays, family.scaling.name, level, reader.groups)
-        before = collection.losses(family.scaling.name, package.calibration.lambda_hat)
-        losses = collection.losses(family.scaling.name, found.lambda_hat)
+        bounds = on_disk.labelled(reader.groups)
+        found, curve = _calibrate(bounds, family.scaling.name, level)
+        losses = calibrated_losses(bounds, found)
+        before = calibrated_losses(bounds, replace(found, lambda_hat=package.calibration.lambda_hat))
     calibration = replace(found, scaling=family.name, shape=family.shape)
     channels, heights, widths = zip(*shapes, strict=True)
     on = CalibratedOn(
@@ -134,28 +135,28 @@ def calibrate_package(
     write_package(new, output / MODEL, licence)
     kinds = kinds_of_warnings(warnings)
     verdict = calibration_verdict(calibration, _unit_mean(before, reader.groups), package.calibration)
-    facts = {"package": new.record.name, "model_sha256": new.weights_sha256, "warnings": kinds}
-    return _write_calibration(output, calibration, curve, _with_warnings(verdict, kinds), facts)
+    record = CalibrationRecord(
+        calibration, package=new.record.name, model_sha256=new.weights_sha256, warnings=kinds or None
+    )
+    return _write_calibration(output, record, curve, _with_warnings(verdict, kinds))
 
 
-def calibrate_arrays(
-    arrays: Arrays, level: Level, output: str | Path, *, scaling: str, groups: GroupLabels | None
-) -> str:
+def calibrate_arrays(bounds: LabelledBounds, level: Level, output: str | Path, *, scaling: str) -> str:
     """Find lambda_hat for bounds made by any method.
 
     Args:
-        arrays: Bounds and truth, (N, C, H, W).
+        bounds: Of images of one size, and their truth.
         level: What is to be guaranteed.
         output: Folder to write.
         scaling: "multiplicative", "additive" or "interval".
-        groups: (N,) labels; None where every image is its own group.
     Returns:
         The verdict, in words.
     Raises:
         CalibrationError: If no scale controls the risk; says how many images or groups would be needed.
     """
-    calibration, curve = _calibrate(arrays.as_mapping(), scaling, level, groups)
-    return _write_calibration(Path(output), calibration, curve, calibration_verdict(calibration), {})
+    calibration, curve = _calibrate(bounds, scaling, level)
+    verdict = calibration_verdict(calibration)
+    return _write_calibration(Path(output), CalibrationRecord(calibration), curve, verdict)
 
 
 def evaluate_package(predictor: Predictor, reader: Reader, output: str | Path, *, pictures: bool = True) -> str:
@@ -173,13 +174,13 @@ def evaluate_package(predictor: Predictor, reader: Reader, output: str | Path, *
         StoreError: If the disk refuses.
     """
     output, writer = Path(output), PredictionWriter(output, predictor.package, pictures=pictures)
-    with new_collection(output) as collection:
+    with temporary_bounds(output) as on_disk:
         for item, interval in _counted(predictor.map(reader), "evaluating", len(reader)):
             writer.write(item, interval)
-            collection.append(item.name, interval, item.truth)
+            on_disk.append(item.name, interval, item.truth)
         drift = _drift(predictor, writer, reader)
-        alpha = predictor.calibration.alpha
-        verdict, metrics = _judge(Arrays(**collection.arrays), alpha, reader.groups, drift["warning"])
+        bounds = on_disk.labelled(reader.groups)
+        verdict, metrics = _judge(bounds, predictor.calibration.alpha, drift["warning"])
     common = _common_warnings(predictor, reader)
     summary = writer.write_tables(reader.names, {**metrics, "drift": drift, "warnings": common})
     kinds = summary["kinds_of_warnings"]
@@ -188,26 +189,24 @@ def evaluate_package(predictor: Predictor, reader: Reader, output: str | Path, *
 
 
 def evaluate_arrays(
-    arrays: Arrays, alpha: float, output: str | Path, *, scaling: str, lambda_hat: float | None,
-    groups: GroupLabels | None,
-) -> str:  # fmt: skip
+    bounds: LabelledBounds, alpha: float, output: str | Path, *, scaling: str, lambda_hat: float | None
+) -> str:
     """Judge bounds made by any method.
 
     Args:
-        arrays: Bounds and truth, (N, C, H, W).
+        bounds: Of images of one size, and their truth.
         alpha: Guaranteed risk level.
         output: Folder to write.
         scaling: Set family of `lambda_hat`.
         lambda_hat: Scale to apply first; None: the bounds are calibrated already.
-        groups: (N,) labels; None where every image is its own group.
     Returns:
         The verdict, in words.
     """
     if lambda_hat is not None:
-        ends = get_scaling(scaling).apply(np.asarray(arrays.lower), np.asarray(arrays.upper), lambda_hat)
+        ends = get_scaling(scaling).apply(np.asarray(bounds.lower), np.asarray(bounds.upper), lambda_hat)
         lower, upper = (end.clip(0, 1) for end in ends)
-        arrays = Arrays(lower, upper, arrays.target, arrays.mask)
-    verdict, metrics = _judge(arrays, alpha, groups, None)
+        bounds = replace(bounds, lower=lower, upper=upper)
+    verdict, metrics = _judge(bounds, alpha)
     return _write_evaluation(Path(output), verdict, metrics)
 
 
@@ -227,37 +226,30 @@ def _counted(results: Iterable[T], label: str, total: int) -> Iterator[T]:
         progress.update()
 
 
-def _calibrate(
-    arrays: dict[str, Any], scaling: str, level: Level, groups: GroupLabels | None
-) -> tuple[Calibration, RiskCurve]:
-    values = (arrays["lower"], arrays["upper"], arrays["target"])
-    options: dict[str, Any] = {**asdict(level), "scaling": scaling, "groups": groups, "order_seed": ORDER_SEED}
-    calibration = calibrate(*values, mask=arrays["mask"], **options)
-    return calibration, risk_curve(*values, arrays["mask"], **options)
+def _calibrate(bounds: LabelledBounds, scaling: str, level: Level) -> tuple[Calibration, RiskCurve]:
+    values = bounds.lower, bounds.upper, bounds.target
+    options: dict[str, Any] = {**asdict(level), "scaling": scaling, "groups": bounds.groups, "order_seed": ORDER_SEED}
+    return calibrate(*values, mask=bounds.mask, **options), risk_curve(*values, bounds.mask, **options)
 
 
 def _unit_mean(losses: FloatArray, groups: GroupLabels | None) -> float:
     return float((losses if groups is None else group_means(losses, group_index(groups, len(losses)))).mean())
 
 
-def _write_calibration(
-    output: Path, calibration: Calibration, curve: RiskCurve, verdict: str, facts: Mapping[str, Any]
-) -> str:
+def _write_calibration(output: Path, record: CalibrationRecord, curve: RiskCurve, verdict: str) -> str:
     rows = zip(curve.lambdas, curve.risk, curve.risk_ucb, curve.size_mean, strict=True)
     lines = ["lambda,risk,risk_ucb,interval_size_mean", *(",".join(f"{value:.9g}" for value in row) for row in rows)]
     write_text(output / CURVE, "\n".join(lines) + "\n")
-    draw_risk_curve(curve, calibration, output / FIGURE)
+    draw_risk_curve(curve, record.calibration, output / FIGURE)
     write_text(output / VERDICT, verdict + "\n")
-    write_json(output / CALIBRATION, {**calibration_record(calibration), **facts})
+    write_calibration(output / CALIBRATION, record)
     return verdict
 
 
-def _judge(
-    arrays: Arrays, alpha: float, groups: GroupLabels | None, drift_warning: str | None
-) -> tuple[str, dict[str, Any]]:
-    values = (arrays.lower, arrays.upper, arrays.target, arrays.mask)
+def _judge(bounds: LabelledBounds, alpha: float, drift_warning: str | None = None) -> tuple[str, dict[str, Any]]:
+    values = bounds.lower, bounds.upper, bounds.target, bounds.mask
     losses, sizes = image_losses(*values)
-    measured = measure_unit_risk(losses, groups)
+    measured = measure_unit_risk(losses, bounds.groups)
     whole = evaluate(*values)
     metrics = {
         "alpha": alpha,

@@ -10,7 +10,7 @@ import numpy as np
 from conffusion import __version__
 from conffusion.bounds import sort_bounds
 from conffusion.calibration import Calibration
-from conffusion.calibration.record import read_calibration
+from conffusion.calibration.record import read_record
 from conffusion.config import read_yaml
 from conffusion.config.load import RENAMED_KEYS
 from conffusion.core.device import select_device
@@ -18,18 +18,11 @@ from conffusion.data.splits import groups_of
 from conffusion.errors import PackageError
 from conffusion.evaluation.drift import given_features, interval_features
 from conffusion.inference.evidence import Evidence
-from conffusion.inference.package import (
-    CalibratedOn,
-    CalibrationValues,
-    Package,
-    PackageRecord,
-    SamplingRecord,
-    calibration_record,
-)
+from conffusion.inference.package import CalibratedOn, Package, PackageRecord, SamplingRecord
 from conffusion.methods.protocols import PROTOCOLS
 from conffusion.methods.registry import get_method
 from conffusion.metrics import image_losses
-from conffusion.store import SealedStore, open_store, read_json
+from conffusion.store import SealedStore, open_store
 from conffusion.tasks import build_task, portable_settings
 
 _OVERLAP = 0.25  # of a tile
@@ -53,8 +46,9 @@ def package_run(run: str | Path, task: str, method: str, protocol: str = "guaran
     rules, record_file = PROTOCOLS.get(protocol), folder / "calibration.json"
     if rules is None or not record_file.is_file():
         raise PackageError(f"{record_file}: is missing; {_what_is_there(Path(run))}")
-    record, calibration = read_json(record_file), read_calibration(record_file)
-    if not record["feasible"]:
+    record = read_record(record_file)
+    calibration = record.calibration
+    if not record.feasible:
         raise PackageError(f"{record_file}: its scale does not control the risk, so it makes no package")
     bounds = open_store(folder / "bounds" / "calibration.zarr")
     side = int(bounds["lower"].shape[-1])
@@ -73,7 +67,7 @@ def package_run(run: str | Path, task: str, method: str, protocol: str = "guaran
         overlap=_overlap(side, build_task(task, **settings).factor),
         bfloat16=_ran_in_bfloat16(config),
         sampling=_sampling(config) if get_method(method).is_sampled else None,
-        calibration=CalibrationValues(**calibration_record(calibration)),
+        calibration=calibration.to_dict(),
         family=calibration.family.to_dict(),
         calibrated_on=CalibratedOn(
             description=f"{config.get('dataset.name')}, run {config.get('run')}, split calibration",
@@ -83,7 +77,7 @@ def package_run(run: str | Path, task: str, method: str, protocol: str = "guaran
         ),
         provenance={
             "run": config.get("run"),
-            "checkpoint_step": record["checkpoint_step"],
+            "checkpoint_step": record.checkpoint_step,
             **_code_behind(images),
         },
     )

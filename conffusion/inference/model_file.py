@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from conffusion.errors import ConfigError, PackageError
+from conffusion.errors import ConfigError, PackageError, StoreError
 from conffusion.inference.evidence import Evidence
 from conffusion.inference.package import Package, PackageRecord
 from conffusion.methods.registry import METHODS
@@ -156,8 +156,8 @@ def _check(path: str | Path, package: Package) -> None:
     if package.record.method not in METHODS:
         raise PackageError(f"{path}: the method {package.record.method!r} is unknown: update conffusion")
     try:
-        _ = package.task, package.calibration
-    except (ConfigError, TypeError, KeyError, ValueError) as error:
+        _ = package.task, package.calibration.family
+    except (ConfigError, StoreError, TypeError, KeyError, ValueError) as error:
         raise PackageError(f"{path}: {RECORD} is damaged or of a newer version ({error})") from error
 
 

@@ -1,14 +1,14 @@
 """What a package holds: a network or sampler, the task, the calibrated scale, and the evidence behind it."""
 
 import hashlib
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from conffusion.calibration import Calibration, Family
-from conffusion.core.choices import BoundName, UnitName
+from conffusion.calibration.guarantee import Guarantee
 from conffusion.inference.evidence import Evidence
 from conffusion.methods.registry import METHODS, Method
 from conffusion.tasks import Task, build_task, portable_settings
@@ -27,21 +27,6 @@ class SamplingRecord(_Strict):
     shared_start: bool
     dtype: Literal["uint8", "float16", "float32"]
     quantile: float = Field(gt=0, lt=0.5)
-
-
-class CalibrationValues(_Strict):
-    """The fields of `conffusion.calibration.Calibration`, without the shape, which the family has."""
-
-    lambda_hat: float
-    risk: float = Field(ge=0, le=1)
-    risk_ucb: float
-    n: int = Field(ge=1)
-    alpha: float = Field(gt=0, lt=1)
-    delta: float = Field(gt=0, lt=1)
-    scaling: str
-    ucb: BoundName
-    unit: UnitName
-    n_images: int = Field(ge=1)
 
 
 class CalibratedOn(_Strict):
@@ -88,8 +73,8 @@ class PackageRecord(_Strict):
         overlap: Pixels that neighbouring tiles share, at least.
         bfloat16: Whether the network ran in bfloat16 when it was calibrated.
         sampling: How variants are drawn, for a sampled method.
-        calibration: The scale and its guarantee.
-        family: `conffusion.calibration.Family.to_dict`.
+        calibration: `Calibration.to_dict`.
+        family: `Family.to_dict`: its set family, with its fitted shape.
         calibrated_on: The images behind `calibration`.
         provenance: Free facts: run, training step, splits, licence.
     """
@@ -107,7 +92,7 @@ class PackageRecord(_Strict):
     overlap: int = Field(ge=0)
     bfloat16: bool
     sampling: SamplingRecord | None
-    calibration: CalibrationValues
+    calibration: dict[str, Any]
     family: dict[str, Any]
     calibrated_on: CalibratedOn
     provenance: dict[str, Any]
@@ -137,31 +122,19 @@ class Package:
         """The method."""
         return METHODS[self.record.method]
 
-    @property
-    def family(self) -> Family:
-        """The set family."""
-        return Family.from_dict(self.record.family)
-
-    @property
+    @cached_property
     def calibration(self) -> Calibration:
-        """The scale and its guarantee."""
-        return Calibration(**self.record.calibration.model_dump(), shape=self.family.shape)
+        """The scale, with its set family.
+
+        Raises:
+            StoreError: If the record holds none.
+        """
+        return Calibration.from_dict(self.record.calibration, Family.from_dict(self.record.family))
 
     @property
-    def guarantee(self) -> str:
-        """What is guaranteed, as one sentence; says so where nothing is."""
-        calibration = self.calibration
-        if self.record.protocol != "guaranteed":
-            return (
-                f"No guarantee: the protocol `{self.record.protocol}` counts dependent values as independent samples. "
-                f"It aims at {calibration.alpha:.0%} of pixel values outside their intervals."
-            )
-        whole = "images" if calibration.unit == "image" else "groups of images"
-        return (
-            f"With probability {1 - calibration.delta:.0%} over the draw of the {calibration.n} calibration {whole}, "
-            f"on average at most {calibration.alpha:.0%} of the true pixel values of new images like them lie outside "
-            "their intervals."
-        )
+    def guarantee(self) -> Guarantee:
+        """What is guaranteed of new images, if anything."""
+        return self.calibration.guarantee
 
     @cached_property
     def weights_sha256(self) -> str:
@@ -180,14 +153,9 @@ class Package:
             bfloat16: Whether the network ran in bfloat16.
         """
         changes = {
-            "calibration": CalibrationValues(**calibration_record(calibration)),
+            "calibration": calibration.to_dict(),
             "calibrated_on": on,
             "protocol": "guaranteed",
             "bfloat16": bfloat16,
         }
         return replace(self, record=self.record.model_copy(update=changes), evidence=evidence)
-
-
-def calibration_record(calibration: Calibration) -> dict[str, Any]:
-    """A calibration as plain values; its shape is kept with the family."""
-    return {name: value for name, value in asdict(replace(calibration, shape=None)).items() if name != "shape"}

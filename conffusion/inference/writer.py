@@ -101,7 +101,7 @@ class PredictionWriter:
             "package": self.package.record.name,
             "model_sha256": self.package.weights_sha256,
             "lambda_hat": self.package.calibration.lambda_hat,
-            "guarantee": self.package.guarantee,
+            "guarantee": str(self.package.guarantee),
             "n_images": len(records),
             "interval_size_mean": float(np.mean([record["interval_size_mean"] for record in records])),
             "n_with_warnings": sum(map(bool, warnings)),
@@ -120,7 +120,7 @@ class PredictionWriter:
             "task": record.task,
             "method": record.method,
             "protocol": record.protocol,
-            "guarantee": self.package.guarantee,
+            "guarantee": str(self.package.guarantee),
             "alpha": calibration.alpha,
             "delta": calibration.delta,
             "lambda_hat": calibration.lambda_hat,
@@ -187,8 +187,8 @@ def image_warnings(package: Package, interval: Interval) -> list[str]:
             "a hole lies at the border or near another one, where less is known than around the holes that calibrated "
             "the model: far more than guaranteed may lie outside; calibrate on pairs with masks like these (--mask)"
         )
-    if package.record.protocol != "guaranteed":
-        warnings.append(package.guarantee)
+    if not package.guarantee.holds:
+        warnings.append(str(package.guarantee))
     if interval.image_p_value is not None and interval.image_p_value <= ATYPICAL:
         warnings.append(
             f"its intervals are unlike those of the calibration images (p = {interval.image_p_value:.2g}): the "

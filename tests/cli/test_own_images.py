@@ -23,13 +23,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder / "m.conffusion")
 
 
-def test_predict_prints_the_promise_and_where_things_are(
+def test_predict_prints_the_guarantee_and_where_things_are(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_images(tmp_path / "in", ["a.png", "-b.png"], side=8)
     assert main(["predict", model, str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--device", "cpu"]) == 0
     printed = capsys.readouterr().out
-    assert "2 images in" in printed and "at most 20% of the true pixel values" in printed
+    assert "2 images in" in printed and "at most 20 % of the true pixel values" in printed
     assert "drift check p = " in printed and f"conffusion view {tmp_path}/out" in printed
     assert (tmp_path / "out" / "-b" / "interval.json").is_file()
 

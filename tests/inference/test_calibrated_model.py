@@ -191,7 +191,7 @@ def test_damaged_and_strange_files_are_refused(calibrated: CalibratedModel, tmp_
     path = tmp_path / "denoiser.safetensors"
     calibrated.save(path)
     content = path.read_bytes()
-    newer = content.replace(b'{\\"format\\":1', b'{\\"format\\":2')
+    newer = content.replace(b'{\\"format\\":2', b'{\\"format\\":3')
     assert newer != content
     from safetensors.numpy import save
 

@@ -10,7 +10,7 @@ import zarr
 from conffusion import Predictor
 from conffusion.calibration import calibrate
 from conffusion.errors import CalibrationError, ConfigError, DataError
-from conffusion.inference.arrays import read_arrays, read_groups
+from conffusion.inference.arrays import read_arrays
 from conffusion.inference.commands import (
     Level,
     calibrate_arrays,
@@ -103,14 +103,12 @@ def save(folder: Path, arrays: dict[str, np.ndarray]) -> dict[str, Path]:
 def test_bounds_of_any_method_are_calibrated_and_judged(tmp_path: Path) -> None:
     arrays = made_up()
     opened = read_arrays(**save(tmp_path, arrays))
-    verdict = calibrate_arrays(opened, Level(), tmp_path / "out", scaling="interval", groups=None)
+    verdict = calibrate_arrays(opened, Level(), tmp_path / "out", scaling="interval")
     expected = calibrate(*arrays.values(), alpha=0.1, delta=0.1, scaling="interval", ucb="star", order_seed=0)
     found = json.loads((tmp_path / "out" / "calibration.json").read_text())
     assert found["lambda_hat"] == expected.lambda_hat and "Calibrated on 80 images" in verdict
     fresh = made_up()
-    verdict = evaluate_arrays(
-        opened, 0.1, tmp_path / "eval", scaling="interval", lambda_hat=found["lambda_hat"], groups=None
-    )
+    verdict = evaluate_arrays(opened, 0.1, tmp_path / "eval", scaling="interval", lambda_hat=found["lambda_hat"])
     metrics = json.loads((tmp_path / "eval" / "metrics.json").read_text())
     assert metrics["risk"] == pytest.approx(expected.risk) and "Kept on these images" in verdict
     assert fresh.keys() == arrays.keys()
@@ -118,7 +116,7 @@ def test_bounds_of_any_method_are_calibrated_and_judged(tmp_path: Path) -> None:
 
 def test_a_broken_promise_is_called_broken(tmp_path: Path) -> None:
     opened = read_arrays(**save(tmp_path, made_up()))
-    verdict = evaluate_arrays(opened, 0.1, tmp_path / "eval", scaling="interval", lambda_hat=None, groups=None)
+    verdict = evaluate_arrays(opened, 0.1, tmp_path / "eval", scaling="interval", lambda_hat=None)
     assert "BROKEN" in verdict
 
 
@@ -140,7 +138,7 @@ def test_unsuitable_arrays_are_refused(tmp_path: Path) -> None:
         read_arrays(*[tmp_path / "rgb.npy"] * 3)
     (tmp_path / "g.csv").write_text("group\na\n")
     with pytest.raises(DataError, match="1 rows for 80 images"):
-        read_groups(tmp_path / "g.csv", 80)
+        read_arrays(**paths, group_csv=tmp_path / "g.csv")
 
 
 def test_only_bounds_that_hold_are_promised() -> None:

@@ -124,7 +124,7 @@ def test_predictions_of_two_models_are_not_mixed(enlarging: Predictor, tmp_path:
     (image,) = write_images(tmp_path / "in", ["a.png"], side=8)
     predict(enlarging, [image], tmp_path / "out")
     record = enlarging.package.record
-    other = record.model_copy(update={"calibration": record.calibration.model_copy(update={"lambda_hat": 0.5})})
+    other = record.model_copy(update={"calibration": {**record.calibration, "lambda_hat": 0.5}})
     recalibrated = Predictor(Package(other, enlarging.package.weights, enlarging.package.evidence), device="cpu")
     with pytest.raises(StoreError, match="holds predictions of another model or calibration"):
         predict(recalibrated, [image], tmp_path / "out")

@@ -52,7 +52,7 @@ class ExportedPredictor(nn.Module):
     def __init__(self, package: Package) -> None:
         super().__init__()
         self.predictor = _float32_predictor(package)
-        self.family = ScaledFamily(package.family, package.calibration.lambda_hat, COLOURS)
+        self.family = ScaledFamily(package.calibration.family, package.calibration.lambda_hat, COLOURS)
         self.has_mask, self.has_point_head = package.task.has_mask, package.method.has_point_head
         self._sorts = package.record.sorts_bounds
         self.eval()

@@ -50,8 +50,8 @@ def describe(package: Package, predictor: ExportedPredictor) -> dict[str, Any]:
         "unit": calibration.unit,
         "n": calibration.n,
         "n_images": calibration.n_images,
-        "family": package.family.name,
-        "guarantee": package.guarantee,
+        "family": calibration.family.name,
+        "guarantee": str(package.guarantee),
         "calibrated_on": record.calibrated_on.model_dump(mode="json"),
         "calibrated_in": "bfloat16" if record.bfloat16 else "float32",
         "model_sha256": package.weights_sha256,
@@ -69,4 +69,4 @@ def describe(package: Package, predictor: ExportedPredictor) -> dict[str, Any]:
 
 def takes_any_size(package: Package) -> bool:
     """Whether the graph takes images of other sizes than the tile's."""
-    return not isinstance(package.family.shape, PixelGroups)
+    return not isinstance(package.calibration.shape, PixelGroups)

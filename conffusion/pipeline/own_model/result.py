@@ -56,7 +56,7 @@ def make(model: OwnModel, licence: str) -> Outcome:
         package, verdict = _on_whole_images(model, package, licence)
     else:
         verdict = _verdict(model)
-    return Outcome(write_package(package, request.output, licence), package.guarantee, verdict)
+    return Outcome(write_package(package, request.output, licence), str(package.guarantee), verdict)
 
 
 def _on_whole_images(model: OwnModel, package: Package, licence: str) -> tuple[Package, str]:
