@@ -133,7 +133,9 @@ class Reader:
             pixels, target = _corrupted(name, pixels, task, self.package.record.seed)
         elif truth is not None:
             target = _fitting(name, pixels, truth, task.factor)
-        warnings = original.warnings + (() if truth is None or truth is original else truth.warnings)
+        warnings = original.warnings
+        if truth is not None and truth is not original:
+            warnings += tuple(f"truth: {warning}" for warning in truth.warnings)
         return Item(name, original, pixels, self._mask(pixels, source.mask), target, warnings)
 
     def only(self, names: Sequence[str]) -> "Reader":

@@ -15,15 +15,14 @@ import numpy as np
 
 from conffusion import __version__
 from conffusion.errors import StoreError
-from conffusion.images.listing import RESULT_MARKER
 from conffusion.images.writing import write_like
+from conffusion.inference import RECORD, SUMMARY, TABLE
 from conffusion.inference.interval import Interval
 from conffusion.inference.package import Package
 from conffusion.inference.pictures import draw_pictures, write_png
 from conffusion.inference.reader import Item, Reader
 from conffusion.store import atomic_path, read_json, write_json, write_text
 
-TABLE, SUMMARY = "predictions.csv", "summary.json"
 COLUMNS = ("image", "folder", "risk", "interval_size_mean", "drift_p_value", "seconds")
 ATYPICAL = 0.01  # level of the warnings that images are unlike the calibration images
 _ROUNDING: Mapping[str, Any] = {"lower": "down", "upper": "up", "estimate": "nearest"}
@@ -51,7 +50,7 @@ class PredictionWriter:
     def unfinished(self, reader: Reader) -> Reader:
         """The images that are not there yet; the others are taken into `records`."""
         for name in reader.names:
-            if (self.folder / name / RESULT_MARKER).is_file():
+            if (self.folder / name / RECORD).is_file():
                 record = _finished_record(self.folder / name, fingerprint(reader.read(name), self.package))
                 if record is not None:
                     self.records[name] = record
@@ -77,7 +76,7 @@ class PredictionWriter:
         if interval.mask is not None:
             files["mask"] = write_png(folder / "mask.png", interval.mask * np.uint8(255))
         record = {**self._record(item, interval), "files": files, "seconds": time.monotonic() - self._clock}
-        write_json(folder / RESULT_MARKER, record)
+        write_json(folder / RECORD, record)
         self.records[item.name] = record
         self._clock = time.monotonic()
 
@@ -221,7 +220,7 @@ def fingerprint(item: Item, package: Package) -> str:
 def _finished_record(folder: Path, expected: str) -> dict[str, Any] | None:
     """The record of a complete folder with this fingerprint; None where there is none."""
     try:
-        record = json.loads((folder / RESULT_MARKER).read_text())
+        record = json.loads((folder / RECORD).read_text())
         complete = all((folder / name).exists() for name in record["files"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

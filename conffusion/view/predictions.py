@@ -11,22 +11,21 @@ import numpy as np
 from conffusion.core.arrays import BoolArray, FloatArray
 from conffusion.errors import DataError, StoreError
 from conffusion.images.image import MAX_PIXELS, open_images
+from conffusion.inference import RECORD, SUMMARY, TABLE
 from conffusion.methods.registry import METHODS
 from conffusion.store import read_json
 from conffusion.tasks import TASKS, build_task
 from conffusion.view.gallery import Gallery, Prediction, Side, ViewedImage
 
-RECORD = "interval.json"
-SUMMARY = "summary.json"
-_PROMISE = ("protocol", "alpha", "delta", "lambda_hat", "unit", "n", "n_images")  # the same for all images of a folder
-_KEYS = (*_PROMISE, "interval_size_mean", "shape")
+_GUARANTEE = ("protocol", "alpha", "delta", "lambda_hat", "unit", "n", "n_images")  # the same for all images
+_KEYS = (*_GUARANTEE, "interval_size_mean", "shape")
 _N_NAMED = 3
 
 
 def is_predictions(path: str | Path) -> bool:
     """Whether a folder holds predictions, complete or not."""
     folder = Path(path)
-    return (folder / "predictions.csv").is_file() or (folder / SUMMARY).is_file() or any(folder.rglob(RECORD))
+    return (folder / TABLE).is_file() or (folder / SUMMARY).is_file() or any(folder.rglob(RECORD))
 
 
 def open_predictions(paths: Sequence[str | Path]) -> Gallery:
@@ -101,7 +100,7 @@ def _record(file: Path) -> Mapping[str, Any]:
 def _check_one_model(path: Path, records: Mapping[str, Mapping[str, Any]]) -> None:
     first, *others = records
     for other in others:
-        for key in ("method", *_PROMISE):
+        for key in ("method", *_GUARANTEE):
             one, two = records[first].get(key), records[other].get(key)
             if one != two:
                 raise DataError(

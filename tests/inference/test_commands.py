@@ -1,10 +1,12 @@
 """Calibration and evaluation on one's own pairs and arrays: the numbers of `calibrate`, for images of any size."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import zarr
 
 from conffusion import Predictor
@@ -17,8 +19,10 @@ from conffusion.inference.commands import (
     calibrate_package,
     evaluate_arrays,
     evaluate_package,
+    predict_images,
 )
 from conffusion.inference.reader import Reader, ReadingOptions, open_reader
+from conffusion.inference.writer import image_warnings
 from tests.inference.conftest import write_images
 
 LEVEL = Level(alpha=0.3, delta=0.3)
@@ -75,6 +79,66 @@ def test_a_recalibrated_model_is_evaluated_on_other_images(enlarging: Predictor,
     assert metrics["risk"] < 0.35 and metrics["drift"]["p_value"] > 0.01
     assert "promised: at most 30%" in verdict
     assert (tmp_path / "eval" / "03" / "target.png").is_file()
+
+
+def test_groups_are_the_units_of_an_evaluation(enlarging: Predictor, tmp_path: Path) -> None:
+    """Of the risk and its limits, of the verdict, and of the drift check."""
+    write_images(tmp_path / "in", [f"{k:02d}.png" for k in range(24)], side=16)
+    write_images(tmp_path / "test", [f"{k:02d}.png" for k in range(14)], side=16, seed=7)
+    calibrated(enlarging, tmp_path / "in", tmp_path / "out", r"\d(\d)")
+    model = Predictor.from_package(tmp_path / "out" / "model.conffusion", device="cpu")
+    assert (model.calibration.unit, model.calibration.n) == ("group", 10)
+    verdict = evaluate_package(model, pairs(model, tmp_path / "test", r"\d(\d)"), tmp_path / "eval", pictures=False)
+    metrics = json.loads((tmp_path / "eval" / "metrics.json").read_text())
+    risks = [json.loads((tmp_path / "eval" / f"{k:02d}" / "interval.json").read_text())["risk"] for k in range(14)]
+    of_groups = [np.mean([risks[k] for k in range(14) if k % 10 == group]) for group in range(10)]
+    assert (metrics["unit"], metrics["n"]) == ("group", 10) and "10 groups" in verdict
+    assert metrics["risk"] == pytest.approx(np.mean(of_groups), abs=1e-6) != pytest.approx(np.mean(risks), abs=1e-6)
+    assert metrics["standard_error"] == pytest.approx(np.std(of_groups, ddof=1) / np.sqrt(10), abs=1e-6)
+    assert metrics["drift"]["unit"] == "group" and metrics["drift"]["n_new"] == 14
+    predicted = predict_images(model, pairs(model, tmp_path / "test", r"\d(\d)"), tmp_path / "p", pictures=False)
+    assert predicted["drift"]["unit"] == "group"
+
+
+def test_groups_of_arrays_are_the_units_of_their_evaluation(tmp_path: Path) -> None:
+    paths = save(tmp_path, made_up())
+    (tmp_path / "g.csv").write_text("group\n" + "".join(f"{k // 8}\n" for k in range(80)))
+    bounds = read_arrays(**paths, group_csv=tmp_path / "g.csv")
+    verdict = evaluate_arrays(bounds, 0.1, tmp_path / "eval", scaling="interval", lambda_hat=None)
+    metrics = json.loads((tmp_path / "eval" / "metrics.json").read_text())
+    assert (metrics["unit"], metrics["n"]) == ("group", 10) and "10 groups" in verdict
+
+
+def test_a_recalibrated_model_has_the_guaranteed_protocol(enlarging: Predictor, tmp_path: Path) -> None:
+    write_images(tmp_path / "in", [f"{k:02d}.png" for k in range(20)], side=16)
+    package = enlarging.package
+    pixels = {**package.record.calibration, "unit": "pixel", "n_bound": 30 * 768, "ucb": "official"}
+    record = package.record.model_copy(update={"protocol": "paper", "calibration": pixels})
+    of_paper = Predictor(replace(package, record=record), device="cpu")
+    assert not of_paper.package.guarantee.holds
+    calibrated(of_paper, tmp_path / "in", tmp_path / "out")
+    model = Predictor.from_package(tmp_path / "out" / "model.conffusion", device="cpu")
+    assert model.package.record.protocol == "guaranteed" and model.package.guarantee.holds
+    ((_, interval),) = model.map([next(iter(pairs(model, tmp_path / "in")))])
+    assert not any("guaranteed" in warning for warning in image_warnings(model.package, interval))
+
+
+def test_warnings_about_values_reach_every_statement(enlarging: Predictor, tmp_path: Path) -> None:
+    """12 bits in 16: what is predicted, calibrated and evaluated is nearly black."""
+    for k in range(12):
+        pixels = np.random.default_rng(k).integers(0, 4096, (16, 16), dtype=np.uint16)
+        (tmp_path / "in").mkdir(exist_ok=True)
+        tifffile.imwrite(tmp_path / "in" / f"{k}.tif", pixels)
+    summary = predict_images(enlarging, pairs(enlarging, tmp_path / "in"), tmp_path / "p", pictures=False)
+    verdicts = {
+        "c/calibration.json": calibrated(enlarging, tmp_path / "in", tmp_path / "c"),
+        "e/metrics.json": evaluate_package(
+            enlarging, pairs(enlarging, tmp_path / "in"), tmp_path / "e", pictures=False
+        ),
+    }
+    assert any("4095" in kind and count == 12 for kind, count in summary["kinds_of_warnings"].items())
+    for file, verdict in verdicts.items():
+        assert "12 of the images: 16-bit values reach only" in verdict and "4095" in (tmp_path / file).read_text()
 
 
 def test_too_few_pairs_say_how_many_are_needed(enlarging: Predictor, tmp_path: Path) -> None:

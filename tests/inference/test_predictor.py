@@ -5,13 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from conffusion import Predictor
-from conffusion.errors import DataError, ShapeError
+from conffusion.errors import ConfigError, DataError, ShapeError
 from conffusion.images.resize import resize_bicubic
 from conffusion.inference.evidence import Evidence
 from conffusion.inference.package import Package
 from conffusion.inference.predictor import Corrupted, enlarge
+from conffusion.methods.one_pass import CorruptedImages, RawBounds
+from conffusion.sampling import ChainSampler
 from tests.inference.small_package import small_package
 from tests.methods.small_specs import SIDE
 
@@ -53,8 +56,6 @@ def test_super_resolution_returns_the_enlarged_size(enlarging: Predictor, shape:
 
 
 def test_one_tile_is_the_network_s_bounds_calibrated(enlarging: Predictor) -> None:
-    from conffusion.methods.one_pass import CorruptedImages
-
     small = np.round(image(3, 4, 4) * 255).astype(np.float32) / np.float32(255)
     condition = resize_bicubic(small[None], SIDE, SIDE)
     raw = enlarging._backend.bounds(CorruptedImages("super_resolution", 5, ["x"], condition, np.ones_like(condition)))
@@ -210,3 +211,53 @@ def test_drift_of_the_calibration_images_themselves_is_unremarkable(enlarging: P
     features = enlarging.package.evidence.features
     assert enlarging.drift(features).p_value > 0.5
     assert enlarging.drift(features * 2).p_value < 0.01
+
+
+class SmallMemory:
+    """Stands for a backend whose device has room for few tiles at a time."""
+
+    estimate_kind, forward_passes = "midpoint", 1
+
+    def __init__(self, room: int) -> None:
+        self.room, self.calls = room, []
+
+    def bounds(self, images: CorruptedImages) -> RawBounds:
+        self.calls.append(len(images.image_ids))
+        if len(images.image_ids) > self.room:
+            raise RuntimeError("CUDA error: out of memory")
+        return RawBounds(images.condition, images.condition, images.condition)
+
+
+def test_the_batch_that_memory_has_room_for_is_remembered(enlarging: Predictor) -> None:
+    predictor = Predictor(enlarging.package, device="cpu", batch_size=16)
+    predictor._backend = memory = SmallMemory(room=3)
+    given = [image(3, 4, 4 * k) for k in range(1, 40)]
+    found = list(predictor.map(map(Corrupted, given)))
+    assert memory.calls[:4] == [16, 8, 4, 2] and max(memory.calls[3:]) == 2
+    assert [interval.lower.shape for _, interval in found] == [(3, 16, 16 * k) for k in range(1, 40)]
+    predictor(given[0])
+    assert max(memory.calls[3:]) == 2
+
+
+def test_the_number_of_variants_that_memory_has_room_for_is_remembered(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, draw = [], ChainSampler._draw
+
+    def draw_few(sampler: ChainSampler, chains: list) -> torch.Tensor:
+        calls.append(len(chains))
+        if len(chains) > 3:
+            raise torch.OutOfMemoryError("out of memory")
+        return draw(sampler, chains)
+
+    monkeypatch.setattr(ChainSampler, "_draw", draw_few)
+    predictor = Predictor(small_package(folder, method="dm_sb"), device="cpu", batch_size=8)
+    for k in range(1, 4):
+        predictor(image(3, 4, 4 * k))
+    assert [n for n in calls if n > 3] == [4] and max(calls[1:]) <= 3
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_batches_of_nothing_are_refused(enlarging: Predictor, batch_size: int) -> None:
+    with pytest.raises(ConfigError, match=f"batch_size = {batch_size}: must be at least 1"):
+        Predictor(enlarging.package, device="cpu", batch_size=batch_size)

@@ -12,8 +12,10 @@ from PIL import Image
 from conffusion import Predictor
 from conffusion.errors import DataError, StoreError
 from conffusion.inference.commands import predict_images
+from conffusion.inference.interval import Interval
 from conffusion.inference.package import Package
 from conffusion.inference.reader import ReadingOptions, open_reader
+from conffusion.inference.writer import image_warnings, kinds_of_warnings
 from tests.inference.conftest import write_images
 
 
@@ -128,3 +130,18 @@ def test_predictions_of_two_models_are_not_mixed(enlarging: Predictor, tmp_path:
     recalibrated = Predictor(Package(other, enlarging.package.weights, enlarging.package.evidence), device="cpu")
     with pytest.raises(StoreError, match="holds predictions of another model or calibration"):
         predict(recalibrated, [image], tmp_path / "out")
+
+
+@pytest.mark.parametrize(("p_value", "warns"), [(0.005, True), (0.01, True), (0.011, False), (None, False)])
+def test_images_unlike_those_of_the_calibration_are_warned_of(
+    enlarging: Predictor, p_value: float | None, warns: bool
+) -> None:
+    bounds = np.zeros((3, 16, 16), np.float32)
+    interval = Interval(bounds, bounds, bounds, "midpoint", image_p_value=p_value)
+    warnings = image_warnings(enlarging.package, interval)
+    assert [f"(p = {p_value:.2g})" in warning for warning in warnings] == [True] * warns
+
+
+def test_kinds_of_warnings_count_images() -> None:
+    warnings = [["3 values", "grey"], ["17 values", "5 values"], []]
+    assert kinds_of_warnings(warnings) == {"3 values": 2, "grey": 1}
