@@ -5,6 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 from conffusion.cli.models import MODEL, open_package, place_in_run
 from conffusion.cli.options import add_licence, licence_text, show_progress
+from conffusion.core.choices import (
+    BATCH_SIZE,
+    DEFAULT_ALPHA,
+    DEFAULT_DELTA,
+    DEFAULT_SCALING,
+    FINITE_SAMPLE_BOUNDS,
+    PLAIN_FAMILIES,
+    RECOMMENDED_BOUND,
+)
 from conffusion.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,7 +35,7 @@ def _add_package(commands: Any) -> None:
     command = commands.add_parser("package", help=purpose, description=purpose)
     command.add_argument("model", help="results/<run>/<task>/<method>[/<protocol>]")
     command.add_argument("--output", required=True, help="file to write, ending in .conffusion")
-    command.add_argument("--name", default="", help="what people shall call the model")
+    command.add_argument("--name", default="", help="name of the model")
     add_licence(command)
     command.set_defaults(run=_package)
 
@@ -44,14 +53,14 @@ def _add_predict(commands: Any) -> None:
 
 
 def _add_calibrate(commands: Any) -> None:
-    purpose = "find the scale that keeps the promise on your own images"
+    purpose = "find the scale that controls the risk on your own images"
     command = commands.add_parser(
         "calibrate",
         help=purpose,
         description=purpose + ", from a model and pairs (corrupted image, truth), or from bounds and truths as arrays.",
     )
     _add_pairs(command)
-    _add_promise(command)
+    _add_level(command)
     command.add_argument(
         "--output", required=True, help="folder for model.conffusion, calibration.json, curve, verdict"
     )
@@ -63,10 +72,10 @@ def _add_calibrate(commands: Any) -> None:
 
 
 def _add_evaluate(commands: Any) -> None:
-    purpose = "check the promise on images whose truth is known and that calibrated nothing"
+    purpose = "check the guarantee on images whose truth is known and that calibrated nothing"
     command = commands.add_parser("evaluate", help=purpose, description=purpose)
     _add_pairs(command)
-    command.add_argument("--alpha", type=float, help="promised risk level of arrays; a model has its own")
+    command.add_argument("--alpha", type=float, help="guaranteed risk level of arrays; a model has its own")
     command.add_argument(
         "--lambda-hat", type=float, help="scale to apply to arrays first; without it they are calibrated"
     )
@@ -86,9 +95,7 @@ def _add_pairs(command: argparse.ArgumentParser) -> None:
         command.add_argument(
             f"--{name}", help=f"{what} of any method: .npy, zarr or TIFF stack, (N, C, H, W) in [0, 1]"
         )
-    command.add_argument(
-        "--scaling", default="interval", choices=("multiplicative", "additive", "interval"), help="set family of arrays"
-    )
+    command.add_argument("--scaling", default=DEFAULT_SCALING, choices=PLAIN_FAMILIES, help="set family of arrays")
     _add_groups(command)
 
 
@@ -98,17 +105,21 @@ def _add_groups(command: argparse.ArgumentParser) -> None:
     group.add_argument("--group-csv", help="table with columns file, group; for arrays a column group, in their order")
 
 
-def _add_promise(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--alpha", type=float, default=0.1, help="risk level: share of values that may lie outside")
-    command.add_argument("--delta", type=float, default=0.1, help="error level: how often the promise may fail")
-    command.add_argument("--ucb", default="star", help="bound: star, wsr, hoeffding_bentkus, ... (docs/guarantee.md)")
+def _add_level(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--alpha", type=float, default=DEFAULT_ALPHA, help="risk level: share of values that may lie outside"
+    )
+    command.add_argument(
+        "--delta", type=float, default=DEFAULT_DELTA, help="error level: how often the guarantee may fail"
+    )
+    command.add_argument(
+        "--ucb", help=f"bound: {', '.join(FINITE_SAMPLE_BOUNDS)} (docs/guarantee.md; default: {RECOMMENDED_BOUND})"
+    )
 
 
 def _add_reading(command: argparse.ArgumentParser) -> None:
     command.add_argument("--mask", help="inpainting: an image, or a folder of images; white marks what is missing")
-    command.add_argument(
-        "--max-pixels", type=int, default=100_000_000, help="refuse larger images (default: 100 million)"
-    )
+    command.add_argument("--max-pixels", type=int, help="refuse larger images (default: 100 million)")
     command.add_argument(
         "--value-range",
         type=float,
@@ -120,7 +131,9 @@ def _add_reading(command: argparse.ArgumentParser) -> None:
 
 def _add_computing(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
-    command.add_argument("--batch-size", type=int, default=64, help="tiles per network call")
+    command.add_argument(
+        "--batch-size", type=int, default=BATCH_SIZE, help="tiles per network call (default: %(default)s)"
+    )
     command.add_argument("--threads", type=int, help="CPU threads (default: as many as there are cores)")
     command.add_argument("--no-pictures", action="store_true", help="only the results: no overview, no heat map")
 
@@ -156,7 +169,7 @@ def _calibrate(options: argparse.Namespace) -> str:
     from conffusion.inference.commands import Level, calibrate_arrays, calibrate_package
 
     show_progress()
-    level = Level(options.alpha, options.delta, options.ucb)
+    level = Level(options.alpha, options.delta, options.ucb or RECOMMENDED_BOUND)
     if _has_arrays(options):
         return calibrate_arrays(_arrays(options), level, options.output, scaling=options.scaling)
     predictor = _predictor(options)
@@ -173,7 +186,7 @@ def _evaluate(options: argparse.Namespace) -> str:
     show_progress()
     if _has_arrays(options):
         if options.alpha is None:
-            raise ConfigError("--alpha is missing: the risk level that the arrays' intervals promise")
+            raise ConfigError("--alpha is missing: the risk level that the arrays' intervals guarantee")
         scale = {"scaling": options.scaling, "lambda_hat": options.lambda_hat}
         return evaluate_arrays(_arrays(options), options.alpha, options.output, **scale)
     predictor = _predictor(options)
@@ -190,16 +203,17 @@ def _predictor(options: argparse.Namespace) -> "Predictor":
 
 
 def _reader(options: argparse.Namespace, predictor: "Predictor", images: list[str], targets: list[str]) -> "Reader":
+    from conffusion.images.image import MAX_PIXELS
     from conffusion.inference.reader import ReadingOptions, open_reader
 
     given = options.value_range
     value_range = (given[0], given[1]) if given else predictor.package.record.calibrated_on.value_range
     reading = ReadingOptions(
         masks=options.mask,
-        max_pixels=options.max_pixels,
+        max_pixels=MAX_PIXELS if options.max_pixels is None else options.max_pixels,
         value_range=value_range,
-        group_pattern=getattr(options, "group_pattern", None),
-        group_csv=getattr(options, "group_csv", None),
+        group_pattern=options.group_pattern,
+        group_csv=options.group_csv,
     )
     return open_reader(predictor.package, images, targets, reading)
 

@@ -39,24 +39,26 @@ def package_run(run: str | Path, task: str, method: str, protocol: str = "guaran
         protocol: "guaranteed" or "paper".
         name: What to call the model; by default run, task and method.
     Raises:
-        PackageError: If the run lacks it, or its scale controls nothing.
+        PackageError: If the run lacks it, or its scale does not control the risk.
         StoreError: If a result is missing or damaged; rerun the workflow.
     """
-    config, folder = _RunSettings.of(run), Path(run) / task / method / protocol
+    run = Path(run)
+    config, folder = _RunSettings.of(run), run / task / method / protocol
     rules, record_file = PROTOCOLS.get(protocol), folder / "calibration.json"
     if rules is None or not record_file.is_file():
-        raise PackageError(f"{record_file}: is missing; {_what_is_there(Path(run))}")
+        raise PackageError(f"{record_file}: is missing; {_what_is_there(run)}")
     record = read_record(record_file)
     calibration = record.calibration
     if not record.feasible:
         raise PackageError(f"{record_file}: its scale does not control the risk, so it makes no package")
     bounds = open_store(folder / "bounds" / "calibration.zarr")
     side = int(bounds["lower"].shape[-1])
-    images = _images(Path(run) / task, bounds, side)
+    images = _images(run / task, bounds, side)
     settings = portable_settings(task, config.get(f"tasks.{task}.degradation"))
+    built = build_task(task, **settings)
     content = PackageRecord(
         version=__version__,
-        name=name or f"{Path(run).resolve().name} {task} {method}",
+        name=name or f"{run.resolve().name} {task} {method}",
         task=task,
         degradation=settings,
         method=method,
@@ -64,8 +66,9 @@ def package_run(run: str | Path, task: str, method: str, protocol: str = "guaran
         sorts_bounds=rules.sorts_bounds,
         seed=config.get("seed"),
         image_size=side,
-        overlap=_overlap(side, build_task(task, **settings).factor),
-        bfloat16=_ran_in_bfloat16(config),
+        overlap=int(side * _OVERLAP) // built.factor * built.factor,
+        # Where the precision was left to the machine, that of this one.
+        bfloat16=select_device(config.get("device"), config.get("precision"), threads=None).bfloat16,
         sampling=_sampling(config) if get_method(method).is_sampled else None,
         calibration=calibration.to_dict(),
         family=calibration.family.to_dict(),
@@ -73,7 +76,7 @@ def package_run(run: str | Path, task: str, method: str, protocol: str = "guaran
             description=f"{config.get('dataset.name')}, run {config.get('run')}, split calibration",
             smallest=(side, side),
             largest=(side, side),
-            masks="centre" if build_task(task, **settings).has_mask else "none",
+            masks="centre" if built.has_mask else "none",
         ),
         provenance={
             "run": config.get("run"),
@@ -81,13 +84,13 @@ def package_run(run: str | Path, task: str, method: str, protocol: str = "guaran
             **_code_behind(images),
         },
     )
-    evidence = _evidence(calibration, bounds, images, Path(run) / "splits.csv")
-    return Package(content, _weights(config, Path(run), task, folder), evidence)
+    evidence = _evidence(calibration, bounds, images, run / "splits.csv")
+    return Package(content, _weights(config, run, task, folder), evidence)
 
 
 @dataclass(frozen=True)
 class _RunSettings:
-    """What a package needs of a run's configuration, be it of this version or of another.
+    """What a package needs of a run's configuration, be it of this version or of an earlier one.
 
     Attributes:
         values: All keys, as in the run's config.yaml.
@@ -96,8 +99,8 @@ class _RunSettings:
     values: Mapping[str, Any]
 
     @classmethod
-    def of(cls, run: str | Path) -> "_RunSettings":
-        file = Path(run) / "config.yaml"
+    def of(cls, run: Path) -> "_RunSettings":
+        file = run / "config.yaml"
         if not file.is_file():
             raise PackageError(f"{run}: has no config.yaml, so it is no run of the workflow; give results/<run>")
         return cls(read_yaml(file))
@@ -138,10 +141,6 @@ def _code_behind(images: SealedStore) -> dict[str, str]:
     return {"corrupted_by": f"{Path(degradation['function']).name} (SHA-256 of the file `{degradation['sha256']}`)"}
 
 
-def _overlap(side: int, factor: int) -> int:
-    return int(side * _OVERLAP) // factor * factor
-
-
 def _sampling(config: _RunSettings) -> SamplingRecord:
     if config.get("sampling.adaptive_stopping.precision") is not None:
         raise PackageError(
@@ -152,35 +151,25 @@ def _sampling(config: _RunSettings) -> SamplingRecord:
     return SamplingRecord(**values, quantile=config.get("calibration.alpha") / 2)
 
 
-def _ran_in_bfloat16(config: _RunSettings) -> bool:
-    """The configured precision; where it was left to the machine, that of this one."""
-    return select_device(config.get("device"), config.get("precision"), threads=None).bfloat16
-
-
 def _evidence(calibration: Calibration, bounds: SealedStore, images: SealedStore, splits: Path) -> Evidence:
-    lower, upper = np.asarray(bounds["lower"][:]), np.asarray(bounds["upper"][:])
-    target, mask = np.asarray(images["target"][:]), np.asarray(images["mask"][:])
+    lower, upper, target, mask = (
+        np.asarray(array[:]) for array in (bounds["lower"], bounds["upper"], images["target"], images["mask"])
+    )
     losses, _ = image_losses(*calibration.apply(lower, upper), target, mask)
-    given = given_features(images["condition"], None if mask.all() else 1 - mask)
     lower, upper, _ = sort_bounds(lower, upper)
     if calibration.shape is not None:
         lower, upper = calibration.shape.apply(lower, upper)
+    given = given_features(images["condition"], None if mask.all() else 1 - mask)
     features = np.hstack([interval_features(lower.clip(0, 1), upper.clip(0, 1), mask), given])
     return Evidence.of(losses, features, groups_of(splits, bounds.image_ids))
 
 
 def _weights(config: _RunSettings, run: Path, task: str, folder: Path) -> bytes:
-    own: Any = folder / "model.safetensors"
-    if own.is_file():
-        return bytes(own.read_bytes())
+    """Of the method's own network, else of the task's prior, which lies in the run or is shipped with the project."""
     prior, shipped = config.get(f"tasks.{task}.prior") + ".safetensors", config.get("priors_dir")
-    places = [run / "priors" / prior, *([_project(run) / shipped / prior] if shipped else [])]
-    for place in places:
-        if place.is_file():
-            return place.read_bytes()
-    raise PackageError(f"{places[-1]}: the weights of {task} are missing; run the workflow in its own folder first")
-
-
-def _project(run: Path) -> Path:
-    """The folder in which Snakemake ran: results/<run> lies in it."""
-    return run.resolve().parents[1]
+    project = run.resolve().parents[1]  # results/<run> lies in the folder in which Snakemake ran
+    files = [folder / "model.safetensors", run / "priors" / prior, *([project / shipped / prior] if shipped else [])]
+    for file in files:
+        if file.is_file():
+            return file.read_bytes()
+    raise PackageError(f"{files[-1]}: the weights of {task} are missing; run the workflow in its own folder first")

@@ -112,7 +112,7 @@ class Package:
     weights: bytes
     evidence: Evidence
 
-    @property
+    @cached_property
     def task(self) -> Task:
         """The restoration task, with its settings; code that a package names is never looked at."""
         return build_task(self.record.task, **portable_settings(self.record.task, self.record.degradation))

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from conffusion.bounds import sort_bounds
 from conffusion.core.arrays import ArrayLike, FloatArray, as_numpy
+from conffusion.core.choices import BATCH_SIZE
 from conffusion.core.device import BatchLimit, select_device
 from conffusion.errors import ConffusionError, ConfigError, DataError, ShapeError
 from conffusion.evaluation.drift import Drift
@@ -27,7 +28,6 @@ from conffusion.tasks import Task
 from conffusion.tasks.inpainting import MID_GREY
 
 COLOURS = 3
-BATCH_SIZE = 64  # tiles per network call
 MAX_OUTPUT_PIXELS = 100_000_000  # of one restored image; each takes some 150 bytes of memory
 
 
