@@ -26,7 +26,7 @@ RUN = PLAN.run
 LOGS = f"{RUN}/logs"
 TIMES = f"{RUN}/benchmarks"
 GPUS = gpus_per_job(CONFIG.device)
-CODE = code_versions(f"{RUN}/code.json", keep=CONFIG.ignore_code_changes)
+CODE = code_versions(f"{workflow.basedir}/workflow_scripts", f"{RUN}/code.json", keep=CONFIG.ignore_code_changes)
 METHOD_RUN = f"{RUN}/{{task}}/{{method_run}}"  # a method, with its replicate
 
 

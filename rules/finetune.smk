@@ -61,7 +61,7 @@ rule try_settings:
     params:
         settings=settings("try_settings"),
         state=f"{RUN}/state/tuning/{{task}}/{{method_run}}/trial-{{trial}}",
-        code=CODE["finetune_method"],
+        code=CODE["try_settings"],
     script:
         "../workflow_scripts/try_settings.py"
 

@@ -81,7 +81,7 @@ rule sample_priors:
         names=DIFFUSION_PRIORS,
         tasks=PLAN.tasks,
         settings=PLAN.settings("sample_priors"),
-        code=CODE["sample_variants"],
+        code=CODE["sample_priors"],
     script:
         "../workflow_scripts/sample_priors.py"
 
@@ -102,6 +102,6 @@ rule plot_priors:
         mem_mb=growing(1500),
         runtime=growing(15),
     params:
-        code=CODE["report"],
+        code=CODE["plot_priors"],
     script:
         "../workflow_scripts/plot_priors.py"

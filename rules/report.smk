@@ -21,7 +21,7 @@ rule tabulate_task:
         mem_mb=growing(1500),
         runtime=growing(15),
     params:
-        code=CODE["report"],
+        code=CODE["tabulate_task"],
     script:
         "../workflow_scripts/tabulate_task.py"
 
@@ -42,7 +42,7 @@ rule tabulate_pretraining:
         mem_mb=growing(1500),
         runtime=growing(15),
     params:
-        code=CODE["report"],
+        code=CODE["tabulate_pretraining"],
     script:
         "../workflow_scripts/tabulate_pretraining.py"
 
@@ -67,7 +67,7 @@ rule tabulate_speed:
         run=RUN,
         batch_size=CONFIG.finetuning.batch_size,
         prior_images=PLAN.prior_images,
-        code=CODE["report"],
+        code=CODE["tabulate_speed"],
     script:
         "../workflow_scripts/tabulate_speed.py"
 
@@ -92,7 +92,7 @@ rule tabulate_claims:
         n_bootstrap=CONFIG.report.n_bootstrap,
         seed=CONFIG.seed,
         replicates=CONFIG.replicates,
-        code=CODE["report"],
+        code=CODE["tabulate_claims"],
     script:
         "../workflow_scripts/tabulate_claims.py"
 
@@ -116,7 +116,7 @@ rule plot_examples:
         runtime=growing(15),
     params:
         examples={"n_examples": CONFIG.report.n_examples, "shown": CONFIG.report.example_pattern},
-        code=CODE["report"],
+        code=CODE["plot_examples"],
     script:
         "../workflow_scripts/plot_examples.py"
 
@@ -140,7 +140,7 @@ rule plot_methods:
         runtime=growing(15),
     params:
         shown=CONFIG.report.example_pattern,
-        code=CODE["report"],
+        code=CODE["plot_methods"],
     script:
         "../workflow_scripts/plot_methods.py"
 
@@ -162,7 +162,7 @@ rule plot_stratified_risk:
         runtime=growing(15),
     params:
         alpha=CONFIG.calibration.alpha,
-        code=CODE["report"],
+        code=CODE["plot_stratified_risk"],
     script:
         "../workflow_scripts/plot_stratified_risk.py"
 
@@ -184,7 +184,7 @@ rule plot_size_risk:
         runtime=growing(15),
     params:
         alpha=CONFIG.calibration.alpha,
-        code=CODE["report"],
+        code=CODE["plot_size_risk"],
     script:
         "../workflow_scripts/plot_size_risk.py"
 
@@ -206,7 +206,7 @@ rule plot_position_risk:
         runtime=growing(15),
     params:
         alpha=CONFIG.calibration.alpha,
-        code=CODE["report"],
+        code=CODE["plot_position_risk"],
     script:
         "../workflow_scripts/plot_position_risk.py"
 
@@ -228,7 +228,7 @@ rule plot_risk_curve:
         runtime=growing(15),
     params:
         alpha=CONFIG.calibration.alpha,
-        code=CODE["report"],
+        code=CODE["plot_risk_curve"],
     script:
         "../workflow_scripts/plot_risk_curve.py"
 
@@ -249,7 +249,7 @@ rule plot_training:
         mem_mb=growing(1500),
         runtime=growing(15),
     params:
-        code=CODE["report"],
+        code=CODE["plot_training"],
     script:
         "../workflow_scripts/plot_training.py"
 
@@ -272,7 +272,7 @@ rule plot_validity:
     params:
         delta=CONFIG.calibration.delta,
         n_variants=CONFIG.sampling.n_variants,
-        code=CODE["report"],
+        code=CODE["plot_validity"],
     script:
         "../workflow_scripts/plot_validity.py"
 
@@ -295,7 +295,7 @@ rule plot_bounds:
     params:
         delta=CONFIG.calibration.delta,
         n_variants=CONFIG.sampling.n_variants,
-        code=CODE["report"],
+        code=CODE["plot_bounds"],
     script:
         "../workflow_scripts/plot_bounds.py"
 
@@ -328,7 +328,7 @@ rule write_report:
         mem_mb=growing(1500),
         runtime=growing(15),
     params:
-        code=CODE["report"],
+        code=CODE["write_report"],
     script:
         "../workflow_scripts/write_report.py"
 

@@ -25,7 +25,7 @@ rule study_solver:
     params:
         n_variants=lambda wildcards: PLAN.studied_variants(wildcards.solver, int(wildcards.n_steps)),
         settings=settings("study_solver"),
-        code=CODE["sample_variants"],
+        code=CODE["study_solver"],
     script:
         "../workflow_scripts/study_solver.py"
 
@@ -77,7 +77,7 @@ rule choose_solver:
     params:
         tolerance=CONFIG.solver_study.tolerance,
         reference=CONFIG.solver_study.reference.model_dump(),
-        code=CODE["report"],
+        code=CODE["choose_solver"],
     script:
         "../workflow_scripts/choose_solver.py"
 

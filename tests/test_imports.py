@@ -23,7 +23,8 @@ def test_calibration_side_does_not_load_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["methods.protocols", "pipeline.stages.evaluation", "pipeline.stages.bounds", "report.html", "pipeline.checks"]
+    "module",
+    ["methods.protocols", "pipeline.stages.evaluation", "pipeline.stages.bounds", "report.html", "pipeline.checks"],
 )
 def test_jobs_that_need_no_network_start_without_torch(module: str) -> None:
     """Half of the jobs of a run; torch takes two seconds to load."""

@@ -1,10 +1,13 @@
-"""Where the files of a store are: a folder beside its manifest, or (conffusion.store.bucket) a bucket."""
+"""Where the files of a store are: a folder beside its manifest, or what a URL names (`MODULES`)."""
 
 import hashlib
+import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
+from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from types import MappingProxyType
+from typing import Any, Protocol
 
 from zarr.abc.store import Store
 from zarr.storage import LocalStore
@@ -13,10 +16,13 @@ from conffusion.errors import StoreError
 from conffusion.store.checksums import FlushedLocalStore
 from conffusion.store.files import move_into_place, remove, remove_leftovers, temporary_path, translate_oserror
 
+# Modules with the backends of stores that a URL names, by how the URL starts; imported when they are needed. Each has a
+# class `backend(url)`, a function `new_backend(url, manifest)` and `read_errors()`: exceptions that reading may raise.
+MODULES: Mapping[str, str] = MappingProxyType({"s3://": "conffusion.contrib.s3"})
 FOREIGN_FILES = frozenset({".snakemake_timestamp"})
 
 
-class Place(Protocol):
+class Backend(Protocol):
     """Files of one store, by name below its root."""
 
     @property
@@ -24,7 +30,7 @@ class Place(Protocol):
         """What the manifest calls it: the name of the folder, or the URL."""
 
     def translate_errors(self) -> AbstractContextManager[None]:
-        """Turns what the place has against being written into a StoreError with the reason and the remedy."""
+        """Turns what the backend has against being written into a StoreError with the reason and the remedy."""
 
     def start(self) -> Store:
         """A fresh root to write in, which no reader takes for a store."""
@@ -53,7 +59,7 @@ class Place(Protocol):
         """What is wrong with the first file that is missing or not as recorded; None if all are as they were."""
 
 
-class Folder:
+class FolderBackend:
     """A folder of the file system."""
 
     def __init__(self, path: Path) -> None:
@@ -108,6 +114,35 @@ class Folder:
                 if hashlib.file_digest(content, "sha256").hexdigest() != expected:
                     return f"{file}: is truncated or altered"
         return None
+
+
+def backend_for(store: str | Path, label: str | None = None) -> Backend:
+    """The backend that a manifest calls `label`: that of a URL, or else the folder beside the manifest."""
+    module = _module_of(label or "")
+    return FolderBackend(Path(store).with_suffix(".zarr")) if module is None else module.backend(label)
+
+
+def new_backend(manifest: Path, url: str | None) -> Backend:
+    """Where a new store of a manifest goes: below a URL, or else into the folder beside the manifest.
+
+    Raises:
+        StoreError: If nothing is known about such a URL.
+    """
+    module = _module_of(url or "")
+    if module is None and url:
+        raise StoreError(f"{url}: stores can only be kept below a URL that starts with {' or '.join(MODULES)}")
+    return FolderBackend(manifest.with_suffix(".zarr")) if module is None else module.new_backend(url, manifest)
+
+
+def read_errors() -> tuple[type[Exception], ...]:
+    """What reading from a backend of a URL may raise beside errors of the operating system."""
+    used = (sys.modules[name] for name in MODULES.values() if name in sys.modules)
+    return tuple(error for module in used for error in module.read_errors())
+
+
+def _module_of(url: str) -> Any:
+    names = [name for start, name in MODULES.items() if url.startswith(start)]
+    return import_module(names[0]) if names else None
 
 
 def check_complete(where: object, checksums: Mapping[str, str], names: set[str]) -> None:

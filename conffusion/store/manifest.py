@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from conffusion.errors import StoreError
-from conffusion.store.backends import Folder, Place
-from conffusion.store.bucket import SCHEME, Bucket
+from conffusion.store.backends import Backend, backend_for
 from conffusion.store.files import read_json, write_json
 
 
@@ -16,13 +15,13 @@ class Manifest:
     """What a manifest says.
 
     Attributes:
-        place: Where the files are.
+        backend: Where the files are.
         attributes: What the writer recorded.
         files: Name to SHA-256 of every file.
-        marks: Name to the mark that the place gave it (a bucket's ETag), where it gives any.
+        marks: Name to the mark that the backend gave it (a bucket's ETag), where it gives any.
     """
 
-    place: Place
+    backend: Backend
     attributes: dict[str, Any]
     files: dict[str, str]
     marks: dict[str, str]
@@ -33,18 +32,15 @@ def manifest_path(store: str | Path) -> Path:
     return Path(store).with_suffix(".json")
 
 
-def place_for(store: str | Path, label: str | None = None) -> Place:
-    """The place that a manifest calls `label`: a bucket's URL, or else the folder beside it."""
-    if label is not None and label.startswith(SCHEME):
-        return Bucket(label)
-    return Folder(Path(store).with_suffix(".zarr"))
-
-
 def write_manifest(
-    store: str | Path, place: Place, attributes: Mapping[str, Any], files: Mapping[str, str], marks: Mapping[str, str]
+    store: str | Path,
+    backend: Backend,
+    attributes: Mapping[str, Any],
+    files: Mapping[str, str],
+    marks: Mapping[str, str],
 ) -> None:
     """Seal a finished store: record where it is, the SHA-256 of every file, and `attributes`."""
-    content = {"store": place.label, "attributes": dict(attributes), "files": dict(files)}
+    content = {"store": backend.label, "attributes": dict(attributes), "files": dict(files)}
     write_json(manifest_path(store), {**content, "marks": dict(marks)} if marks else content)
 
 
@@ -62,7 +58,7 @@ def read_manifest(store: str | Path) -> Manifest:
     content = read_json(path)
     try:
         return Manifest(
-            place_for(store, str(content["store"])),
+            backend_for(store, str(content["store"])),
             dict(content["attributes"]),
             {str(name): str(checksum) for name, checksum in dict(content["files"]).items()},
             dict(content.get("marks", {})),
@@ -78,6 +74,6 @@ def verify_manifest(store: str | Path) -> Manifest:
         StoreError: If the manifest or a file is missing, truncated or altered; names the first such file.
     """
     manifest = read_manifest(store)
-    if problem := manifest.place.altered(manifest.files, manifest.marks):
+    if problem := manifest.backend.altered(manifest.files, manifest.marks):
         raise StoreError(f"{problem} (by {manifest_path(store)}); delete both and rerun the rule that makes it")
     return manifest

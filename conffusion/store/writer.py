@@ -16,11 +16,10 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from conffusion.core.arrays import iterate_blocks
 from conffusion.errors import StoreError
-from conffusion.store.backends import Place
-from conffusion.store.bucket import new_bucket
+from conffusion.store.backends import Backend, new_backend
 from conffusion.store.checksums import ChecksumStore
 from conffusion.store.files import remove_leftovers, translate_oserror
-from conffusion.store.manifest import manifest_path, place_for, write_manifest
+from conffusion.store.manifest import manifest_path, write_manifest
 
 ROWS_PER_SHARD = 64  # at most
 BYTES_PER_SHARD = 256 * 10**6  # of all arrays together, before compression, unless one row has more
@@ -54,12 +53,12 @@ class StoreWriter:
     """
 
     def __init__(
-        self, place: Place, layout: Mapping[str, ArraySpec], image_ids: Sequence[str], attributes: Mapping[str, Any]
+        self, backend: Backend, layout: Mapping[str, ArraySpec], image_ids: Sequence[str], attributes: Mapping[str, Any]
     ) -> None:
         self.attributes: dict[str, Any] = dict(attributes)
-        self._place, self._layout, self._n_rows = place, dict(layout), len(image_ids)
+        self._backend, self._layout, self._n_rows = backend, dict(layout), len(image_ids)
         self._shard_rows = min(rows_per_shard(layout), self._n_rows)
-        self._files = ChecksumStore(place.start())
+        self._files = ChecksumStore(backend.start())
         self._group = zarr.create_group(self._files, attributes=self.attributes)
         self._arrays = {name: self._create(name, spec) for name, spec in layout.items()}
         with warnings.catch_warnings():
@@ -102,12 +101,12 @@ class StoreWriter:
         n_given = self._n_written + self._n_buffered
         if n_given != self._n_rows:
             raise StoreError(
-                f"{self._place.label}: {n_given} rows for {self._n_rows} image ids; nothing of it was kept"
+                f"{self._backend.label}: {n_given} rows for {self._n_rows} image ids; nothing of it was kept"
             )
         if self._n_buffered:
             self._hand_over()
         self._wait()
-        with self._place.translate_errors():
+        with self._backend.translate_errors():
             self._group.update_attributes(self.attributes)
         return self._files.checksums
 
@@ -131,7 +130,7 @@ class StoreWriter:
     def _wait(self) -> None:
         if self._pending is not None:
             pending, self._pending = self._pending, None
-            with self._place.translate_errors():
+            with self._backend.translate_errors():
                 pending.result()
 
     def _empty_buffers(self) -> dict[str, npt.NDArray[Any]]:
@@ -151,7 +150,7 @@ class StoreWriter:
 
     def _check(self, blocks: Mapping[str, npt.NDArray[Any]]) -> int:
         """Number of rows, surely of the right arrays."""
-        where = self._place.label
+        where = self._backend.label
         if set(blocks) != set(self._layout):
             raise StoreError(f"{where}: rows of {', '.join(blocks)} came where {', '.join(self._layout)} are needed")
         n_rows = len(next(iter(blocks.values())))
@@ -191,27 +190,27 @@ def new_store(
     if not image_ids or not layout:
         raise StoreError(f"{path}: a store needs at least one image and one array")
     manifest = manifest_path(path)
-    place = new_bucket(url, manifest) if url else place_for(path)
+    backend = new_backend(manifest, url)
     writer = None
     try:
         with translate_oserror(manifest):
             manifest.unlink(missing_ok=True)
             remove_leftovers(manifest, sole_writer=True)
         json.dumps(dict(attributes))  # fails now, not after the long job
-        with place.translate_errors():
-            writer = StoreWriter(place, layout, image_ids, attributes)
+        with backend.translate_errors():
+            writer = StoreWriter(backend, layout, image_ids, attributes)
         yield writer
         checksums = writer.finish()
-        with place.translate_errors():
-            marks = place.commit(checksums)
-        write_manifest(path, place, writer.attributes, checksums, marks)
+        with backend.translate_errors():
+            marks = backend.commit(checksums)
+        write_manifest(path, backend, writer.attributes, checksums, marks)
     except BaseException:
         if writer is not None:
             writer.close()
-        place.discard()
+        backend.discard()
         raise
     writer.close()
-    place.retire()
+    backend.retire()
 
 
 def write_store(

@@ -12,7 +12,7 @@ import zarr
 
 from conffusion.core.arrays import iterate_blocks
 from conffusion.errors import StoreError
-from conffusion.store.bucket import bucket_errors
+from conffusion.store.backends import read_errors
 from conffusion.store.checksums import SealedFiles
 from conffusion.store.manifest import verify_manifest
 
@@ -53,7 +53,7 @@ def open_store(path: str | Path) -> SealedStore:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # zarr warns that string arrays have no v3 specification yet
-            group = zarr.open_group(SealedFiles(manifest.place.reader(), manifest.files.keys()), mode="r")
+            group = zarr.open_group(SealedFiles(manifest.backend.reader(), manifest.files.keys()), mode="r")
             arrays = dict(group.arrays())
             ids = tuple(str(image_id) for image_id in np.asarray(arrays.pop("image_id")[:]))
     except (KeyError, ValueError, OSError) as error:
@@ -70,7 +70,7 @@ def read_array(array: "zarr.Array[Any]", rows: slice = slice(None)) -> npt.NDArr
     try:
         return np.asarray(array[rows])
     except Exception as error:
-        if not isinstance(error, (ValueError, RuntimeError, OSError, *bucket_errors())):
+        if not isinstance(error, (ValueError, RuntimeError, OSError, *read_errors())):
             raise
         raise StoreError(f"{array.store_path}: corrupt chunk ({error}); delete the store and rerun the rule") from error
 

@@ -1,13 +1,13 @@
-"""Code digests: blind to words and layout, sharp for anything that computes, and listed for all that a stage uses."""
+"""Code digests: blind to words and layout, sharp for anything that computes, and derived from what scripts use."""
 
 import shutil
 from pathlib import Path
 
 import pytest
 
-from conffusion.pipeline import code_digest as module
-from conffusion.pipeline.code_digest import STAGE_CODE, code_digest, code_versions, stage_digest, write_code_versions
-from tests.pipeline.reachable import PACKAGE, ROOT, modules_behind
+from conffusion.pipeline.code_digest import PACKAGE, CodeIndex, code_versions, write_code_versions
+
+SCRIPTS = Path(__file__).parents[2] / "workflow_scripts"
 
 CODE = '''
 """Module."""
@@ -20,6 +20,7 @@ class Line:
     """A line."""
 
     slope: float = 1.0
+    turn: float = math.pi
 
     def at(self, x):
         """Height at x."""
@@ -32,9 +33,13 @@ def area(side):
 
 
 def digest_of(code: str, folder: Path) -> str:
-    file = folder / f"module{len(list(folder.iterdir()))}.py"
-    file.write_text(code)
-    return code_digest(file)
+    """Digest of a script that uses one function and one class of a package with this code."""
+    package = folder / "conffusion"
+    package.mkdir(exist_ok=True)
+    (package / "module.py").write_text(code)
+    script = folder / "script.py"
+    script.write_text("from conffusion.module import Line, area\n\nprint(area(2), Line().at(1))\n")
+    return CodeIndex(package).digest(script)
 
 
 @pytest.mark.parametrize(
@@ -71,98 +76,76 @@ def test_anything_that_computes_counts(old: str, new: str, tmp_path: Path) -> No
     assert digest_of(CODE.replace(old, new), tmp_path) != digest_of(CODE, tmp_path)
 
 
-@pytest.mark.parametrize("stage", list(STAGE_CODE))
-def test_listed_files_exist_once(stage: str) -> None:
-    entries = STAGE_CODE[stage]
-    assert len(set(entries)) == len(entries)
-    for entry in entries:
-        path = PACKAGE / entry
-        assert path.is_file() or any(path.rglob("*.py")), entry
+def test_code_that_nothing_uses_does_not_count(tmp_path: Path) -> None:
+    more = CODE + "\n\ndef unused():\n    return area(3)\n"
+    assert digest_of(more, tmp_path) == digest_of(CODE, tmp_path)
+    assert digest_of(more.replace("area(3)", "area(4)"), tmp_path) == digest_of(CODE, tmp_path)
 
 
-# ---- everything that a stage uses is listed, for it or for a stage before it
+# ---- what scripts reach
 
-BEFORE = {
-    "prepare_images": ("split_images",),
-    "sample_variants": ("prepare_images",),
-    "extract_bounds": ("sample_variants",),
-    "finetune_method": ("prepare_images",),
-    "predict_bounds": ("finetune_method",),
-    "trace_candidates": ("finetune_method",),
-    "calibrate_method": ("predict_bounds", "extract_bounds"),
-    "evaluate_method": ("calibrate_method",),
-    "assess_validity": ("evaluate_method", "trace_candidates"),
+# Some modules that a rule's numbers surely depend on, and some that they surely do not.
+REACHED = {
+    "split_images": ({"data/splits.py", "core/randomness.py"}, {"methods/protocols.py", "models/unet.py"}),
+    "prepare_images": ({"tasks/inpainting.py", "tasks/super_resolution.py", "demo/render.py"}, {"models/unet.py"}),
+    "import_prior": ({"models/official.py", "models/unet.py", "models/checkpoint.py"}, {"training/loop.py"}),
+    "train_prior": ({"training/loop.py", "training/pretrain.py", "core/device.py"}, {"calibration/search.py"}),
+    "sample_variants": (
+        {"sampling/samplers.py", "sampling/noise.py", "models/unet.py", "store/writer.py"},
+        {"calibration/search.py", "training/loop.py"},
+    ),
+    "extract_bounds": ({"bounds.py", "pipeline/stages/bounds.py"}, {"calibration/search.py", "models/unet.py"}),
+    "finetune_method": (
+        {"training/loop.py", "losses.py", "methods/competition.py", "calibration/search.py", "methods/one_pass.py"},
+        {"evaluation/drift.py", "report/tables.py"},
+    ),
+    "predict_bounds": ({"methods/one_pass.py", "models/unet.py", "bounds.py"}, {"training/loop.py"}),
+    "trace_candidates": ({"methods/one_pass.py", "evaluation/validity.py"}, {"training/loop.py"}),
+    "calibrate_method": (
+        {"calibration/search.py", "calibration/learned.py", "calibration/betting.py"},
+        {"models/unet.py", "training/loop.py", "evaluation/drift.py"},
+    ),
+    "evaluate_method": ({"metrics.py", "evaluation/drift.py", "evaluation/diagnostics.py"}, {"models/unet.py"}),
+    "assess_validity": ({"evaluation/validity.py", "calibration/betting.py"}, {"models/unet.py"}),
+    "measure_solvers": ({"evaluation/scores.py", "bounds.py"}, {"models/unet.py"}),
+    "tabulate_task": ({"report/tables.py"}, {"models/unet.py", "training/loop.py"}),
+    "save_config": (set(), {"models/unet.py", "calibration/search.py"}),
 }
-# Cannot change a number: messages, files as such, the plan (whose choices are parameters), the configuration's types.
-NEUTRAL = (
-    "errors.py",
-    "progress.py",
-    "store/cache.py",
-    "store/files.py",
-    "store/bucket.py",
-    "store/manifest.py",
-    "store/places.py",
-    "store/recording.py",
-    "models/hints.py",
-    "data/named.py",
-    "workflow/",
-    "config/",
-)
-# The fit of set families: checkpoints compete under a plain one.
-FAMILIES = tuple(
-    f"calibration/{name}.py"
-    for name in (
-        "families",
-        "features",
-        "fitting",
-        "krcps",
-        "learned",
-        "shortfall",
-        "promises",
-        "promise_parts",
-        "learn_then_test",
+
+
+@pytest.fixture(scope="module")
+def index() -> CodeIndex:
+    return CodeIndex()
+
+
+@pytest.mark.parametrize("rule", REACHED)
+def test_script_reaches_the_code_behind_its_numbers_and_no_other(rule: str, index: CodeIndex) -> None:
+    modules = index.modules(SCRIPTS / f"{rule}.py")
+    needed, foreign = REACHED[rule]
+    assert needed <= modules
+    assert not foreign & modules
+    assert not {"errors.py", "core/progress.py", "store/files.py", "pipeline/plan.py"} & modules
+
+
+def test_names_are_followed_through_modules_packages_and_aliases(tmp_path: Path) -> None:
+    package = tmp_path / "conffusion"
+    (package / "room").mkdir(parents=True)
+    (package / "room" / "__init__.py").write_text("from conffusion.room.inner import shown\n")
+    (package / "room" / "inner.py").write_text(
+        "from conffusion import other as o\n\ndef shown():\n    return o.deep()\n"
     )
-)
-# Mentioned but not run: types, and methods of classes of which only data are read.
-NOT_RUN = {
-    "split_images": (
-        "arrays.py",
-        "compute.py",
-        "calibration/",
-        "methods/",
-        "tasks/",
-        "metrics.py",
-        "bounds.py",
-    ),  # a check
-    "prepare_images": ("compute.py",),
-    "finetune_method": FAMILIES,
-    "predict_bounds": FAMILIES,
-    "extract_bounds": ("calibration/", "metrics.py", "methods/quirks.py"),
-    "evaluate_method": ("methods/registry.py",),
-    "assess_validity": ("methods/registry.py",),
-}
+    (package / "other.py").write_text("def deep():\n    return LIMIT\n\n\nLIMIT = 1\nUNUSED = 2\n")
+    script = tmp_path / "script.py"
+    script.write_text("def late():\n    from conffusion.room import shown as show\n    return show()\n\nlate()\n")
+    before = CodeIndex(package).digest(script)
+    assert CodeIndex(package).modules(script) == {"room/inner.py", "other.py"}
+    (package / "other.py").write_text("def deep():\n    return LIMIT\n\n\nLIMIT = 1\nUNUSED = 3\n")
+    assert CodeIndex(package).digest(script) == before
+    (package / "other.py").write_text("def deep():\n    return LIMIT\n\n\nLIMIT = 2\nUNUSED = 2\n")
+    assert CodeIndex(package).digest(script) != before
 
 
-def listed(stage: str) -> set[str]:
-    return {*STAGE_CODE[stage]}.union(*(listed(earlier) for earlier in BEFORE.get(stage, ())))
-
-
-def is_among(module_name: str, entries: set[str]) -> bool:
-    return any(module_name == entry or module_name.startswith(entry.rstrip("/") + "/") for entry in entries)
-
-
-@pytest.mark.parametrize(
-    "stage",
-    [stage for stage in STAGE_CODE if (ROOT / "workflow_scripts" / f"{stage}.py").exists()],
-)
-def test_all_code_behind_a_stage_is_listed(stage: str) -> None:
-    behind = modules_behind(ROOT / "workflow_scripts" / f"{stage}.py")
-    assert "stages/" in str(behind) or stage == "train_prior"
-    known = {*listed(stage), *NEUTRAL, *NOT_RUN.get(stage, ())}
-    assert sorted(name for name in behind if not is_among(name, known)) == []
-
-
-# ---- digests of stages, on a copy of the package
+# ---- digests of rules, on a copy of the package
 
 
 @pytest.fixture
@@ -170,7 +153,7 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The package at a place where it may be edited."""
     package = tmp_path / "conffusion"
     shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(module, "PACKAGE", package)
+    monkeypatch.setattr("conffusion.pipeline.code_digest.PACKAGE", package)
     return package
 
 
@@ -178,65 +161,47 @@ def edit(file: Path, old: str, new: str) -> None:
     text = file.read_text()
     assert old in text
     file.write_text(text.replace(old, new, 1))
-    code_digest.cache_clear()
 
 
 def all_digests() -> dict[str, str]:
-    return {stage: stage_digest(stage) for stage in STAGE_CODE}
+    return code_versions(SCRIPTS, "no/record.json", keep=False)
 
 
-def changed_stages(before: dict[str, str]) -> set[str]:
-    return {stage for stage, digest in all_digests().items() if digest != before[stage]}
+def changed_rules(before: dict[str, str]) -> set[str]:
+    return {rule for rule, digest in all_digests().items() if digest != before[rule]}
 
 
-def test_edit_concerns_the_stages_that_list_the_file(copied: Path) -> None:
+def test_every_script_has_a_digest() -> None:
+    assert set(all_digests()) == {script.stem for script in SCRIPTS.glob("*.py")}
+
+
+def test_edit_concerns_the_rules_that_use_the_code(copied: Path) -> None:
     before = all_digests()
     edit(copied / "models" / "schedules.py", "MAX_BETA = 0.999", "MAX_BETA = 0.99")
-    users = {stage for stage, entries in STAGE_CODE.items() if "models/schedules.py" in entries}
-    assert changed_stages(before) == users
-    assert {"sample_variants", "finetune_method"} <= users
-    assert not {"split_images", "calibrate_method", "report"} & users
+    changed = changed_rules(before)
+    assert {"sample_variants", "finetune_method", "predict_bounds", "train_prior"} <= changed
+    assert not {"split_images", "prepare_images", "calibrate_method", "evaluate_method", "tabulate_task"} & changed
 
 
-def test_new_file_in_a_listed_folder_counts(copied: Path) -> None:
-    before = all_digests()
-    (copied / "data" / "more.py").write_text("X = 1\n")
-    assert "split_images" in changed_stages(before)
-
-
-def test_docstring_edit_concerns_no_stage(copied: Path) -> None:
+def test_edit_of_words_concerns_no_rule(copied: Path) -> None:
     before = all_digests()
     edit(copied / "models" / "schedules.py", '"""Noise schedules of', '"""Schedules of noise of')
-    assert changed_stages(before) == set()
+    edit(copied / "errors.py", "class ConffusionError(Exception):", "class ConffusionError(Exception):\n    x = 1")
+    assert changed_rules(before) == set()
 
 
-def test_versions_follow_the_code(copied: Path, tmp_path: Path) -> None:
-    record = tmp_path / "code.json"
-    before = code_versions(record, keep=False)
-    assert before == all_digests()
-    write_code_versions(record, before)
-    edit(copied / "models" / "schedules.py", "MAX_BETA = 0.999", "MAX_BETA = 0.99")
-    assert code_versions(record, keep=False) == all_digests() != before
-
-
-def test_older_results_can_be_kept_with_a_warning(
+def test_versions_follow_the_code_unless_older_results_are_kept(
     copied: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     record = tmp_path / "code.json"
-    assert code_versions(record, keep=True) == all_digests()  # nothing older is known
     before = all_digests()
-    older = {**before, "a_stage_of_yore": "0"}
-    del older["report"]
-    write_code_versions(record, older)
+    assert code_versions(SCRIPTS, record, keep=True) == before  # nothing older is known
+    write_code_versions(record, {**before, "a_former_rule": "0"})
+    assert code_versions(SCRIPTS, record, keep=True) == before
+    assert caplog.records == []
     edit(copied / "models" / "schedules.py", "MAX_BETA = 0.999", "MAX_BETA = 0.99")
-    assert code_versions(record, keep=True) == before
+    assert code_versions(SCRIPTS, record, keep=False) == all_digests() != before
+    assert code_versions(SCRIPTS, record, keep=True) == before
     (warning,) = [entry.message for entry in caplog.records if entry.levelname == "WARNING"]
     assert "ignore_code_changes" in warning
     assert "sample_variants" in warning and "split_images" not in warning
-
-
-def test_nothing_is_said_while_the_code_is_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    record = tmp_path / "code.json"
-    write_code_versions(record, all_digests())
-    assert code_versions(record, keep=True) == all_digests()
-    assert caplog.records == []

@@ -1,6 +1,7 @@
 """Atomic files: complete or absent, whatever interrupts the writer."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -54,6 +55,38 @@ def test_folder_replaces_a_folder(tmp_path: Path) -> None:
             temporary.mkdir()
             (temporary / generation).write_text(generation)
     assert [path.name for path in final.iterdir()] == ["second"]
+
+
+def test_content_is_on_the_disk_before_its_name_and_the_name_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut must not leave a name without its content, or lose a name that was reported as written."""
+    events: list[tuple[str, str]] = []
+    fsync, replace = os.fsync, os.replace
+
+    def noting_fsync(descriptor: int) -> None:
+        inode = os.fstat(descriptor).st_ino
+        (path,) = (path for path in [tmp_path, *tmp_path.rglob("*")] if path.stat().st_ino == inode)
+        events.append(("flushed", path.relative_to(tmp_path).as_posix()))
+        fsync(descriptor)
+
+    def noting_replace(source: Path, target: Path) -> None:
+        events.append(("renamed", Path(target).relative_to(tmp_path).as_posix()))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", noting_fsync)
+    monkeypatch.setattr(os, "replace", noting_replace)
+    with atomic_path(tmp_path / "a.txt") as temporary:
+        temporary.write_text("content")
+    assert events == [("flushed", temporary.name), ("renamed", "a.txt"), ("flushed", ".")]
+
+    events.clear()
+    with atomic_path(tmp_path / "store") as temporary:
+        (temporary / "deep").mkdir(parents=True)
+        (temporary / "deep" / "part").write_text("content")
+    before, after = events[: events.index(("renamed", "store"))], events[events.index(("renamed", "store")) + 1 :]
+    assert {name for _, name in before} == {f"{temporary.name}{part}" for part in ("", "/deep", "/deep/part")}
+    assert after == [("flushed", ".")]
 
 
 def test_remains_of_an_earlier_attempt_are_not_mixed_in(tmp_path: Path) -> None:

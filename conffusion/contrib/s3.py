@@ -22,10 +22,8 @@ from conffusion.store.files import write_text
 if TYPE_CHECKING:
     from obstore.store import S3Store
 
-SCHEME = "s3://"
 
-
-class Bucket:
+class S3Backend:
     """The objects below `s3://bucket/prefix`; `journal` is needed to write them."""
 
     def __init__(self, url: str, journal: Path | None = None) -> None:
@@ -106,12 +104,15 @@ class Bucket:
         return self._journal.read_text(encoding="utf-8").split()
 
 
-def new_bucket(url: str, manifest: Path) -> Bucket:
+backend = S3Backend  # of a store that exists, as `conffusion.store.backends` calls it
+
+
+def new_backend(url: str, manifest: Path) -> S3Backend:
     """A fresh prefix below `url` for the store of a manifest, named after the manifest's path."""
     parts = (manifest if not manifest.is_absolute() else Path(manifest.name)).with_suffix("").parts
     name = "/".join(part for part in parts if part not in ("..", "."))
     journal = manifest.with_name(f".{manifest.stem}.attempts")
-    return Bucket(f"{url.rstrip('/')}/{name}.{uuid.uuid4().hex}.zarr", journal)
+    return S3Backend(f"{url.rstrip('/')}/{name}.{uuid.uuid4().hex}.zarr", journal)
 
 
 @contextmanager
@@ -120,7 +121,7 @@ def translate_bucket_errors(url: str, verb: str = "written") -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not isinstance(error, (OSError, *bucket_errors())):
+        if not isinstance(error, (OSError, *read_errors())):
             raise
         raise StoreError(
             f"{url}: cannot be {verb} ({str(error).splitlines()[0]}); check the bucket's name, AWS_ENDPOINT_URL, "
@@ -128,7 +129,7 @@ def translate_bucket_errors(url: str, verb: str = "written") -> Iterator[None]:
         ) from error
 
 
-def bucket_errors() -> tuple[type[Exception], ...]:
+def read_errors() -> tuple[type[Exception], ...]:
     """What reading from a bucket may raise; none where the extra s3 is not installed."""
     try:
         from obstore.exceptions import BaseError
