@@ -14,7 +14,7 @@ import numpy as np
 
 from conffusion.calibration.families import Family, Shape
 from conffusion.calibration.guarantee import Guarantee
-from conffusion.calibration.rules import RULES
+from conffusion.calibration.risk_bounds import BOUNDS
 from conffusion.core.arrays import ArrayLike, FloatArray, as_numpy, check_same_shape
 from conffusion.core.choices import FAMILIES, UNITS, BoundName, UnitName
 from conffusion.errors import ConfigError, StoreError
@@ -216,7 +216,7 @@ _TYPES: Mapping[str, type] = {
     "unit": str,
     "n_images": int,
 }
-_CHOICES: Mapping[str, Collection[str]] = {"ucb": RULES, "unit": UNITS, "scaling": FAMILIES}
+_CHOICES: Mapping[str, Collection[str]] = {"ucb": BOUNDS, "unit": UNITS, "scaling": FAMILIES}
 _FACTS = tuple(field.name for field in fields(CalibrationRecord) if field.name != "calibration")
 _ALWAYS_WRITTEN = ("split", "selected_on", "checkpoint_step")
 

@@ -166,17 +166,18 @@ def _predict(options: argparse.Namespace) -> str:
 
 
 def _calibrate(options: argparse.Namespace) -> str:
-    from conffusion.inference.commands import Level, calibrate_arrays, calibrate_package
+    from conffusion.calibration import CalibrationOptions
+    from conffusion.inference.commands import calibrate_arrays, calibrate_package
 
     show_progress()
-    level = Level(options.alpha, options.delta, options.ucb or RECOMMENDED_BOUND)
+    asked = CalibrationOptions(options.alpha, options.delta, options.scaling, options.ucb)
     if _has_arrays(options):
-        return calibrate_arrays(_arrays(options), level, options.output, scaling=options.scaling)
+        return calibrate_arrays(_arrays(options), asked, options.output)
     predictor = _predictor(options)
     reader = _reader(options, predictor, options.images, _needed_targets(options))
     description = options.description or f"pairs from {', '.join(map(str, options.targets))}"
     return calibrate_package(
-        predictor, reader, level, options.output, description=description, licence=licence_text(options)
+        predictor, reader, asked, options.output, description=description, licence=licence_text(options)
     )
 
 

@@ -14,31 +14,23 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
 
 from conffusion import __version__
-from conffusion.calibration import Calibration, calibrate
-from conffusion.calibration.rules import finite_sample_rule
-from conffusion.calibration.scaling import get_scaling
-from conffusion.calibration.ucb import check_level
+from conffusion.calibration import Calibration, CalibrationOptions
+from conffusion.calibration.procedure import calibrate_images
+from conffusion.calibration.risk_bounds import finite_sample_bound
 from conffusion.core.arrays import ArrayLike
 from conffusion.core.choices import (
     DEFAULT_ALPHA,
     DEFAULT_DELTA,
     DEFAULT_SCALING,
-    ORDER_SEED,
-    RECOMMENDED_BOUND,
     BoundName,
 )
 from conffusion.errors import ConfigError, PackageError, StoreError
 from conffusion.evaluation.drift import Drift
+from conffusion.evaluation.verdicts import MeasuredRisk, calibration_verdict, evaluation_verdict, measure_risk
 from conffusion.inference.bounds_on_disk import calibrated_losses, temporary_bounds
 from conffusion.inference.evidence import Evidence
 from conffusion.inference.interval import Interval
 from conffusion.inference.restoration_model import Pair, Quantiles, RestorationModel, restore_image, restore_pairs
-from conffusion.inference.verdicts import (
-    MeasuredRisk,
-    calibration_verdict,
-    evaluation_verdict,
-    measure_unit_risk,
-)
 from conffusion.store import atomic_path
 
 __all__ = ["CalibratedModel", "Evaluation", "Pair", "RestorationModel"]
@@ -138,9 +130,11 @@ class CalibratedModel:
             DataError: If a pair is no pair of image and truth in [0, 1], or the model returns NaN.
             CalibrationError: If no scale controls the risk; says how many images or groups would be needed.
         """
-        ucb = ucb or RECOMMENDED_BOUND
         levels = (alpha / 2, 1 - alpha / 2) if quantiles is None else (quantiles[0], quantiles[1])
-        _check_settings(alpha, delta, scaling, ucb, levels)
+        options = CalibrationOptions(alpha, delta, scaling, ucb)
+        finite_sample_bound(options.bound_name)
+        if not 0 <= levels[0] < levels[1] <= 1:
+            raise ConfigError(f"quantiles = {levels}: must be in order and lie in [0, 1]")
         place = Path(tempfile.gettempdir() if folder is None else folder)
         features, groups = [], []
         with temporary_bounds(place) as on_disk:
@@ -149,10 +143,7 @@ class CalibratedModel:
                 features.append(interval.features)
                 groups.append(pair.group)
             bounds = on_disk.labelled(_labels(groups))
-            calibration = calibrate(
-                bounds.lower, bounds.upper, bounds.target, mask=bounds.mask, groups=bounds.groups,
-                alpha=alpha, delta=delta, scaling=scaling, ucb=ucb, order_seed=ORDER_SEED,
-            )  # fmt: skip
+            calibration = calibrate_images(bounds, options)
             evidence = Evidence.of(calibrated_losses(bounds, calibration), features, bounds.groups)
         return cls(model, calibration, evidence, levels)
 
@@ -187,7 +178,7 @@ class CalibratedModel:
             features.append(uncalibrated.features)
             groups.append(pair.group)
         labels = _labels(groups)
-        measured = measure_unit_risk(np.array(losses), labels)
+        measured = measure_risk(np.array(losses), labels)
         drift = self.evidence.drift(np.array(features), labels)
         verdict = evaluation_verdict(measured, self.calibration.alpha, drift.warning())
         return Evaluation(measured, float(np.mean(sizes)), drift, verdict)
@@ -225,15 +216,6 @@ class CalibratedModel:
             raise PackageError(
                 f"{path}: cannot be read as a calibrated model ({error}); make it with CalibratedModel.save"
             ) from error
-
-
-def _check_settings(alpha: float, delta: float, scaling: str, ucb: BoundName, quantiles: Quantiles) -> None:
-    check_level("alpha", alpha)
-    check_level("delta", delta)
-    get_scaling(scaling)
-    finite_sample_rule(ucb)
-    if not 0 <= quantiles[0] < quantiles[1] <= 1:
-        raise ConfigError(f"quantiles = {quantiles}: must be in order and lie in [0, 1]")
 
 
 def _labels(groups: Sequence[Any]) -> NDArray[np.str_] | None:

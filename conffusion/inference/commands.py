@@ -2,23 +2,21 @@
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from conffusion.calibration import Calibration, calibrate
+from conffusion.calibration.procedure import CalibrationOptions, calibrate_images
 from conffusion.calibration.record import CalibrationRecord, write_calibration
-from conffusion.calibration.rules import finite_sample_rule
+from conffusion.calibration.risk_bounds import finite_sample_bound
 from conffusion.calibration.scaling import get_scaling
-from conffusion.calibration.ucb import check_level
-from conffusion.calibration.units import group_index, group_means
-from conffusion.core.arrays import FloatArray, GroupLabels
-from conffusion.core.choices import DEFAULT_ALPHA, DEFAULT_DELTA, ORDER_SEED, RECOMMENDED_BOUND, BoundName
+from conffusion.calibration.units import unit_means
 from conffusion.core.labelled_bounds import LabelledBounds
 from conffusion.core.progress import Progress
 from conffusion.evaluation.diagnostics import RiskCurve, risk_curve
+from conffusion.evaluation.verdicts import calibration_verdict, evaluation_verdict, measure_risk
 from conffusion.inference.bounds_on_disk import calibrated_losses, temporary_bounds
 from conffusion.inference.evidence import Evidence
 from conffusion.inference.model_file import write_package
@@ -26,7 +24,6 @@ from conffusion.inference.package import CalibratedOn
 from conffusion.inference.pictures import draw_risk_curve
 from conffusion.inference.predictor import Predictor
 from conffusion.inference.reader import Reader
-from conffusion.inference.verdicts import calibration_verdict, evaluation_verdict, measure_unit_risk
 from conffusion.inference.writer import ATYPICAL, PredictionWriter, kinds_of_warnings
 from conffusion.metrics import evaluate, image_losses
 from conffusion.store import write_json, write_text
@@ -34,28 +31,6 @@ from conffusion.store import write_json, write_text
 MODEL, CALIBRATION, METRICS, VERDICT = "model.conffusion", "calibration.json", "metrics.json", "verdict.md"
 CURVE, FIGURE = "risk_curve.csv", "risk_curve.png"
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Level:
-    """What is to be guaranteed.
-
-    Attributes:
-        alpha: Risk level, in (0, 1).
-        delta: Error level, in (0, 1).
-        ucb: Bound; one that holds for any number of units.
-    Raises:
-        ConfigError: If nothing can be guaranteed at it.
-    """
-
-    alpha: float = DEFAULT_ALPHA
-    delta: float = DEFAULT_DELTA
-    ucb: BoundName = RECOMMENDED_BOUND
-
-    def __post_init__(self) -> None:
-        check_level("alpha", self.alpha)
-        check_level("delta", self.delta)
-        finite_sample_rule(self.ucb)
 
 
 def predict_images(
@@ -88,7 +63,13 @@ def predict_images(
 
 
 def calibrate_package(
-    predictor: Predictor, reader: Reader, level: Level, output: str | Path, *, description: str, licence: str
+    predictor: Predictor,
+    reader: Reader,
+    options: CalibrationOptions,
+    output: str | Path,
+    *,
+    description: str,
+    licence: str,
 ) -> str:
     """Find lambda_hat on pairs and write the model with it: `model.conffusion` and what tells how it came about.
 
@@ -98,7 +79,7 @@ def calibrate_package(
     Args:
         predictor: The model; the set family stays, its scale is found anew.
         reader: Images with truths; put into a random order that depends on the seed and their names.
-        level: What is to be guaranteed.
+        options: What is to be guaranteed, by a bound that holds for any number of units; the set family is the model's.
         output: Folder to write.
         description: Of the images, for the model card.
         licence: Text of the licence of the new package.
@@ -108,8 +89,10 @@ def calibrate_package(
         CalibrationError: If no scale controls the risk; says how many images or groups would be needed.
         DataError: If an image is damaged or does not fit its truth.
     """
+    finite_sample_bound(options.bound_name)
     output, package, reader = Path(output), predictor.package, reader.shuffled()
     family, features, shapes, warnings = package.calibration.family, [], [], []
+    options = replace(options, scaling=family.scaling.name)
     with temporary_bounds(output) as on_disk:
         for item, interval in _counted(predictor.map_uncalibrated(reader), "predicting pairs", len(reader)):
             on_disk.append(item.name, interval, item.truth)
@@ -117,7 +100,7 @@ def calibrate_package(
             shapes.append(interval.lower.shape)
             warnings.append(item.warnings)
         bounds = on_disk.labelled(reader.groups)
-        found, curve = _calibrate(bounds, family.scaling.name, level)
+        found, curve = calibrate_images(bounds, options), risk_curve(bounds, options)
         losses = calibrated_losses(bounds, found)
         before = calibrated_losses(bounds, replace(found, lambda_hat=package.calibration.lambda_hat))
     calibration = replace(found, scaling=family.name, shape=family.shape)
@@ -134,27 +117,27 @@ def calibrate_package(
     new = package.recalibrated(calibration, on, evidence, bfloat16=predictor.bfloat16)
     write_package(new, output / MODEL, licence)
     kinds = kinds_of_warnings(warnings)
-    verdict = calibration_verdict(calibration, _unit_mean(before, reader.groups), package.calibration)
+    verdict = calibration_verdict(calibration, float(unit_means(before, reader.groups).mean()), package.calibration)
     record = CalibrationRecord(
         calibration, package=new.record.name, model_sha256=new.weights_sha256, warnings=kinds or None
     )
     return _write_calibration(output, record, curve, _with_warnings(verdict, kinds))
 
 
-def calibrate_arrays(bounds: LabelledBounds, level: Level, output: str | Path, *, scaling: str) -> str:
+def calibrate_arrays(bounds: LabelledBounds, options: CalibrationOptions, output: str | Path) -> str:
     """Find lambda_hat for bounds made by any method.
 
     Args:
         bounds: Of images of one size, and their truth.
-        level: What is to be guaranteed.
+        options: What is to be guaranteed, by a bound that holds for any number of units.
         output: Folder to write.
-        scaling: "multiplicative", "additive" or "interval".
     Returns:
         The verdict, in words.
     Raises:
         CalibrationError: If no scale controls the risk; says how many images or groups would be needed.
     """
-    calibration, curve = _calibrate(bounds, scaling, level)
+    finite_sample_bound(options.bound_name)
+    calibration, curve = calibrate_images(bounds, options), risk_curve(bounds, options)
     verdict = calibration_verdict(calibration)
     return _write_calibration(Path(output), CalibrationRecord(calibration), curve, verdict)
 
@@ -226,16 +209,6 @@ def _counted(results: Iterable[T], label: str, total: int) -> Iterator[T]:
         progress.update()
 
 
-def _calibrate(bounds: LabelledBounds, scaling: str, level: Level) -> tuple[Calibration, RiskCurve]:
-    values = bounds.lower, bounds.upper, bounds.target
-    options: dict[str, Any] = {**asdict(level), "scaling": scaling, "groups": bounds.groups, "order_seed": ORDER_SEED}
-    return calibrate(*values, mask=bounds.mask, **options), risk_curve(*values, bounds.mask, **options)
-
-
-def _unit_mean(losses: FloatArray, groups: GroupLabels | None) -> float:
-    return float((losses if groups is None else group_means(losses, group_index(groups, len(losses)))).mean())
-
-
 def _write_calibration(output: Path, record: CalibrationRecord, curve: RiskCurve, verdict: str) -> str:
     rows = zip(curve.lambdas, curve.risk, curve.risk_ucb, curve.size_mean, strict=True)
     lines = ["lambda,risk,risk_ucb,interval_size_mean", *(",".join(f"{value:.9g}" for value in row) for row in rows)]
@@ -249,7 +222,7 @@ def _write_calibration(output: Path, record: CalibrationRecord, curve: RiskCurve
 def _judge(bounds: LabelledBounds, alpha: float, drift_warning: str | None = None) -> tuple[str, dict[str, Any]]:
     values = bounds.lower, bounds.upper, bounds.target, bounds.mask
     losses, sizes = image_losses(*values)
-    measured = measure_unit_risk(losses, bounds.groups)
+    measured = measure_risk(losses, bounds.groups)
     whole = evaluate(*values)
     metrics = {
         "alpha": alpha,

@@ -12,7 +12,7 @@ from conffusion.calibration import Family, calibrate
 from conffusion.calibration.families import get_family
 from conffusion.calibration.fitting import fit_family
 from conffusion.calibration.pixels import open_pixels
-from conffusion.calibration.rules import RULES, Level
+from conffusion.calibration.risk_bounds import BOUNDS, Level
 from conffusion.calibration.scaling import SCALINGS
 from conffusion.errors import CalibrationError, ConfigError, DataError, ShapeError
 from conffusion.evaluation.validity import loss_curves
@@ -130,10 +130,10 @@ def test_a_set_that_clamping_throws_on_the_truth_counts_as_a_miss():
 
 def brute_force(values, images, ucb, alpha, delta):
     """(lambda_hat, losses) by trying every finite critical value from the top down, or None."""
-    rule, counts, best = RULES[ucb], np.bincount(images), None
+    bound, counts, best = BOUNDS[ucb], np.bincount(images), None
     for scale in np.unique(values[np.isfinite(values)])[::-1]:
         losses = np.bincount(images[values > scale], minlength=len(counts)) / counts
-        if rule.bound(losses, Level(alpha, delta, len(losses))) > alpha + 1e-12:
+        if bound.value(losses, Level(alpha, delta, len(losses))) > alpha + 1e-12:
             break
         best = scale, losses
     return best

@@ -8,7 +8,7 @@ import zarr
 from conffusion.calibration import Family, attainable_risk, calibrate, choose_family, fit_family
 from conffusion.calibration import fitting as fitting_module
 from conffusion.calibration.fitting import image_weights
-from conffusion.calibration.rules import RULES, Level
+from conffusion.calibration.risk_bounds import BOUNDS, Level
 from conffusion.errors import CalibrationError, ConfigError, DataError, ShapeError
 from tests import synthetic_families
 
@@ -177,12 +177,12 @@ def test_plain_scaling_needs_no_fit():
 def test_attainable_risk_just_passes(ucb, scale):
     """Whatever the scale at which the losses are given."""
     losses = scale * np.random.default_rng(0).beta(9, 91, 200)
-    asked, rule = Level(0.1, 0.1, 200), RULES[ucb]
+    asked, bound = Level(0.1, 0.1, 200), BOUNDS[ucb]
     risk = attainable_risk(losses, n=asked.n, alpha=asked.alpha, delta=asked.delta, ucb=ucb)
     assert 0 < risk < 0.1
     factor = risk / losses.mean()
-    assert rule.would_pass(losses * factor * (1 - 1e-9), asked)
-    assert not rule.would_pass(losses * factor * (1 + 1e-6), asked)
+    assert bound.would_pass(losses * factor * (1 - 1e-9), asked)
+    assert not bound.would_pass(losses * factor * (1 + 1e-6), asked)
 
 
 def test_attainable_risk_comes_closer_to_alpha_with_more_units():

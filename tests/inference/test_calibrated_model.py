@@ -68,19 +68,19 @@ def test_an_interval_is_the_model_s_bounds_scaled(calibrated: CalibratedModel) -
     assert interval.contains(target).mean() > 0.8 and 0 < interval.image_p_value <= 1
 
 
-def test_images_of_many_sizes_are_judged_as_promised(calibrated: CalibratedModel) -> None:
+def test_images_of_many_sizes_are_judged(calibrated: CalibratedModel) -> None:
     evaluation = calibrated.evaluate(pairs(80, seed=2))
     intervals = [(calibrated(image), target) for image, target in pairs(80, seed=2)]
     risks = [interval.risk(target) for interval, target in intervals]
     assert evaluation.measured.risk == pytest.approx(np.mean(risks)) and evaluation.measured.n == 80
     assert evaluation.interval_size_mean == pytest.approx(np.mean([interval.size_mean for interval, _ in intervals]))
-    assert evaluation.measured.risk < 0.1 and "Kept on these images" in evaluation.verdict
+    assert evaluation.measured.risk < 0.1 and "Risk controlled on these images" in evaluation.verdict
     assert evaluation.drift.p_value > 0.01 and evaluation.drift.n_new == 80
 
 
-def test_images_unlike_those_of_the_calibration_break_it_and_are_noticed(calibrated: CalibratedModel) -> None:
+def test_images_unlike_those_of_the_calibration_violate_it_and_are_noticed(calibrated: CalibratedModel) -> None:
     evaluation = calibrated.evaluate((image * 0.3 + 0.1, target) for image, target in pairs(60, seed=3))
-    assert "BROKEN" in evaluation.verdict and "drift test" in evaluation.verdict
+    assert "VIOLATED" in evaluation.verdict and "drift test" in evaluation.verdict
     assert evaluation.drift.p_value < 0.01
 
 
@@ -119,7 +119,7 @@ def test_a_model_without_bounds_gets_intervals_of_one_width() -> None:
     expected = (image + reach).clip(0, 1) - (image - reach).clip(0, 1)
     np.testing.assert_allclose(plain(image).size, expected, atol=1e-6)
     assert plain(image).estimate_kind == "midpoint"
-    with pytest.raises(CalibrationError, match="mend bounds or targets"):
+    with pytest.raises(CalibrationError, match="bounds or targets"):
         CalibratedModel.calibrate(lambda image: (image, image), pairs(25), scaling="interval")
 
 
@@ -184,7 +184,7 @@ def test_what_was_saved_predicts_the_same(calibrated: CalibratedModel, tmp_path:
     np.testing.assert_array_equal(after.lower, before.lower)
     np.testing.assert_array_equal(after.upper, before.upper)
     assert after.image_p_value == before.image_p_value and loaded.calibration == calibrated.calibration
-    assert loaded.verdict == calibrated.verdict and "on average at most 10%" in loaded.verdict
+    assert loaded.verdict == calibrated.verdict and "at most 10 % of the true pixel values" in loaded.verdict
 
 
 def test_damaged_and_strange_files_are_refused(calibrated: CalibratedModel, tmp_path: Path) -> None:

@@ -10,11 +10,10 @@ import tifffile
 import zarr
 
 from conffusion import Predictor
-from conffusion.calibration import calibrate
+from conffusion.calibration import CalibrationOptions, calibrate
 from conffusion.errors import CalibrationError, ConfigError, DataError
 from conffusion.inference.arrays import read_arrays
 from conffusion.inference.commands import (
-    Level,
     calibrate_arrays,
     calibrate_package,
     evaluate_arrays,
@@ -25,7 +24,7 @@ from conffusion.inference.reader import Reader, ReadingOptions, open_reader
 from conffusion.inference.writer import image_warnings
 from tests.inference.conftest import write_images
 
-LEVEL = Level(alpha=0.3, delta=0.3)
+OPTIONS = CalibrationOptions(alpha=0.3, delta=0.3)
 
 
 def pairs(predictor: Predictor, folder: Path, pattern: str | None = None) -> Reader:
@@ -34,7 +33,7 @@ def pairs(predictor: Predictor, folder: Path, pattern: str | None = None) -> Rea
 
 def calibrated(predictor: Predictor, folder: Path, output: Path, pattern: str | None = None) -> str:
     reader = pairs(predictor, folder, pattern)
-    return calibrate_package(predictor, reader, LEVEL, output, description="own", licence="")
+    return calibrate_package(predictor, reader, OPTIONS, output, description="own", licence="")
 
 
 @pytest.mark.parametrize("pattern", [None, r"\d(\d)"])
@@ -59,7 +58,10 @@ def test_the_scale_is_that_of_the_whole_images(enlarging: Predictor, tmp_path: P
     assert model.package.record.calibrated_on.largest == (16, 24)
     losses = [interval.risk(item.truth) for item, interval in model.map(reader)]
     np.testing.assert_allclose(model.package.evidence.losses, losses, atol=1e-6)
-    assert f"Calibrated on {expected.n}" in verdict and "With the scale that the model came with" in verdict
+    assert (
+        f"draw of the {expected.n} calibration {expected.unit}s" in verdict
+        and "With the scale that the model came with" in verdict
+    )
     assert json.loads((tmp_path / "out" / "calibration.json").read_text())["lambda_hat"] == expected.lambda_hat
     assert (tmp_path / "out" / "risk_curve.csv").read_text().startswith("lambda,risk,risk_ucb,interval_size_mean\n")
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
@@ -77,7 +79,7 @@ def test_a_recalibrated_model_is_evaluated_on_other_images(enlarging: Predictor,
     risks = [json.loads((tmp_path / "eval" / f"{k:02d}" / "interval.json").read_text())["risk"] for k in range(20)]
     assert metrics["risk"] == pytest.approx(np.mean(risks), abs=1e-6) and metrics["n"] == 20
     assert metrics["risk"] < 0.35 and metrics["drift"]["p_value"] > 0.01
-    assert "promised: at most 30%" in verdict
+    assert "allowed: at most 30 %" in verdict
     assert (tmp_path / "eval" / "03" / "target.png").is_file()
 
 
@@ -143,9 +145,9 @@ def test_warnings_about_values_reach_every_statement(enlarging: Predictor, tmp_p
 
 def test_too_few_pairs_say_how_many_are_needed(enlarging: Predictor, tmp_path: Path) -> None:
     write_images(tmp_path / "in", ["a.png", "b.png"], side=16)
-    reader = pairs(enlarging, tmp_path / "in")
+    reader, strict = pairs(enlarging, tmp_path / "in"), CalibrationOptions(0.05, 0.05)
     with pytest.raises(CalibrationError, match="images would be needed"):
-        calibrate_package(enlarging, reader, Level(0.05, 0.05), tmp_path / "out", description="", licence="")
+        calibrate_package(enlarging, reader, strict, tmp_path / "out", description="", licence="")
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -167,21 +169,21 @@ def save(folder: Path, arrays: dict[str, np.ndarray]) -> dict[str, Path]:
 def test_bounds_of_any_method_are_calibrated_and_judged(tmp_path: Path) -> None:
     arrays = made_up()
     opened = read_arrays(**save(tmp_path, arrays))
-    verdict = calibrate_arrays(opened, Level(), tmp_path / "out", scaling="interval")
+    verdict = calibrate_arrays(opened, CalibrationOptions(), tmp_path / "out")
     expected = calibrate(*arrays.values(), alpha=0.1, delta=0.1, scaling="interval", ucb="star", order_seed=0)
     found = json.loads((tmp_path / "out" / "calibration.json").read_text())
-    assert found["lambda_hat"] == expected.lambda_hat and "Calibrated on 80 images" in verdict
+    assert found["lambda_hat"] == expected.lambda_hat and "80 calibration images" in verdict
     fresh = made_up()
     verdict = evaluate_arrays(opened, 0.1, tmp_path / "eval", scaling="interval", lambda_hat=found["lambda_hat"])
     metrics = json.loads((tmp_path / "eval" / "metrics.json").read_text())
-    assert metrics["risk"] == pytest.approx(expected.risk) and "Kept on these images" in verdict
+    assert metrics["risk"] == pytest.approx(expected.risk) and "Risk controlled on these images" in verdict
     assert fresh.keys() == arrays.keys()
 
 
-def test_a_broken_promise_is_called_broken(tmp_path: Path) -> None:
+def test_a_violated_risk_is_called_so(tmp_path: Path) -> None:
     opened = read_arrays(**save(tmp_path, made_up()))
     verdict = evaluate_arrays(opened, 0.1, tmp_path / "eval", scaling="interval", lambda_hat=None)
-    assert "BROKEN" in verdict
+    assert "VIOLATED" in verdict
 
 
 def test_unsuitable_arrays_are_refused(tmp_path: Path) -> None:
@@ -205,9 +207,16 @@ def test_unsuitable_arrays_are_refused(tmp_path: Path) -> None:
         read_arrays(**paths, group_csv=tmp_path / "g.csv")
 
 
-def test_only_bounds_that_hold_are_promised() -> None:
-    for ucb in ("clt", "official", "conformal_risk_control"):
-        with pytest.raises(ConfigError, match="must hold for any number of units"):
-            Level(ucb=ucb)
-    with pytest.raises(ConfigError, match="alpha"):
-        Level(alpha=1.5)
+@pytest.mark.parametrize("ucb", ["clt", "official", "conformal_risk_control"])
+def test_only_bounds_that_hold_for_any_number_of_units_calibrate(
+    enlarging: Predictor, tmp_path: Path, ucb: str
+) -> None:
+    options = CalibrationOptions(ucb=ucb)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="must hold for any number of units"):
+        calibrate_arrays(read_arrays(**save(tmp_path, made_up())), options, tmp_path / "out")
+    write_images(tmp_path / "in", ["a.png"], side=16)
+    with pytest.raises(ConfigError, match="must hold for any number of units"):
+        calibrate_package(
+            enlarging, pairs(enlarging, tmp_path / "in"), options, tmp_path / "out", description="", licence=""
+        )
+    assert not (tmp_path / "out").exists()

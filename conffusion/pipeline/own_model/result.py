@@ -6,16 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
-from conffusion.calibration.record import read_calibration
+from conffusion.calibration import CalibrationOptions, read_calibration
 from conffusion.data.splits import groups_of
+from conffusion.evaluation.verdicts import evaluation_verdict, measure_risk
 from conffusion.images.listing import list_images, output_names
-from conffusion.inference.commands import MODEL, Level, calibrate_package, evaluate_package
+from conffusion.inference.commands import MODEL, calibrate_package, evaluate_package
 from conffusion.inference.from_run import package_run
 from conffusion.inference.model_file import read_package, write_package
 from conffusion.inference.package import Package
 from conffusion.inference.predictor import Predictor
 from conffusion.inference.reader import Reader, open_reader
-from conffusion.inference.verdicts import evaluation_verdict, measure_unit_risk
 from conffusion.metrics import image_losses
 from conffusion.pipeline.own_model.planning import OwnModel
 from conffusion.pipeline.own_model.running import run_workflow
@@ -62,10 +62,10 @@ def make(model: OwnModel, licence: str) -> Outcome:
 def _on_whole_images(model: OwnModel, package: Package, licence: str) -> tuple[Package, str]:
     """Calibrate and judge predictions of whole images, which are put together from tiles."""
     request, folder = model.request, model.run_folder / "whole_images"
-    level = Level(request.alpha, request.delta, model.config.calibration.ucb)
+    options = CalibrationOptions(request.alpha, request.delta, ucb=model.config.calibration.ucb)
     description = f"whole images of {request.images.name}, split calibration of run {model.config.run}"
     calibrate_package(
-        Predictor(package, request.device, threads=request.cores), whole_images(model, package, "calibration"), level,
+        Predictor(package, request.device, threads=request.cores), whole_images(model, package, "calibration"), options,
         folder / "calibration", description=description, licence=licence,
     )  # fmt: skip
     package = read_package(folder / "calibration" / MODEL)
@@ -100,4 +100,4 @@ def _verdict(model: OwnModel) -> str:
     lower, upper = calibration.apply(bounds["lower"][:], bounds["upper"][:])
     losses, _ = image_losses(lower, upper, images["target"][:], images["mask"][:])
     groups = groups_of(model.run_folder / "splits.csv", images.image_ids)
-    return evaluation_verdict(measure_unit_risk(losses, groups), calibration.alpha)
+    return evaluation_verdict(measure_risk(losses, groups), calibration.alpha)

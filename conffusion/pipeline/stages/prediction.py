@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from conffusion.calibration import Family
 from conffusion.core.arrays import FloatArray
 from conffusion.core.device import Device
 from conffusion.core.progress import Progress
@@ -79,7 +80,7 @@ def _trace(
     for store in stores:
         lower, upper, _ = predict_store(predictor, store, seed, device)
         pairs.append(({"lower": lower, "upper": upper}, store))
-    return pool_curves(pairs, splits)
+    return pool_curves(pairs, splits, Family("multiplicative"))
 
 
 def predict_store(

@@ -21,7 +21,7 @@ from conffusion.calibration import (
 from conffusion.calibration.families import Family
 from conffusion.calibration.krcps import PixelGroups
 from conffusion.calibration.learn_then_test import learn_then_test
-from conffusion.calibration.promises import (
+from conffusion.calibration.guarantees import (
     EveryGroup,
     ImageQuantile,
     MeanRisk,
