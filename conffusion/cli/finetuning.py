@@ -29,7 +29,9 @@ def add(commands: Any) -> None:
         + ": checks everything, shows a plan with an estimate of time, asks, trains, calibrates, and "
         "measures the promise on images that took no part. The same command again goes on where it was interrupted.",
     )
-    command.add_argument("images", type=Path, help="folder, .zip or .tar of clean images: PNG, JPEG, TIFF, PGM, BMP")
+    command.add_argument(
+        "images", type=Path, help="folder, .zip or .tar of clean images: PNG, JPEG, TIFF, PGM, BMP, zarr"
+    )
     command.add_argument("--output", type=Path, required=True, help="file to write, ending in .conffusion")
     command.add_argument("--name", default="", help="what people shall call the model")
     _add_task(command)
@@ -68,6 +70,10 @@ def _add_images(command: argparse.ArgumentParser) -> None:
     group = command.add_mutually_exclusive_group()
     group.add_argument("--group-pattern", help="regular expression on file names; its part in brackets is the group")
     group.add_argument("--group-csv", type=Path, help="table with columns file, group")
+    command.add_argument(
+        "--value-range", type=float, nargs=2, metavar=("LOW", "HIGH"),
+        help="sample values that stand for black and white (default: by the type of the samples)",
+    )  # fmt: skip
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:
@@ -146,9 +152,18 @@ def _request(options: argparse.Namespace) -> "Request":
         images=options.images, task=task, degradation=checked_degradation(task, given), output=options.output,
         name=options.name, method=options.method, image_size=options.image_size, fit=options.fit,
         tile_size=options.tile_size, max_tiles=options.max_tiles, group_pattern=options.group_pattern,
-        group_csv=options.group_csv, alpha=options.alpha, delta=options.delta, steps=options.steps,
-        device=options.device, cores=options.cores,
+        group_csv=options.group_csv, value_range=_value_range(options), alpha=options.alpha, delta=options.delta,
+        steps=options.steps, device=options.device, cores=options.cores,
     )  # fmt: skip
+
+
+def _value_range(options: argparse.Namespace) -> tuple[float, float] | None:
+    if options.value_range is None:
+        return None
+    low, high = options.value_range
+    if not low < high:
+        raise ConfigError(f"--value-range {low:g} {high:g}: expected two numbers, LOW below HIGH")
+    return low, high
 
 
 def _check_numbers(options: argparse.Namespace) -> None:

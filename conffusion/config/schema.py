@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from conffusion.core.choices import PLAIN_FAMILIES, FamilyName, FiniteSampleBound, SolverName
 
@@ -47,6 +47,14 @@ class FolderSettings(Section):
     max_tiles_per_image: Count | None
     group_pattern: str | None
     group_csv: str | None
+    value_range: tuple[float, float] | None
+
+    @field_validator("value_range")
+    @classmethod
+    def _low_below_high(cls, value_range: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value_range is not None and not value_range[0] < value_range[1]:
+            raise ValueError("must be two numbers, the first below the second")
+        return value_range
 
 
 class DatasetSettings(Section):

@@ -17,6 +17,7 @@ from conffusion.core.labelled_bounds import LabelledBounds
 from conffusion.core.progress import Progress
 from conffusion.evaluation.diagnostics import RiskCurve, risk_curve
 from conffusion.evaluation.verdicts import calibration_verdict, evaluation_verdict, measure_risk
+from conffusion.images.image import kinds_of_warnings
 from conffusion.inference.bounds_on_disk import calibrated_losses, temporary_bounds
 from conffusion.inference.evidence import Evidence
 from conffusion.inference.model_file import write_package
@@ -24,7 +25,7 @@ from conffusion.inference.package import CalibratedOn
 from conffusion.inference.pictures import draw_risk_curve
 from conffusion.inference.predictor import Predictor
 from conffusion.inference.reader import Reader
-from conffusion.inference.writer import ATYPICAL, PredictionWriter, kinds_of_warnings
+from conffusion.inference.writer import ATYPICAL, PredictionWriter
 from conffusion.metrics import evaluate, image_losses
 from conffusion.store import write_json, write_text
 
@@ -91,14 +92,15 @@ def calibrate_package(
     """
     finite_sample_bound(options.bound_name)
     output, package, reader = Path(output), predictor.package, reader.shuffled()
-    family, features, shapes, warnings = package.calibration.family, [], [], []
+    family, features, shapes = package.calibration.family, [], []
+    warnings: list[str] = []
     options = replace(options, scaling=family.scaling.name)
     with temporary_bounds(output) as on_disk:
         for item, interval in _counted(predictor.map_uncalibrated(reader), "predicting pairs", len(reader)):
             on_disk.append(item.name, interval, item.truth)
             features.append(interval.features)
             shapes.append(interval.lower.shape)
-            warnings.append(item.warnings)
+            warnings += item.warnings
         bounds = on_disk.labelled(reader.groups)
         found, curve = calibrate_images(bounds, options), risk_curve(bounds, options)
         losses = calibrated_losses(bounds, found)
@@ -195,10 +197,7 @@ def evaluate_arrays(
 
 def warning_lines(kinds: Mapping[str, int], common: Iterable[str] = ()) -> list[str]:
     """Warnings for people: those of images with the number of these, and those that concern all."""
-    return [
-        *(f"{count} of the images: {text}" for text, count in kinds.items()),
-        *(f"WARNING: {text}" for text in common),
-    ]
+    return [f"WARNING: {text}" for text in (*(f"{n} of the images: {text}" for text, n in kinds.items()), *common)]
 
 
 def _counted(results: Iterable[T], label: str, total: int) -> Iterator[T]:

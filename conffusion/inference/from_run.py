@@ -77,6 +77,7 @@ def package_run(run: str | Path, task: str, method: str, protocol: str = "guaran
             smallest=(side, side),
             largest=(side, side),
             masks="centre" if built.has_mask else "none",
+            value_range=_value_range(config),
         ),
         provenance={
             "run": config.get("run"),
@@ -139,6 +140,13 @@ def _code_behind(images: SealedStore) -> dict[str, str]:
     if "function" not in degradation:
         return {}
     return {"corrupted_by": f"{Path(degradation['function']).name} (SHA-256 of the file `{degradation['sha256']}`)"}
+
+
+def _value_range(config: _RunSettings) -> tuple[float, float] | None:
+    """Sample values that stood for 0 and 1; None: by the type of the samples, as in runs of earlier versions."""
+    dataset = config.get("dataset")
+    given = dataset.get("folder", {}).get("value_range") if dataset["name"] == "folder" else None
+    return None if given is None else (given[0], given[1])
 
 
 def _sampling(config: _RunSettings) -> SamplingRecord:

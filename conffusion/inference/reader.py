@@ -75,6 +75,7 @@ class Item:
 class _Page:
     """One image of a file."""
 
+    path: Path
     file: ImageSequence
     number: int
 
@@ -205,7 +206,7 @@ def _pages(paths: Paths, options: ReadingOptions) -> dict[str, _Page]:
     for path, name in output_names(list_images(paths), paths).items():
         file = open_images(path, max_pixels=options.max_pixels, value_range=options.value_range)
         for number in range(len(file)):
-            pages[name if len(file) == 1 else f"{name}/{number:04d}"] = _Page(file, number)
+            pages[name if len(file) == 1 else f"{name}/{number:04d}"] = _Page(path, file, number)
     return pages
 
 
@@ -230,7 +231,7 @@ def _check_partners(corrupted: Mapping[str, _Page], truths: Mapping[str, _Page])
         alone = [name for name in ours if name not in theirs]
         if alone:
             raise DataError(
-                f"{ours[alone[0]].file.path}: has no {what} of the same name ({len(alone)} in all); images and truths "
+                f"{ours[alone[0]].path}: has no {what} of the same name ({len(alone)} in all); images and truths "
                 "are matched by their path below their folder, without the suffix"
             )
 
@@ -239,8 +240,7 @@ def _groups(pages: Mapping[str, _Page], options: ReadingOptions) -> npt.NDArray[
     if options.group_pattern is not None and options.group_csv is not None:
         raise DataError("give either --group-pattern or --group-csv, not both")
     files = [
-        (name.rpartition("/")[0] if len(page.file) > 1 else name) + page.file.path.suffix
-        for name, page in pages.items()
+        (name.rpartition("/")[0] if len(page.file) > 1 else name) + page.path.suffix for name, page in pages.items()
     ]  # relative to the common folder
     if options.group_pattern is not None:
         found = groups_by_pattern(

@@ -4,10 +4,9 @@ import csv
 import hashlib
 import io
 import json
-import re
 import time
-from collections import Counter
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ import numpy as np
 
 from conffusion import __version__
 from conffusion.errors import StoreError
+from conffusion.images.image import kinds_of_warnings
+from conffusion.images.listing import mark_results
 from conffusion.images.writing import write_like
 from conffusion.inference import RECORD, SUMMARY, TABLE
 from conffusion.inference.interval import Interval
@@ -64,6 +65,7 @@ class PredictionWriter:
             StoreError: If the disk refuses.
         """
         folder = self.folder / item.name
+        mark_results(folder)
         files = {
             name: write_like(item.original, folder / name, getattr(interval, name), rounding=rounding).name
             for name, rounding in _ROUNDING.items()
@@ -104,7 +106,7 @@ class PredictionWriter:
             "n_images": len(records),
             "interval_size_mean": float(np.mean([record["interval_size_mean"] for record in records])),
             "n_with_warnings": sum(map(bool, warnings)),
-            "kinds_of_warnings": kinds_of_warnings(warnings),
+            "kinds_of_warnings": kinds_of_warnings(chain.from_iterable(warnings)),
             **facts,
         }
         write_json(self.folder / SUMMARY, summary)
@@ -194,16 +196,6 @@ def image_warnings(package: Package, interval: Interval) -> list[str]:
             "guarantee, which is a mean over images like those, may not hold for such images"
         )
     return warnings
-
-
-def kinds_of_warnings(warnings: Iterable[Iterable[str]]) -> dict[str, int]:
-    """Number of images with each kind of warning; kinds differ by more than numbers, and the first stands for all."""
-    first: dict[str, str] = {}
-    counts: Counter[str] = Counter()
-    for of_image in warnings:
-        kinds = {re.sub(r"[\d.e-]+", "#", warning): warning for warning in of_image}
-        counts.update(first.setdefault(kind, warning) for kind, warning in kinds.items())
-    return dict(counts)
 
 
 def fingerprint(item: Item, package: Package) -> str:

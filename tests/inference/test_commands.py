@@ -1,6 +1,7 @@
 """Calibration and evaluation on one's own pairs and arrays: the numbers of `calibrate`, for images of any size."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -126,21 +127,26 @@ def test_a_recalibrated_model_has_the_guaranteed_protocol(enlarging: Predictor, 
 
 
 def test_warnings_about_values_reach_every_statement(enlarging: Predictor, tmp_path: Path) -> None:
-    """12 bits in 16: what is predicted, calibrated and evaluated is nearly black."""
-    for k in range(12):
-        pixels = np.random.default_rng(k).integers(0, 4096, (16, 16), dtype=np.uint16)
-        (tmp_path / "in").mkdir(exist_ok=True)
-        tifffile.imwrite(tmp_path / "in" / f"{k}.tif", pixels)
-    summary = predict_images(enlarging, pairs(enlarging, tmp_path / "in"), tmp_path / "p", pictures=False)
-    verdicts = {
-        "c/calibration.json": calibrated(enlarging, tmp_path / "in", tmp_path / "c"),
-        "e/metrics.json": evaluate_package(
-            enlarging, pairs(enlarging, tmp_path / "in"), tmp_path / "e", pictures=False
-        ),
-    }
+    """12 bits in 16, as truths and as images: a guarantee of almost black images would be worth nothing."""
+    truths, images, package = tmp_path / "truths", tmp_path / "images", enlarging.package
+    for folder, side in ((truths, 16), (images, 4)):
+        folder.mkdir()
+        for k in range(12):
+            values = np.random.default_rng(k).integers(0, 4096, (side, side), dtype=np.uint16)
+            tifffile.imwrite(folder / f"{k:02d}.tif", values)
+    expected = r"12 of the images: 16-bit values reach only \d+ of 65535; .* give --value-range 0 4095"
+    verdict = calibrated(enlarging, truths, tmp_path / "c")
+    assert re.search(expected, verdict) and (tmp_path / "c" / "verdict.md").read_text() == f"{verdict}\n"
+    assert list(json.loads((tmp_path / "c" / "calibration.json").read_text())["warnings"].values()) == [12]
+    verdict = evaluate_package(enlarging, open_reader(package, [images], [truths]), tmp_path / "e", pictures=False)
+    assert re.search(expected, verdict) and "12 of the images: truth: 16-bit values" in verdict
+    for file in ("metrics.json", "summary.json"):
+        kinds = json.loads((tmp_path / "e" / file).read_text())["kinds_of_warnings"]
+        assert sum("4095" in kind and count == 12 for kind, count in kinds.items()) == 2
+    summary = predict_images(enlarging, open_reader(package, [images], []), tmp_path / "p", pictures=False)
     assert any("4095" in kind and count == 12 for kind, count in summary["kinds_of_warnings"].items())
-    for file, verdict in verdicts.items():
-        assert "12 of the images: 16-bit values reach only" in verdict and "4095" in (tmp_path / file).read_text()
+    ranged = open_reader(package, [], [truths], ReadingOptions(value_range=(0, 4095)))
+    assert "WARNING" not in calibrate_package(enlarging, ranged, OPTIONS, tmp_path / "c", description="own", licence="")
 
 
 def test_too_few_pairs_say_how_many_are_needed(enlarging: Predictor, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from conffusion.inference.commands import predict_images
 from conffusion.inference.interval import Interval
 from conffusion.inference.package import Package
 from conffusion.inference.reader import ReadingOptions, open_reader
-from conffusion.inference.writer import image_warnings, kinds_of_warnings
+from conffusion.inference.writer import image_warnings
 from tests.inference.conftest import write_images
 
 
@@ -115,6 +115,14 @@ def test_results_below_the_input_folder_are_no_images(enlarging: Predictor, tmp_
     assert (again["n_images"], again["n_predicted_now"]) == (2, 0)
 
 
+def test_half_written_results_below_the_input_folder_are_no_images(enlarging: Predictor, tmp_path: Path) -> None:
+    write_images(tmp_path, ["a.png", "b.png"], side=8)
+    predict(enlarging, [tmp_path], tmp_path / "restored")
+    (tmp_path / "restored" / "a" / "interval.json").unlink()  # what a kill before the last file leaves
+    again = predict(enlarging, [tmp_path], tmp_path / "restored")
+    assert (again["n_images"], again["n_predicted_now"]) == (2, 1)
+
+
 def test_another_value_range_than_in_calibration_is_said(enlarging: Predictor, tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.full((8, 8), 900, np.uint16))
     summary = predict(enlarging, [tmp_path / "a.tif"], tmp_path / "out", value_range=(0.0, 4095.0))
@@ -140,8 +148,3 @@ def test_images_unlike_those_of_the_calibration_are_warned_of(
     interval = Interval(bounds, bounds, bounds, "midpoint", image_p_value=p_value)
     warnings = image_warnings(enlarging.package, interval)
     assert [f"(p = {p_value:.2g})" in warning for warning in warnings] == [True] * warns
-
-
-def test_kinds_of_warnings_count_images() -> None:
-    warnings = [["3 values", "grey"], ["17 values", "5 values"], []]
-    assert kinds_of_warnings(warnings) == {"3 values": 2, "grey": 1}

@@ -15,7 +15,7 @@ from conffusion.inference.from_run import package_run
 from conffusion.inference.model_file import read_package, write_package
 from conffusion.inference.package import Package
 from conffusion.inference.predictor import Predictor
-from conffusion.inference.reader import Reader, open_reader
+from conffusion.inference.reader import Reader, ReadingOptions, open_reader
 from conffusion.metrics import image_losses
 from conffusion.pipeline.own_model.planning import OwnModel
 from conffusion.pipeline.own_model.running import run_workflow
@@ -77,7 +77,7 @@ def whole_images(model: OwnModel, package: Package, split: str) -> Reader:
     """The image files of a split with the groups of the run."""
     request = model.request
     files: Sequence[Path] = [request.images.resolve() / file for file in model.files(split)]
-    reader = open_reader(package, [], files)
+    reader = open_reader(package, [], files, ReadingOptions(value_range=request.value_range))
     rows = model.splits.drop_duplicates("source").set_index("source")["group"]
     file_of = {name: file for file, name in output_names(list_images(files)).items()}
     groups = [

@@ -53,7 +53,7 @@ TUNED = MethodTuning(learning_rate=1e-3, prediction_time=0.3, n_steps=4)
 def faces(**sizes: int) -> DatasetSettings:
     folder = {
         "path": None, "pattern": "**/*", "fit": "crop", "tile_size": None, "max_tiles_per_image": None,
-        "group_pattern": None, "group_csv": None,
+        "group_pattern": None, "group_csv": None, "value_range": None,
     }  # fmt: skip
     splits = {**SIZES, **sizes}
     return DatasetSettings(name="faces", splits=splits, faces={"population": "shifted"}, folder=folder)
