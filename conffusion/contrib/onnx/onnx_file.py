@@ -1,4 +1,4 @@
-"""ONNX files of calibrated predictors: the graph, what it promises and takes, and a check that it is right."""
+"""ONNX files of calibrated predictors: the graph, what it guarantees and takes, and a check that it is right."""
 
 import json
 import tempfile

@@ -131,7 +131,7 @@ def test_what_stands_in_the_hole_has_no_effect(filling: tuple[Package, Path]) ->
     np.testing.assert_array_equal(session.run(["lower"], feeds)[0], session.run(["lower"], other)[0])
 
 
-def test_metadata_says_what_is_promised_and_what_goes_in(filling: tuple[Package, Path]) -> None:
+def test_metadata_says_what_is_guaranteed_and_what_goes_in(filling: tuple[Package, Path]) -> None:
     package, path = filling
     session, about = session_of(path)
     calibration = package.calibration
