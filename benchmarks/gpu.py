@@ -33,9 +33,10 @@ from conffusion.core.device import Device, select_device
 from conffusion.methods.predictor import BoundPredictor, Bounds
 from conffusion.models import UNet
 from conffusion.models.schedules import NoiseSchedule, noise_schedule
-from conffusion.sampling import ChainSampler, SamplingInput, Solver
-from conffusion.training.finetune import TrainingSet, finetune
-from conffusion.training.loop import Optimisation
+from conffusion.sampling import ChainSampler, Solver
+from conffusion.tasks import DegradedImages, build_task
+from conffusion.training.finetune import BoundFitting, TrainingSet
+from conffusion.training.loop import Optimisation, train
 from conffusion.training.objectives import pinball
 
 PARTS = ("sampling", "finetuning", "one_pass")
@@ -173,7 +174,7 @@ def _drawing(subject: Subject, device: Device, solver: str, n_steps: int) -> Cal
     """Draws one batch of variants of one image."""
     batch, condition = subject.scale.batch, subject.images(1).add(1).div(2).cpu().numpy()
     mask = np.ones(condition.shape, dtype=np.uint8)
-    inputs = SamplingInput("super_resolution", 0, ("image",), condition, mask, has_holes=False)
+    inputs = DegradedImages(build_task("super_resolution"), 0, ("image",), condition, mask)
     sampler = ChainSampler(subject.network, subject.schedule, inputs, Solver(solver, n_steps), "uint8", device)
     chains = [(0, variant) for variant in range(batch)]
     return lambda: sampler.launch(chains)()
@@ -207,7 +208,7 @@ def _training_set(subject: Subject, n_images: int) -> TrainingSet:
 def _finetune(subject: Subject, data: TrainingSet, settings: Optimisation, device: Device) -> None:
     """The package's own loop, without a checkpoint that competes."""
     predictor = _predictor(subject)
-    finetune(predictor, data, pinball, QUANTILE, settings, device, seed=0, stops=(), on_validation=_ignore)
+    train(BoundFitting(predictor, data, pinball, QUANTILE, device), settings)
     predictor.zero_grad()  # the next call's memory starts without gradients, as on the official side
 
 
@@ -268,10 +269,6 @@ def _row(title: str, side: Side, sides: Sequence[Side], measurements: dict[str, 
         "ratios": {other.name: found.ratio_to(measurements[other.name]) for other in references} or None,
         "peak_mib": found.peak_mib,
     }
-
-
-def _ignore(_: int) -> None:
-    """No checkpoint competes."""
 
 
 _SIDES: dict[str, Callable[[Subject], list[tuple[str, list[Side]]]]] = {

@@ -16,7 +16,8 @@ from conffusion.bounds import sampled_bounds
 from conffusion.core.device import Device, select_device
 from conffusion.models import UNet
 from conffusion.models.schedules import noise_schedule
-from conffusion.sampling import ChainSampler, SamplingInput, Solver, draw_variants
+from conffusion.sampling import ChainSampler, Solver, draw_variants
+from conffusion.tasks import DegradedImages, build_task
 
 PARTS = ("quantiles", "scaling")
 LEVELS = (0.05, 0.95)
@@ -95,13 +96,14 @@ def _draws(what: str, base: int, network: UNet, device: Device) -> Iterator[tupl
         n_images, n_variants = (base * k, base) if what == "images" else (base, base * k)
         images = np.full((n_images, 3, side, side), 0.5, np.float32)
         ids = tuple(str(number) for number in range(n_images))
-        inputs = SamplingInput("super_resolution", 0, ids, images, np.ones(images.shape, np.uint8), has_holes=False)
+        task, mask = build_task("super_resolution"), np.ones(images.shape, np.uint8)
+        inputs = DegradedImages(task, 0, ids, images, mask)
         sampler = ChainSampler(network, schedule, inputs, Solver("dpmpp_2m_sde", N_STEPS), "uint8", device)
         batch_size = math.ceil(base * base / 2)
         yield k, partial(_exhaust, sampler, inputs, n_variants, batch_size)
 
 
-def _exhaust(sampler: ChainSampler, inputs: SamplingInput, n_variants: int, batch_size: int) -> None:
+def _exhaust(sampler: ChainSampler, inputs: DegradedImages, n_variants: int, batch_size: int) -> None:
     for _ in draw_variants(sampler, inputs, n_variants, batch_size):
         pass
 

@@ -1,12 +1,14 @@
 # Bounds before calibration: quantiles of the variants (DM_SB), or one forward pass of a fine-tuned network.
 
+SAMPLED = [RUN.results("{task}", "dm_sb", protocol).bounds("{split}") for protocol in PROTOCOL_NAMES]
+
 
 rule extract_bounds:
     input:
         shards=lambda wildcards: PLAN.shards(wildcards.task, wildcards.split),
     output:
-        stores=[store(path) for path in protocols(bounds("{split}").replace("{method_run}", "dm_sb"))],
-        manifests=protocols(bounds("{split}").replace("{method_run}", "dm_sb")),
+        stores=[store(path) for path in SAMPLED],
+        manifests=SAMPLED,
     log:
         f"{LOGS}/{{task}}/extract_bounds/{{split}}.log",
     benchmark:
@@ -25,17 +27,19 @@ rule extract_bounds:
 
 
 # One job predicts all splits under both protocols, so that torch is loaded once.
-PREDICTED = [f"{protocol}/bounds/{split}" for protocol in PROTOCOL_NAMES for split in ("selection", *POOL)]
+PREDICTED = [
+    RUN.results(*METHOD_RUN, protocol).bounds(split) for protocol in PROTOCOL_NAMES for split in ("selection", *POOL)
+]
 
 
 rule predict_bounds:
     input:
-        models=protocols(f"{METHOD_RUN}/{{protocol}}/model.safetensors"),
-        traced=[] if CONFIG.finetuning.keep_candidates else f"{METHOD_RUN}/candidate_curves",  # before candidates are deleted
+        models=protocols(RESULTS.model),
+        traced=[] if CONFIG.finetuning.keep_candidates else RUN.candidate_curves(*METHOD_RUN),  # before candidates are deleted
         images=images_of("selection", *POOL),
     output:
-        stores=[directory(f"{METHOD_RUN}/{name}.zarr") for name in PREDICTED],
-        manifests=[f"{METHOD_RUN}/{name}.json" for name in PREDICTED],
+        stores=[store(path) for path in PREDICTED],
+        manifests=PREDICTED,
     log:
         f"{LOGS}/{{task}}/predict_bounds/{{method_run}}.log",
     benchmark:

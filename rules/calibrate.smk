@@ -3,14 +3,14 @@
 
 rule calibrate_method:
     input:
-        bounds=protocols(bounds("calibration")),
+        bounds=protocols(RESULTS.bounds("calibration")),
         images=images("calibration"),
-        selection_bounds=protocols(bounds("selection")),
+        selection_bounds=protocols(RESULTS.bounds("selection")),
         selection_images=images("selection"),
         splits=rules.split_images.output.splits,
     output:
-        calibrations=protocols(f"{METHOD_RUN}/{{protocol}}/calibration.json"),
-        family=f"{METHOD_RUN}/guaranteed/family.json",
+        calibrations=protocols(RESULTS.calibration),
+        family=RUN.results(*METHOD_RUN, "guaranteed").family,
     log:
         f"{LOGS}/{{task}}/calibrate_method/{{method_run}}.log",
     benchmark:

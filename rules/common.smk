@@ -1,5 +1,7 @@
 # Names shared by all rules. What they mean, and which files exist, is decided in conffusion/pipeline.
 
+from pathlib import Path
+
 from conffusion.config import parse_config
 from conffusion.errors import ConffusionError
 from conffusion.pipeline.checks import checked_plan
@@ -15,6 +17,7 @@ from conffusion.pipeline.plan import (
     official_files,
     replicate_of,
 )
+from conffusion.pipeline.records import job_name
 
 try:
     CONFIG = parse_config(config, source="config")
@@ -22,20 +25,19 @@ try:
 except ConffusionError as error:
     raise WorkflowError(str(error))
 
-RUN = PLAN.run
-LOGS = f"{RUN}/logs"
-TIMES = f"{RUN}/benchmarks"
+logger.info("", extra={"conffusion_plan": PLAN})  # for the logger plugin, as below
+RUN = PLAN.layout
+LOGS = RUN.logs
+TIMES = RUN.benchmarks
 GPUS = gpus_per_job(CONFIG.device)
-CODE = code_versions(f"{workflow.basedir}/workflow_scripts", f"{RUN}/code.json", keep=CONFIG.ignore_code_changes)
-METHOD_RUN = f"{RUN}/{{task}}/{{method_run}}"  # a method, with its replicate
+CODE = code_versions(f"{workflow.basedir}/workflow_scripts", RUN.code, keep=CONFIG.ignore_code_changes)
+METHOD_RUN = ("{task}", "{method_run}")  # a method, with its replicate
+RESULTS = RUN.results(*METHOD_RUN, "{protocol}")
 
 
 # A limit such as --resources gpu=2 counts the GPUs of this machine: jobs that are sent to a cluster do not wait for them.
 resource_scopes:
     gpu="local",
-
-
-RESULTS = f"{METHOD_RUN}/{{protocol}}/metrics.json"  # comes with per_image.csv, curve.csv and positions.npz
 
 
 wildcard_constraints:
@@ -66,7 +68,9 @@ onstart:
             )
         except ConffusionError as error:
             raise WorkflowError(str(error))
-    write_code_versions(f"{RUN}/code.json", CODE)
+    write_code_versions(RUN.code, CODE)
+    jobs = [job_name(job.log[0], job.rule.name) for job in workflow.dag.needrun_jobs() if job.log]
+    logger.info("", extra={"conffusion_jobs": jobs})
 
 
 def settings(stage):
@@ -99,19 +103,24 @@ def images_of(*splits):
     return lambda wildcards: [images(split)(wildcards) for split in splits]
 
 
-def bounds(split):
-    """Manifest of the bounds of one method under one protocol."""
-    return f"{METHOD_RUN}/{{protocol}}/bounds/{split}.json"
-
-
 def protocols(pattern):
     """The pattern once for each protocol, in the order of PROTOCOL_NAMES; its other wildcards stay."""
     return expand(pattern, protocol=PROTOCOL_NAMES, allow_missing=True)
 
 
+def guaranteed(pattern):
+    """The pattern under the protocol that guarantees; its other wildcards stay."""
+    return expand(pattern, protocol="guaranteed", allow_missing=True)
+
+
 def store(manifest):
     """The zarr store beside a manifest, as an output."""
-    return directory(manifest.removesuffix(".json") + ".zarr")
+    return directory(Path(manifest).with_suffix(".zarr"))
+
+
+def beside(file, *suffixes):
+    """A file and those of the same name that are written with it, each under its suffix without the dot."""
+    return multiext(str(Path(file).with_suffix("")), **{suffix: f".{suffix}" for suffix in suffixes})
 
 
 def every(pattern, **choices):
@@ -123,9 +132,9 @@ def sampled_bounds(wildcards):
     """DM_SB's bounds of the fine-tuning images, for methods that are fitted to them."""
     if method_of(wildcards.method_run).target != "sampled_bounds":
         return []
-    return f"{RUN}/{wildcards.task}/dm_sb/guaranteed/bounds/finetune.json"
+    return RUN.results(wildcards.task, "dm_sb", "guaranteed").bounds("finetune")
 
 
 def results(**choices):
     """Metrics of the chosen tasks, method_runs and protocols; all of them where nothing is said."""
-    return every(RESULTS, **{"method_run": PLAN.method_runs, **choices})
+    return every(RESULTS.metrics, **{"method_run": PLAN.method_runs, **choices})

@@ -4,7 +4,7 @@ READERS = 4 if CONFIG.dataset.name == "folder" else 1  # threads that read and d
 
 rule save_config:
     output:
-        f"{RUN}/config.yaml",
+        RUN.config,
     log:
         f"{LOGS}/save_config.log",
     benchmark:
@@ -24,7 +24,7 @@ rule save_config:
 
 rule split_images:
     output:
-        splits=f"{RUN}/splits.csv",
+        splits=RUN.splits,
     log:
         f"{LOGS}/split_images.log",
     benchmark:
@@ -46,8 +46,8 @@ rule prepare_images:
     input:
         splits=rules.split_images.output.splits,
     output:
-        store=directory(f"{RUN}/{{task}}/{{folder}}/{{split}}.zarr"),
-        manifest=f"{RUN}/{{task}}/{{folder}}/{{split}}.json",
+        store=store(RUN.images("{task}", "{split}", "{folder}")),
+        manifest=RUN.images("{task}", "{split}", "{folder}"),
     log:
         f"{LOGS}/{{task}}/prepare_images/{{folder}}-{{split}}.log",
     benchmark:

@@ -1,20 +1,20 @@
-# Metrics on the test images, and how often the promise breaks when calibration sets are drawn again.
+# Metrics on the test images, and how often the risk exceeds alpha when calibration sets are drawn again.
 
 
 rule evaluate_method:
     input:
         calibrations=rules.calibrate_method.output.calibrations,
-        calibration_bounds=protocols(bounds("calibration")),
-        test_bounds=protocols(bounds("test")),
+        calibration_bounds=protocols(RESULTS.bounds("calibration")),
+        test_bounds=protocols(RESULTS.bounds("test")),
         calibration_images=images("calibration"),
         test_images=images("test"),
         splits=rules.split_images.output.splits,
     output:
-        metrics=protocols(RESULTS),
-        per_image=protocols(f"{METHOD_RUN}/{{protocol}}/per_image.csv"),
-        curve=protocols(f"{METHOD_RUN}/{{protocol}}/curve.csv"),
-        positions=protocols(f"{METHOD_RUN}/{{protocol}}/positions.npz"),
-        pools=protocols(f"{METHOD_RUN}/{{protocol}}/pool.npz"),
+        metrics=protocols(RESULTS.metrics),
+        per_image=protocols(RESULTS.per_image),
+        curve=protocols(RESULTS.curve),
+        positions=protocols(RESULTS.positions),
+        pools=protocols(RESULTS.pool),
     log:
         f"{LOGS}/{{task}}/evaluate_method/{{method_run}}.log",
     benchmark:
@@ -37,7 +37,7 @@ rule trace_candidates:
         images=images_of(*POOL),
         splits=rules.split_images.output.splits,
     output:
-        curves=directory(f"{METHOD_RUN}/candidate_curves"),
+        curves=directory(RUN.candidate_curves(*METHOD_RUN)),
     log:
         f"{LOGS}/{{task}}/trace_candidates/{{method_run}}.log",
     benchmark:
@@ -67,12 +67,12 @@ rule assess_validity:
             otherwise=rules.trace_candidates.output.curves,
         ),
         bounds=lambda wildcards: expand(
-            bounds("{split}"), protocol="guaranteed", split=PLAN.compared(wildcards.method_run), **wildcards
+            RESULTS.bounds("{split}"), protocol="guaranteed", split=PLAN.compared(wildcards.method_run), **wildcards
         ),
         images=lambda wildcards: images_of(*PLAN.compared(wildcards.method_run))(wildcards),
         splits=rules.split_images.output.splits,
     output:
-        rows=f"{METHOD_RUN}/validity.csv",
+        rows=RUN.validity(*METHOD_RUN),
     log:
         f"{LOGS}/{{task}}/assess_validity/{{method_run}}.log",
     benchmark:
@@ -94,7 +94,7 @@ rule gather_validity:
     input:
         rows=expand(rules.assess_validity.output.rows, task=PLAN.tasks, method_run=PLAN.first_method_runs),
     output:
-        table=f"{RUN}/tables/validity.csv",
+        table=RUN.table("validity"),
     log:
         f"{LOGS}/gather_validity.log",
     benchmark:

@@ -11,10 +11,10 @@ rule finetune_method:
         calibration=images("calibration"),
         sampled_bounds=sampled_bounds,
     output:
-        paper=f"{METHOD_RUN}/paper/model.safetensors",
-        guaranteed=f"{METHOD_RUN}/guaranteed/model.safetensors",
-        candidates=kept_candidates(directory(f"{METHOD_RUN}/candidates")),
-        curve=f"{METHOD_RUN}/training.csv",
+        paper=RUN.results(*METHOD_RUN, "paper").model,
+        guaranteed=RUN.results(*METHOD_RUN, "guaranteed").model,
+        candidates=kept_candidates(directory(RUN.candidates(*METHOD_RUN))),
+        curve=RUN.training_curve(*METHOD_RUN),
     log:
         f"{LOGS}/{{task}}/finetune_method/{{method_run}}.log",
     benchmark:
@@ -28,14 +28,14 @@ rule finetune_method:
         gpu=GPUS * CONFIG.finetuning.processes,
     params:
         settings=settings("finetune_method"),
-        state=f"{RUN}/state/{{task}}/{{method_run}}",
+        state=str(RUN.states / "{task}" / "{method_run}"),
         code=CODE["finetune_method"],
     script:
         "../workflow_scripts/finetune_method.py"
 
 
 # The search over fine-tuning settings: `snakemake tune`. `all` does not repeat it; config.yaml holds its result.
-TUNING = f"{RUN}/tuning"
+TUNING = RUN.tuning
 
 
 rule try_settings:
@@ -60,7 +60,7 @@ rule try_settings:
         gpu=GPUS,
     params:
         settings=settings("try_settings"),
-        state=f"{RUN}/state/tuning/{{task}}/{{method_run}}/trial-{{trial}}",
+        state=str(RUN.states / "tuning" / "{task}" / "{method_run}" / "trial-{trial}"),
         code=CODE["try_settings"],
     script:
         "../workflow_scripts/try_settings.py"

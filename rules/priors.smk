@@ -5,7 +5,7 @@ rule import_prior:
     input:
         checkpoint=lambda wildcards: official_files(CONFIG, wildcards.prior),
     output:
-        checkpoint=f"{RUN}/priors/{{prior}}.safetensors",
+        checkpoint=RUN.prior("{prior}"),
     log:
         f"{LOGS}/import_prior/{{prior}}.log",
     benchmark:
@@ -29,7 +29,7 @@ rule train_prior:
     input:
         images=lambda wildcards: PLAN.training_images(wildcards.prior),
     output:
-        checkpoint=f"{RUN}/priors/{{prior}}.safetensors",
+        checkpoint=RUN.prior("{prior}"),
     log:
         f"{LOGS}/train_prior/{{prior}}.log",
     benchmark:
@@ -45,7 +45,7 @@ rule train_prior:
         gpu=GPUS,
     params:
         settings=lambda wildcards: PLAN.prior_settings(wildcards.prior),
-        state=f"{RUN}/state/priors/{{prior}}",
+        state=str(RUN.states / "priors" / "{prior}"),
         code=CODE["train_prior"],
     script:
         "../workflow_scripts/train_prior.py"
@@ -65,7 +65,7 @@ rule sample_priors:
         checkpoints=[PLAN.prior_path(name) for name in DIFFUSION_PRIORS],
         images=[PLAN.images(task, "test") for task in PLAN.tasks],
     output:
-        samples=f"{RUN}/priors/samples.npz",
+        samples=RUN.prior_samples,
     log:
         f"{LOGS}/sample_priors.log",
     benchmark:
@@ -90,7 +90,7 @@ rule plot_priors:
     input:
         samples=rules.sample_priors.output.samples,
     output:
-        multiext(f"{RUN}/figures/priors", png=".png", pdf=".pdf"),
+        beside(RUN.figure("priors"), "png", "pdf"),
     log:
         f"{LOGS}/plot_priors.log",
     benchmark:

@@ -3,11 +3,14 @@
 if CONFIG.report.publish_url:
     BUCKET = CONFIG.report.publish_url.rstrip("/")
 
+    localrules:
+        publish_file,
+
     rule publish_file:
         input:
-            result=f"{RUN}/{{file}}",
+            result=RUN.folder / "{file}",
         output:
-            published=storage.s3(f"{BUCKET}/{RUN}/{{file}}"),
+            published=storage.s3(f"{BUCKET}/{PLAN.run}/{{file}}"),
         log:
             f"{LOGS}/publish_file/{{file}}.log",
         threads: 1
@@ -19,7 +22,7 @@ if CONFIG.report.publish_url:
 
     rule publish:
         input:
-            storage.s3(expand(f"{BUCKET}/{RUN}/{{file}}", file=PLAN.published)),
+            storage.s3(expand(f"{BUCKET}/{PLAN.run}/{{file}}", file=PLAN.published)),
 
 else:
 

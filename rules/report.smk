@@ -1,7 +1,5 @@
 # Tables, figures and the report, from result files only.
 
-TABLES = f"{RUN}/tables"
-FIGURES = f"{RUN}/figures"
 PRETRAINED = ("g_conffusion", "resnext", "resnest")  # generic pretraining: by diffusion, by classification
 
 
@@ -9,7 +7,7 @@ rule tabulate_task:
     input:
         results=lambda wildcards: results(task=wildcards.task),
     output:
-        multiext(f"{TABLES}/{{task}}", csv=".csv", md=".md", tex=".tex"),
+        beside(RUN.table("{task}"), "csv", "md", "tex"),
     log:
         f"{LOGS}/tabulate_task/{{task}}.log",
     benchmark:
@@ -30,7 +28,7 @@ rule tabulate_pretraining:
     input:
         results=results(method_run=[method_run for method_run in PLAN.method_runs if method_of(method_run).name in PRETRAINED]),
     output:
-        multiext(f"{TABLES}/pretraining", csv=".csv", md=".md", tex=".tex"),
+        beside(RUN.table("pretraining"), "csv", "md", "tex"),
     log:
         f"{LOGS}/tabulate_pretraining.log",
     benchmark:
@@ -52,7 +50,7 @@ rule tabulate_speed:
         results=results(),
         validity=rules.gather_validity.output.table,  # so that it comes after all jobs whose cost it tells
     output:
-        multiext(f"{TABLES}/speed", csv=".csv", md=".md", tex=".tex"),
+        beside(RUN.table("speed"), "csv", "md", "tex"),
     log:
         f"{LOGS}/tabulate_speed.log",
     benchmark:
@@ -64,7 +62,7 @@ rule tabulate_speed:
         mem_mb=growing(1500),
         runtime=growing(15),
     params:
-        run=RUN,
+        run=PLAN.run,
         batch_size=CONFIG.finetuning.batch_size,
         prior_images=PLAN.prior_images,
         code=CODE["tabulate_speed"],
@@ -76,7 +74,7 @@ rule tabulate_claims:
     input:
         results=results(),
     output:
-        multiext(f"{TABLES}/claims", csv=".csv", md=".md", tex=".tex"),
+        beside(RUN.table("claims"), "csv", "md", "tex"),
     log:
         f"{LOGS}/tabulate_claims.log",
     benchmark:
@@ -100,10 +98,10 @@ rule tabulate_claims:
 rule plot_examples:
     input:
         images=images("test"),
-        bounds=bounds("test").replace("{protocol}", "guaranteed"),
-        results=RESULTS.replace("{protocol}", "guaranteed"),
+        bounds=guaranteed(RESULTS.bounds("test")),
+        results=guaranteed(RESULTS.metrics),
     output:
-        multiext(f"{FIGURES}/examples_{{task}}_{{method_run}}", png=".png", pdf=".pdf"),
+        beside(RUN.figure("examples_{task}_{method_run}"), "png", "pdf"),
     log:
         f"{LOGS}/plot_examples/{{task}}-{{method_run}}.log",
     benchmark:
@@ -124,10 +122,10 @@ rule plot_examples:
 rule plot_methods:
     input:
         images=lambda wildcards: [PLAN.images(wildcards.task, "test", method_run) for method_run in PLAN.first_method_runs],
-        bounds=lambda wildcards: every(bounds("test"), task=wildcards.task, method_run=PLAN.first_method_runs, protocol="guaranteed"),
+        bounds=lambda wildcards: every(RESULTS.bounds("test"), task=wildcards.task, method_run=PLAN.first_method_runs, protocol="guaranteed"),
         results=lambda wildcards: results(task=wildcards.task, method_run=PLAN.first_method_runs, protocol="guaranteed"),
     output:
-        multiext(f"{FIGURES}/methods_{{task}}", png=".png", pdf=".pdf"),
+        beside(RUN.figure("methods_{task}"), "png", "pdf"),
     log:
         f"{LOGS}/plot_methods/{{task}}.log",
     benchmark:
@@ -149,7 +147,7 @@ rule plot_stratified_risk:
     input:
         results=results(),
     output:
-        multiext(f"{FIGURES}/stratified_risk", png=".png", pdf=".pdf"),
+        beside(RUN.figure("stratified_risk"), "png", "pdf"),
     log:
         f"{LOGS}/plot_stratified_risk.log",
     benchmark:
@@ -171,7 +169,7 @@ rule plot_size_risk:
     input:
         results=results(),
     output:
-        multiext(f"{FIGURES}/size_risk", png=".png", pdf=".pdf"),
+        beside(RUN.figure("size_risk"), "png", "pdf"),
     log:
         f"{LOGS}/plot_size_risk.log",
     benchmark:
@@ -193,7 +191,7 @@ rule plot_position_risk:
     input:
         results=results(method_run=PLAN.shown_method_runs, protocol="guaranteed"),
     output:
-        multiext(f"{FIGURES}/position_risk", png=".png", pdf=".pdf"),
+        beside(RUN.figure("position_risk"), "png", "pdf"),
     log:
         f"{LOGS}/plot_position_risk.log",
     benchmark:
@@ -215,7 +213,7 @@ rule plot_risk_curve:
     input:
         results=lambda wildcards: results(task=wildcards.task, protocol=wildcards.protocol),
     output:
-        multiext(f"{FIGURES}/risk_curve_{{task}}_{{protocol}}", png=".png", pdf=".pdf"),
+        beside(RUN.figure("risk_curve_{task}_{protocol}"), "png", "pdf"),
     log:
         f"{LOGS}/plot_risk_curve/{{task}}-{{protocol}}.log",
     benchmark:
@@ -237,7 +235,7 @@ rule plot_training:
     input:
         curves=lambda wildcards: expand(rules.finetune_method.output.curve, task=wildcards.task, method_run=PLAN.trained_method_runs),
     output:
-        multiext(f"{FIGURES}/training_{{task}}", png=".png", pdf=".pdf"),
+        beside(RUN.figure("training_{task}"), "png", "pdf"),
     log:
         f"{LOGS}/plot_training/{{task}}.log",
     benchmark:
@@ -258,7 +256,7 @@ rule plot_validity:
     input:
         validity=rules.gather_validity.output.table,
     output:
-        multiext(f"{FIGURES}/validity", png=".png", pdf=".pdf"),
+        beside(RUN.figure("validity"), "png", "pdf"),
     log:
         f"{LOGS}/plot_validity.log",
     benchmark:
@@ -281,7 +279,7 @@ rule plot_bounds:
     input:
         validity=rules.gather_validity.output.table,
     output:
-        multiext(f"{FIGURES}/bounds", png=".png", pdf=".pdf"),
+        beside(RUN.figure("bounds"), "png", "pdf"),
     log:
         f"{LOGS}/plot_bounds.log",
     benchmark:
@@ -302,12 +300,12 @@ rule plot_bounds:
 
 rule tables:
     input:
-        expand(f"{TABLES}/{{name}}.csv", name=PLAN.tables),
+        [RUN.table(name) for name in PLAN.tables],
 
 
 rule figures:
     input:
-        expand(f"{FIGURES}/{{name}}.png", name=PLAN.figures),
+        [RUN.figure(name) for name in PLAN.figures],
 
 
 rule write_report:
@@ -316,7 +314,7 @@ rule write_report:
         tables=rules.tables.input,
         figures=rules.figures.input,
     output:
-        report=f"{RUN}/report.html",
+        report=RUN.report,
     log:
         f"{LOGS}/write_report.log",
     benchmark:

@@ -7,7 +7,7 @@ rule sample_variants:
         images=lambda wildcards: PLAN.images(wildcards.task, wildcards.split),
         prior=lambda wildcards: PLAN.prior_path(CONFIG.tasks[wildcards.task].prior),
     output:
-        manifest=f"{RUN}/{{task}}/variants/{{split}}/shard-{{k}}-of-{{n}}.json",
+        manifest=RUN.variants("{task}", "{split}", "{k}", "{n}"),
     log:
         f"{LOGS}/{{task}}/sample_variants/{{split}}-{{k}}-of-{{n}}.log",
     benchmark:

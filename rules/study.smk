@@ -1,5 +1,5 @@
 # Which solver, T and J: `snakemake solver_study`. `all` does not repeat it; config.yaml holds its result.
-STUDY = f"{RUN}/solver_study"
+STUDY = RUN.solver_study
 
 
 rule study_solver:

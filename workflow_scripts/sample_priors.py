@@ -4,7 +4,7 @@ from conffusion.config.schema import PriorSettings
 from conffusion.pipeline.job import run_job
 
 with run_job(snakemake) as job:  # noqa: F821
-    from conffusion.pipeline.stages.prior_samples import sample_priors
+    from conffusion.pipeline.stages.prior_samples import PriorSampleFiles, sample_priors
 
     params = snakemake.params  # noqa: F821
     sample_priors(
@@ -12,7 +12,9 @@ with run_job(snakemake) as job:  # noqa: F821
         job.settings["sampling"],
         job.settings["seed"],
         job.device(),
-        checkpoints=dict(zip(params.names, job.input.checkpoints, strict=True)),
-        images=dict(zip(params.tasks, job.input.images, strict=True)),
-        output=job.output.samples,
+        PriorSampleFiles(
+            checkpoints=dict(zip(params.names, job.input.checkpoints, strict=True)),
+            images=dict(zip(params.tasks, job.input.images, strict=True)),
+            output=job.output.samples,
+        ),
     )

@@ -4,13 +4,8 @@ from conffusion.pipeline.job import run_job
 
 with run_job(snakemake) as job:  # noqa: F821
     from conffusion.pipeline.states import states_of
-    from conffusion.training.priors import write_prior
+    from conffusion.training.priors import PriorJob, write_prior
 
     device, own_images = job.device(), next(iter(job.input.get("images", [])), None)
-    write_prior(
-        **job.settings,
-        images=own_images,
-        device=device,
-        output=job.output.checkpoint,
-        states=states_of(job, device),
-    )
+    prior = PriorJob(**job.settings)
+    write_prior(prior, device, images=own_images, output=job.output.checkpoint, states=states_of(job, device))

@@ -268,9 +268,10 @@ def get_bound(name: str) -> RiskBound:
     Raises:
         ConfigError: If there is none.
     """
-    if name not in BOUNDS:
-        raise ConfigError(f"ucb = {name!r}: must be one of {', '.join(BOUNDS)}")
-    return BOUNDS[name]
+    for known, bound in BOUNDS.items():
+        if known == name:
+            return bound
+    raise ConfigError(f"ucb = {name!r}: must be one of {', '.join(BOUNDS)}")
 
 
 def finite_sample_bound(ucb: str) -> RiskBound:

@@ -27,13 +27,13 @@ def add(commands: Any) -> None:
         help=purpose,
         description=purpose
         + ": checks everything, shows a plan with an estimate of time, asks, trains, calibrates, and "
-        "measures the promise on images that took no part. The same command again goes on where it was interrupted.",
+        "checks the guarantee on images that took no part. The same command again goes on where it was interrupted.",
     )
     command.add_argument(
         "images", type=Path, help="folder, .zip or .tar of clean images: PNG, JPEG, TIFF, PGM, BMP, zarr"
     )
     command.add_argument("--output", type=Path, required=True, help="file to write, ending in .conffusion")
-    command.add_argument("--name", default="", help="what people shall call the model")
+    command.add_argument("--name", default="", help="name of the model (default: that of the file)")
     _add_task(command)
     _add_images(command)
     _add_model(command)
@@ -44,10 +44,10 @@ def add(commands: Any) -> None:
 
 def _add_task(command: argparse.ArgumentParser) -> None:
     task = command.add_mutually_exclusive_group(required=True)
-    task.add_argument("--task", choices=tuple(_SETTINGS.values()), help="what the model shall undo")
+    task.add_argument("--task", choices=tuple(_SETTINGS.values()), help="the corruption that the model undoes")
     task.add_argument(
         "--degradation", metavar="FILE.py:FUNCTION",
-        help="or a function of yours that corrupts one image: (C, H, W) float32 in [0, 1] and a "
+        help="your own function that corrupts one image instead: (C, H, W) float32 in [0, 1] and a "
         "numpy.random.Generator to an image of the same shape; the file is run",
     )  # fmt: skip
     command.add_argument("--factor", type=int, help="super_resolution: by how much a side is reduced (default: 4)")
@@ -89,11 +89,13 @@ def _add_model(command: argparse.ArgumentParser) -> None:
 
 def _add_execution(command: argparse.ArgumentParser) -> None:
     command.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="CPU cores to use (default: all)")
-    command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    command.add_argument(
+        "--device", default="auto", choices=("auto", "cpu", "cuda"), help="where to compute (default: auto)"
+    )
     command.add_argument(
         "--workflow", type=Path, help="clone of conffusion (default: the current folder, or the package's)"
     )
-    command.add_argument("--yes", action="store_true", help="do not ask")
+    command.add_argument("--yes", action="store_true", help="go on without asking")
     command.add_argument("--plan-only", action="store_true", help="check, show the plan, write the settings, and end")
 
 

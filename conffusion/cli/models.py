@@ -25,12 +25,13 @@ def open_package(model: str) -> "Package":
 
 def place_in_run(model: str) -> tuple[Path, str, str, str]:
     """Run, task, method and protocol of a folder of results."""
+    from conffusion.core.layout import RunLayout
     from conffusion.methods.protocols import PROTOCOLS
 
     folder = Path(model)
     protocol = folder.name if folder.name in PROTOCOLS else "guaranteed"
     method = folder.parent if folder.name in PROTOCOLS else folder
     run = method.parents[1] if len(method.parts) > 2 else None
-    if run is None or not (run / "config.yaml").is_file():
+    if run is None or not RunLayout(run).config.is_file():
         raise PackageError(f"{model}: is no method of a run; give results/<run>/<task>/<method>[/<protocol>]")
     return run, method.parent.name, method.name, protocol

@@ -5,17 +5,20 @@ import logging
 import sys
 from pathlib import Path
 
+from conffusion.core.logs import log_to
 from conffusion.errors import ConfigError
 
 
 def add_configfile(command: argparse.ArgumentParser) -> None:
     """`--configfile`, as Snakemake has it."""
-    command.add_argument("--configfile", nargs="*", default=[], help="overlays laid over config.yaml, weakest first")
+    command.add_argument(
+        "--configfile", nargs="*", default=[], help="overlays over config.yaml, weakest first (default: none)"
+    )
 
 
 def add_licence(command: argparse.ArgumentParser) -> None:
     """`--licence`, of a package that is written."""
-    command.add_argument("--licence", help="text file: the licence under which the model is passed on")
+    command.add_argument("--licence", help="text file with the licence of the model (default: none)")
 
 
 def licence_text(options: argparse.Namespace) -> str:
@@ -34,6 +37,6 @@ def licence_text(options: argparse.Namespace) -> str:
 
 def show_progress() -> None:
     """Progress and warnings on the error output, as they come."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("fontTools", "matplotlib", "PIL", "tifffile"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log_to(handler)

@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+from conffusion.calibration.guarantee import Guarantee
 from conffusion.cli.options import add_configfile
 from conffusion.config import load_config
 from conffusion.config.schema import Config
@@ -15,9 +16,9 @@ from conffusion.pipeline.plan import Plan
 def add(commands: Any) -> None:
     """Add the commands."""
     for name, run, purpose in (
-        ("check", describe, "check a configuration and say what a run of it would do"),
-        ("doctor", _doctor, "check versions, device, files, checkpoints and disk, and say what to mend"),
-        ("estimate", _estimate, "time the real code on this machine and say what a run would cost"),
+        ("check", describe, "check a configuration and show what a run of it would do"),
+        ("doctor", _doctor, "check versions, device, files, checkpoints and disk, and show how to fix what is wrong"),
+        ("estimate", _estimate, "estimate time, disk and memory of a run, from the real code timed on this machine"),
     ):
         command = commands.add_parser(name, help=purpose, description=purpose)
         add_configfile(command)
@@ -80,6 +81,5 @@ def describe(config: Config) -> str:
         f"tasks: {', '.join(plan.tasks)}",
         f"methods: {methods}; {config.replicates} fine-tuning run(s) of each trained one",
         f"DM_SB: {sampling.n_variants} variants per image, {sampling.solver}",
-        f"promise: with probability {1 - config.calibration.delta:g} over calibration sets, at most a share of "
-        f"{config.calibration.alpha:g} of the true pixel values of new images lies outside",
+        f"guarantee: {Guarantee(config.calibration.alpha, config.calibration.delta, ucb=config.calibration.ucb)}",
     ])  # fmt: skip

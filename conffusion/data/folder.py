@@ -211,7 +211,7 @@ class FolderDataset:
                 f"(there: {passed_over or 'nothing'}); images end in {KINDS}"
             )
         if passed_over:
-            LOGGER.warning("%s: %s are passed over", self.path, passed_over)
+            LOGGER.warning("%s: passed over: %s", self.path, passed_over)
         return listing.images
 
     def _open(self, file: str) -> ImageSequence:

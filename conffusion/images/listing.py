@@ -43,10 +43,9 @@ class Listing:
         parts = []
         if self.other_kinds:
             names = ", ".join(f"{count} {kind or 'without a suffix'}" for kind, count in self.other_kinds.items())
-            n_others = sum(self.other_kinds.values())
-            parts.append(f"{n_others} {'file' if n_others == 1 else 'files'} of other kinds ({names})")
+            parts.append(f"{_files(sum(self.other_kinds.values()))} of other kinds ({names})")
         if self.n_results:
-            parts.append(f"{self.n_results} files in folders of results of conffusion")
+            parts.append(f"{_files(self.n_results)} in folders of results of conffusion")
         return " and ".join(parts)
 
 
@@ -158,8 +157,12 @@ def _images_of(path: Path) -> list[Path]:
         found = f", only {passed_over}" if passed_over else ""
         raise DataError(f"{path}: no images below this folder{found}; expected files with a suffix of {KINDS}")
     if passed_over:
-        LOGGER.warning("%s: %s are passed over", path, passed_over)
+        LOGGER.warning("%s: passed over: %s", path, passed_over)
     return [path / name for name in listing.images]
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count} files"
 
 
 def _is_plain_folder(path: Path) -> bool:

@@ -12,10 +12,11 @@ from conffusion.errors import CheckpointError, PackageError
 from conffusion.inference.interval import EstimateKind
 from conffusion.inference.package import Package, SamplingRecord
 from conffusion.methods.models import load_predictor
-from conffusion.methods.one_pass import CorruptedImages, RawBounds, forward
+from conffusion.methods.one_pass import RawBounds, forward
 from conffusion.models.checkpoint import load_checkpoint
 from conffusion.models.networks import Architecture, load_weights
-from conffusion.sampling import ChainSampler, SamplingInput, Solver, draw_variants
+from conffusion.sampling import ChainSampler, Solver, draw_variants
+from conffusion.tasks import DegradedImages
 
 
 class Backend(Protocol):
@@ -29,7 +30,7 @@ class Backend(Protocol):
     estimate_kind: EstimateKind
     forward_passes: int
 
-    def bounds(self, images: CorruptedImages) -> RawBounds:
+    def bounds(self, images: DegradedImages) -> RawBounds:
         """Bounds before calibration; a pure function of the images, their ids and the seed."""
 
 
@@ -51,9 +52,9 @@ class OnePassBackend:
         self._device, self.estimate_kind = device, estimate_kind
         device.place(self.predictor)
 
-    def bounds(self, images: CorruptedImages) -> RawBounds:
+    def bounds(self, images: DegradedImages) -> RawBounds:
         """As `Backend.bounds`."""
-        return forward(self.predictor, images, self._device, slice(0, len(images.image_ids)))
+        return forward(self.predictor, images, self._device)
 
 
 class SamplingBackend:
@@ -62,7 +63,6 @@ class SamplingBackend:
     Args:
         path: The diffusion prior's file.
         sampling: How variants are drawn.
-        has_mask: Whether the task's condition lacks the pixels where the mask is 1.
         device: Device and precision.
         limit: Variants per network call.
     Attributes:
@@ -72,7 +72,7 @@ class SamplingBackend:
 
     estimate_kind: EstimateKind = "mean_of_variants"
 
-    def __init__(self, path: Path, sampling: SamplingRecord, has_mask: bool, device: Device, limit: BatchLimit) -> None:
+    def __init__(self, path: Path, sampling: SamplingRecord, device: Device, limit: BatchLimit) -> None:
         weights, record = load_checkpoint(path)
         architecture = Architecture(**record["architecture"])
         schedule = architecture.build_schedule()
@@ -81,20 +81,17 @@ class SamplingBackend:
         network = architecture.build_prior()
         load_weights(network, weights)
         self.network, self.schedule, self._device = device.place(network), schedule, device
-        self._sampling, self._has_mask, self._limit = sampling, has_mask, limit
+        self._sampling, self._limit = sampling, limit
         self._solver = Solver(sampling.solver, sampling.n_steps, sampling.shared_start)
         self.forward_passes = self._solver.n_calls(schedule) * sampling.n_variants
 
-    def bounds(self, images: CorruptedImages) -> RawBounds:
+    def bounds(self, images: DegradedImages) -> RawBounds:
         """As `Backend.bounds`; the point is the mean of the variants."""
-        inputs = SamplingInput(
-            images.task, images.seed, tuple(images.image_ids), images.condition, images.mask, self._has_mask
-        )
         dtype, quantile = self._sampling.dtype, self._sampling.quantile
-        sampler = ChainSampler(self.network, self.schedule, inputs, self._solver, dtype, self._device)
+        sampler = ChainSampler(self.network, self.schedule, images, self._solver, dtype, self._device)
         scale = np.float32(255 if dtype == "uint8" else 1)
         parts = []
-        for drawn in draw_variants(sampler, inputs, self._sampling.n_variants, self._limit):
+        for drawn in draw_variants(sampler, images, self._sampling.n_variants, self._limit):
             lower, upper = sampled_bounds(drawn.variants, quantile, 1 - quantile)
             parts.append((drawn.variants.mean(axis=0, dtype=np.float32) / scale, lower / scale, upper / scale))
         return RawBounds(*(np.stack(part).astype(np.float32) for part in zip(*parts, strict=True)))
@@ -117,6 +114,6 @@ def open_backend(package: Package, device: Device, batch_size: int) -> Backend:
         try:
             if sampling is None:
                 return OnePassBackend(path, "point_head" if package.method.has_point_head else "midpoint", device)
-            return SamplingBackend(path, sampling, package.task.has_mask, device, BatchLimit(batch_size))
+            return SamplingBackend(path, sampling, device, BatchLimit(batch_size))
         except (CheckpointError, KeyError, TypeError, ValueError) as error:
             raise PackageError(f"{package.record.name}: its weights cannot be used ({error})") from error

@@ -14,6 +14,7 @@ from conffusion.calibration.record import read_record
 from conffusion.config import read_yaml
 from conffusion.config.load import RENAMED_KEYS
 from conffusion.core.device import select_device
+from conffusion.core.layout import RunLayout
 from conffusion.data.splits import groups_of
 from conffusion.errors import PackageError
 from conffusion.evaluation.drift import given_features, interval_features
@@ -43,17 +44,18 @@ def package_run(run: str | Path, task: str, method: str, protocol: str = "guaran
         StoreError: If a result is missing or damaged; rerun the workflow.
     """
     run = Path(run)
-    config, folder = _RunSettings.of(run), run / task / method / protocol
-    rules, record_file = PROTOCOLS.get(protocol), folder / "calibration.json"
+    layout, config, rules = RunLayout(run), _RunSettings.of(run), PROTOCOLS.get(protocol)
+    results = layout.results(task, method, protocol)
+    record_file = results.calibration
     if rules is None or not record_file.is_file():
         raise PackageError(f"{record_file}: is missing; {_what_is_there(run)}")
     record = read_record(record_file)
     calibration = record.calibration
     if not record.feasible:
         raise PackageError(f"{record_file}: its scale does not control the risk, so it makes no package")
-    bounds = open_store(folder / "bounds" / "calibration.zarr")
+    bounds = open_store(results.bounds("calibration"))
     side = int(bounds["lower"].shape[-1])
-    images = _images(run / task, bounds, side)
+    images = _images(layout, task, bounds)
     settings = portable_settings(task, config.get(f"tasks.{task}.degradation"))
     built = build_task(task, **settings)
     content = PackageRecord(
@@ -85,8 +87,8 @@ def package_run(run: str | Path, task: str, method: str, protocol: str = "guaran
             **_code_behind(images),
         },
     )
-    evidence = _evidence(calibration, bounds, images, run / "splits.csv")
-    return Package(content, _weights(config, run, task, folder), evidence)
+    evidence = _evidence(calibration, bounds, images, layout.splits)
+    return Package(content, _weights(config, layout, task, results.model), evidence)
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class _RunSettings:
 
     @classmethod
     def of(cls, run: Path) -> "_RunSettings":
-        file = run / "config.yaml"
+        file = RunLayout(run).config
         if not file.is_file():
             raise PackageError(f"{run}: has no config.yaml, so it is no run of the workflow; give results/<run>")
         return cls(read_yaml(file))
@@ -119,19 +121,21 @@ class _RunSettings:
 
 
 def _what_is_there(run: Path) -> str:
-    found = sorted(file.parent.relative_to(run).as_posix() for file in run.glob("*/*/*/calibration.json"))
+    files = run.glob(RunLayout(Path()).calibration("*", "*", "*").as_posix())
+    found = sorted(file.parent.relative_to(run).as_posix() for file in files)
     if not found:
         return "the run has no calibrated method yet"
     return f"the run has {', '.join(found)} (task/method/protocol)"
 
 
-def _images(task: Path, bounds: SealedStore, side: int) -> SealedStore:
+def _images(layout: RunLayout, task: str, bounds: SealedStore) -> SealedStore:
     """The calibration images that the bounds are of: those of other networks' sizes lie beside them."""
-    candidates = [task / "images" / "calibration.zarr", task / f"images-{side}" / "calibration.zarr"]
-    for store in (open_store(path) for path in candidates if path.is_dir()):
+    side = bounds["lower"].shape[-1]
+    manifests = [layout.images(task, "calibration", folder) for folder in ("images", f"images-{side}")]
+    for store in (open_store(manifest) for manifest in manifests if manifest.is_file()):
         if store["target"].shape[-1] == side and store.image_ids == bounds.image_ids:
             return store
-    raise PackageError(f"{task}/images: holds no calibration images of {side} pixels; rerun the workflow")
+    raise PackageError(f"{manifests[0]}: holds no calibration images of {side} pixels; rerun the workflow")
 
 
 def _code_behind(images: SealedStore) -> dict[str, str]:
@@ -172,11 +176,11 @@ def _evidence(calibration: Calibration, bounds: SealedStore, images: SealedStore
     return Evidence.of(losses, features, groups_of(splits, bounds.image_ids))
 
 
-def _weights(config: _RunSettings, run: Path, task: str, folder: Path) -> bytes:
+def _weights(config: _RunSettings, layout: RunLayout, task: str, own: Path) -> bytes:
     """Of the method's own network, else of the task's prior, which lies in the run or is shipped with the project."""
-    prior, shipped = config.get(f"tasks.{task}.prior") + ".safetensors", config.get("priors_dir")
-    project = run.resolve().parents[1]  # results/<run> lies in the folder in which Snakemake ran
-    files = [folder / "model.safetensors", run / "priors" / prior, *([project / shipped / prior] if shipped else [])]
+    prior, shipped = layout.prior(config.get(f"tasks.{task}.prior")), config.get("priors_dir")
+    project = layout.folder.resolve().parents[1]  # results/<run> lies in the folder in which Snakemake ran
+    files = [own, prior, *([project / shipped / prior.name] if shipped else [])]
     for file in files:
         if file.is_file():
             return file.read_bytes()

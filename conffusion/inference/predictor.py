@@ -23,8 +23,7 @@ from conffusion.inference.interval import Interval, UncalibratedInterval, checke
 from conffusion.inference.model_file import read_package
 from conffusion.inference.package import Package
 from conffusion.inference.tiling import Canvas, Tile, grid_tiles, hole_tiles
-from conffusion.methods.one_pass import CorruptedImages
-from conffusion.tasks import Task
+from conffusion.tasks import DegradedImages, Task
 from conffusion.tasks.inpainting import MID_GREY
 
 COLOURS = 3
@@ -227,7 +226,7 @@ class Predictor:
         if self.task.has_mask:
             condition = np.where(mask == 1, np.float32(MID_GREY), condition)
         ids = [f"{image.digest}/{tile.top},{tile.left}" for image, tile in parts]
-        images = CorruptedImages(self.task.name, self.package.record.seed, ids, condition, mask)
+        images = DegradedImages(self.task, self.package.record.seed, ids, condition, mask)
         point, lower, upper = self._backend.bounds(images)
         if self.package.record.sorts_bounds:
             lower, upper, _ = sort_bounds(lower, upper)

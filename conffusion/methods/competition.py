@@ -1,7 +1,9 @@
 """Checkpoint selection: after each validation the checkpoint competes under both protocols."""
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -30,6 +32,58 @@ class Score:
     def beats(self, other: "Score | None") -> bool:
         """Whether this checkpoint has narrower intervals at controlled risk; any beats one that controls nothing."""
         return other is None or self.interval_size < other.interval_size or math.isinf(other.interval_size)
+
+
+@dataclass
+class Competition:
+    """The checkpoints of a fine-tuning run that have been scored so far.
+
+    Attributes:
+        scores: By step and protocol, in the order of the steps.
+    """
+
+    scores: dict[int, dict[str, Score]] = field(default_factory=dict)
+
+    def best(self, protocol: str) -> tuple[Score, int]:
+        """The first of the narrowest checkpoints of a protocol, and its step.
+
+        Raises:
+            ValueError: If no checkpoint has been scored.
+        """
+        if not self.scores:
+            raise ValueError("no checkpoint has competed")
+        step = self._improvements(protocol)[-1]
+        return self.scores[step][protocol], step
+
+    def n_without_improvement(self, protocol: str, after_step: int) -> int:
+        """Latest checkpoints after a step of which none is better than all before it."""
+        last = max(self._improvements(protocol)[-1], after_step)
+        return sum(step > last for step in self.scores)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """{step, protocol, lambda_hat, risk, interval_size} of every checkpoint and protocol."""
+        return [
+            {"step": step, "protocol": protocol, **asdict(score)}
+            for step, scores in self.scores.items()
+            for protocol, score in scores.items()
+        ]
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[Mapping[str, Any]]) -> "Competition":
+        """The competition that gave these rows."""
+        scores: dict[int, dict[str, Score]] = {}
+        for row in rows:
+            values = {name: row[name] for name in ("lambda_hat", "risk", "interval_size")}
+            scores.setdefault(row["step"], {})[row["protocol"]] = Score(**values)
+        return cls(scores)
+
+    def _improvements(self, protocol: str) -> list[int]:
+        """Steps of the checkpoints that were better than all before them."""
+        steps: list[int] = []
+        for step, scores in self.scores.items():
+            if scores[protocol].beats(self.scores[steps[-1]][protocol] if steps else None):
+                steps.append(step)
+        return steps
 
 
 def score_checkpoint(

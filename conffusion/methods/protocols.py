@@ -28,7 +28,7 @@ class Protocol:
         scaling: Set family; None = chosen among the configured ones on the split `selected_on`.
         sorts_bounds: Whether crossing bounds are counted and sorted before calibration.
         official_quirks: Whether the quirks of the official code are repeated: its grid of scales, dropout while
-            calibrating, and a fresh class and noise at every call (conformance facts, sections 1, 7 and 8).
+            calibrating, and a fresh class and noise at every call (docs/official_code.md, sections 1, 7 and 8).
     """
 
     name: str
@@ -82,7 +82,7 @@ class Protocol:
         return not self.official_quirks or calibration.risk_ucb <= calibration.alpha
 
     def quirk(self, step: int, *, calibrating: bool) -> Quirk:
-        """What goes astray when a checkpoint of a training step predicts, for calibration or for the test."""
+        """The quirk with which a checkpoint of a training step predicts, for calibration or for the test."""
         if not self.official_quirks:
             return NO_QUIRK
         return Quirk(f"validation after step {step}" if calibrating else "test", dropout=calibrating)
@@ -103,14 +103,14 @@ def get_protocol(name: str, *, official_quirks: bool = False) -> Protocol:
 
 
 def official_grid(task: str, method: Method) -> LambdaGrid | None:
-    """The scales that the official code scans (conformance facts, section 8); None where it has no such task."""
+    """The scales that the official code scans (docs/official_code.md, section 8); None where it has no such task."""
     if task == "super_resolution":
         return (0.9, 1.3, 1000) if method.network in (None, "task") else (0.8, 5.0, 1000)
     return (0.9, 2.5, 1000) if task == "inpainting" else None
 
 
 def _end_of_grid(images: LabelledBounds, grid: LambdaGrid, options: CalibrationOptions) -> Calibration:
-    """What the official code silently takes when its grid ends without a verdict (conformance facts, section 8).
+    """What the official code silently takes when its grid ends without a verdict (docs/official_code.md, section 8).
 
     Where the top of the grid fails already, the top, whose risk bound exceeds alpha; where even the bottom passes, one
     step above the top, although the bottom would do.

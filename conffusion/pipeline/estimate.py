@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,18 +14,19 @@ from torch import Tensor
 from conffusion.config.schema import Config
 from conffusion.core.device import Device, select_device
 from conffusion.methods.models import PredictorSpec
-from conffusion.methods.one_pass import CorruptedImages, predict_bounds
+from conffusion.methods.one_pass import predict_bounds
 from conffusion.methods.predictor import BoundPredictor
 from conffusion.models.networks import Architecture
 from conffusion.models.schedules import noise_schedule
 from conffusion.pipeline.plan import POOL, PROTOCOL_NAMES, SPLITS, Plan, method_of
 from conffusion.pipeline.stages.fitting import candidate_steps
-from conffusion.sampling import ChainSampler, SamplingInput, Solver
-from conffusion.tasks import build_task
-from conffusion.training.finetune import TrainingSet, finetune
-from conffusion.training.loop import Optimisation
+from conffusion.sampling import ChainSampler, Solver
+from conffusion.tasks import DegradedImages, build_task
+from conffusion.training import loop
+from conffusion.training.finetune import BoundFitting, TrainingSet
+from conffusion.training.loop import Optimisation, Problem
 from conffusion.training.objectives import pinball
-from conffusion.training.pretrain import PretrainingImages, classification_objective, diffusion_objective, pretrain
+from conffusion.training.pretrain import Classification, NoisePrediction, PretrainingImages
 from conffusion.training.priors import architecture_of
 
 GIB = 2**30
@@ -113,12 +115,11 @@ class Estimate:
         def train(n_images: int) -> None:
             grey = np.full((n_images, 3, side, side), 128, np.uint8)
             labels = np.zeros(n_images, np.int64) if is_classified else None
-            images = PretrainingImages(grey, grey if prior.task else None, labels, has_holes=False)
-            if schedule is None:
-                objective = classification_objective(network, images, self.device)
-            else:
-                objective = diffusion_objective(network, architecture.kind, images, schedule, self.device, 0)
-            pretrain(network, objective, n_images, Optimisation(_TRIAL_STEPS, n_images, 1e-9, training.ema), 0)
+            images = PretrainingImages(grey, grey if prior.task else None, labels)
+            problem: Problem[Any] = Classification(network, images, self.device)
+            if schedule is not None:
+                problem = NoisePrediction(network, architecture.kind, images, schedule, self.device)
+            loop.train(problem, Optimisation(_TRIAL_STEPS, n_images, 1e-9, training.ema))
 
         seconds = passes * self._seconds_per_item(train, training.batch_size, smallest=2) / _TRIAL_STEPS + JOB_START
         weights, hours = self._weights_gib(network), seconds / 3600
@@ -144,7 +145,7 @@ class Estimate:
     def _sampling(self, task: str) -> StageCost:
         sampling, architecture = self._config.sampling, self._architecture(self._config.tasks[task].prior)
         schedule = architecture.build_schedule()
-        steps = schedule.n_timesteps if schedule and sampling.solver == "ancestral" else sampling.n_steps
+        steps = Solver(sampling.solver, sampling.n_steps).n_calls(schedule) if schedule else sampling.n_steps
         passes = self._n(*SPLITS) * sampling.n_variants * steps
         jobs = sum(self._plan.n_shards(split) for split in SPLITS)
         seconds = passes * self._seconds_per_sampling_pass(task, architecture) + jobs * JOB_START
@@ -207,8 +208,8 @@ class Estimate:
         schedule = noise_schedule(**{**(architecture.schedule or {}), "n_timesteps": _TRIAL_STEPS})
         solver = Solver(sampling.solver, _TRIAL_STEPS, sampling.shared_start)
         image, mask = np.full((1, 3, side, side), 0.5, np.float32), np.ones((1, 3, side, side), np.uint8)
-        inputs = SamplingInput(task, 0, ("trial",), image, mask, build_task(task).has_mask)
-        sampler = ChainSampler(network, schedule, inputs, solver, sampling.dtype, self.device)
+        images = DegradedImages(build_task(task), 0, ("trial",), image, mask)
+        sampler = ChainSampler(network, schedule, images, solver, sampling.dtype, self.device)
 
         def draw(n_variants: int) -> None:
             sampler.launch([(0, variant) for variant in range(n_variants)])()
@@ -223,7 +224,8 @@ class Estimate:
             def predict(n_images: int) -> None:
                 shape = (n_images, 3, *2 * (self._plan.image_size(task, method_run),))
                 ids = [f"trial-{k}" for k in range(n_images)]
-                images = CorruptedImages(task, 0, ids, np.full(shape, 0.5, np.float32), np.ones(shape, np.uint8))
+                condition, mask = np.full(shape, 0.5, np.float32), np.ones(shape, np.uint8)
+                images = DegradedImages(build_task(task), 0, ids, condition, mask)
                 predict_bounds(predictor, images, self.device)
 
             return self._seconds_per_item(predict, 100)
@@ -238,10 +240,7 @@ class Estimate:
             def train(n_images: int) -> None:
                 optimisation = Optimisation(_TRIAL_STEPS, n_images, 1e-9, self._config.finetuning.ema)
                 data = self._noise_images(task, method_run, n_images, predictor)
-                finetune(
-                    predictor, data, pinball, 0.05, optimisation, self.device, seed=0, stops=(),
-                    on_validation=lambda step: None,
-                )  # fmt: skip
+                loop.train(BoundFitting(predictor, data, pinball, 0.05, self.device), optimisation)
 
             return self._seconds_per_item(train, batch_size, smallest=2) / _TRIAL_STEPS  # batch norm wants two
 

@@ -51,7 +51,7 @@ class FinetuningCall:
 
     @classmethod
     def of(cls, job: Job, n_processes: int) -> "FinetuningCall":
-        """What Snakemake asks for, in so many processes."""
+        """The job that Snakemake describes, in `n_processes` processes."""
         return cls(
             {name: _plain(value) for name, value in job.settings.items()},
             _named(job.input),

@@ -13,13 +13,15 @@ import torch
 from conffusion.core.device import select_device
 from conffusion.pipeline.finetuning import FinetuningCall, finetune
 from conffusion.pipeline.job import clear_errors, start_log
+from conffusion.pipeline.records import job_name
 from conffusion.training.parallel import joined
 
 
 def main(arguments: Sequence[str]) -> None:
     """Take part in the job that the only argument describes (a `FinetuningCall` as JSON)."""
     call, rank = FinetuningCall(**json.loads(arguments[0])), int(os.environ["LOCAL_RANK"])
-    start_log(call.log, empty=False, level=logging.INFO if rank == 0 else logging.WARNING)
+    name = job_name(call.log or "", "finetune_method")
+    start_log(call.log, name, empty=False, level=logging.INFO if rank == 0 else logging.WARNING)
     threading.Thread(target=_end_with_the_job, daemon=True).start()
     with clear_errors():
         device = select_device(call.device, call.precision, call.threads)

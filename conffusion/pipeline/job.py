@@ -11,9 +11,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from conffusion.config import parse_config, schema
+from conffusion.core.logs import log_to
 from conffusion.errors import ConffusionError
 from conffusion.pipeline.gpu import claim_gpus, visible_gpus
-from conffusion.pipeline.records import Recorder, recorded
+from conffusion.pipeline.records import Recorder, job_name, recorded
 
 if TYPE_CHECKING:
     from conffusion.core.device import Device
@@ -84,7 +85,7 @@ def run_job(snakemake: Any) -> Iterator[Job]:
     A `ConffusionError`, lack of memory or disk, or a lost GPU ends the script with one clear line and exit code 1.
     """
     log = str(snakemake.log[0]) if snakemake.log else None
-    start_log(log)
+    start_log(log, job_name(log or "", str(snakemake.rule)))
     os.environ.update({name: str(snakemake.threads) for name in _THREAD_VARIABLES})
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads that spin cripple jobs on a busy machine
     n_gpus = int(snakemake.resources.get("gpu", 0))
@@ -120,9 +121,12 @@ def _gpus(wanted: int, recorder: Recorder) -> Iterator[None]:
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """Log what goes wrong; end the process with exit code 1, without a traceback, where a user can mend it."""
+    """Log what goes wrong; end the process with exit code 1, without a traceback, where a user can fix it."""
     try:
         yield
+    except KeyboardInterrupt:
+        LOGGER.info("interrupted")
+        sys.exit(130)
     except (ConffusionError, OSError, MemoryError) as error:
         LOGGER.error("%s: %s", type(error).__name__, error)
         sys.exit(1)
@@ -152,12 +156,25 @@ def typed_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def start_log(path: str | None, *, empty: bool = True, level: int = logging.INFO) -> None:
-    """Log to the terminal and, where it is named, to a file, which several processes may share."""
-    handlers: list[logging.Handler] = [logging.StreamHandler()]
-    if path:
-        if empty:
-            Path(path).write_text("")
-        handlers.append(logging.FileHandler(path))
-    logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=handlers)
-    logging.captureWarnings(True)
+def start_log(path: str | None, name: str, *, empty: bool = True, level: int = logging.INFO) -> None:
+    """Log to a file, which several processes may share, and warnings to the terminal too; without a file all to it.
+
+    Args:
+        path: The log file.
+        name: Name of the job, which its lines in the terminal begin with.
+        empty: Whether to begin the file anew.
+        level: The lowest level of records.
+    """
+    terminal = logging.StreamHandler()
+    terminal.setFormatter(logging.Formatter(f"%(asctime)s  {name}: %(message)s", datefmt="%H:%M:%S"))
+    if path is None:
+        log_to(terminal, level=level)
+        return
+    terminal.addFilter(
+        lambda record: record.levelno == logging.WARNING
+    )  # Snakemake shows the end of a failed job's log
+    if empty:
+        Path(path).write_text("")
+    file = logging.FileHandler(path)
+    file.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    log_to(terminal, file, level=level)

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from conffusion.config.schema import RULE_FILLED, Config
+from conffusion.core.layout import RunLayout
 from conffusion.data.splits import SPLITS
 from conffusion.methods.registry import METHODS, Method, get_method
 from conffusion.pipeline.network_size import network_size
@@ -49,7 +50,12 @@ class Plan:
     @property
     def run(self) -> str:
         """Results folder of the run."""
-        return f"results/{self.config.run}"
+        return str(self.layout.folder)
+
+    @property
+    def layout(self) -> RunLayout:
+        """Where its files are."""
+        return RunLayout.of(self.config.run)
 
     @property
     def tasks(self) -> list[str]:
@@ -106,20 +112,15 @@ class Plan:
     @property
     def published(self) -> list[str]:
         """Small result files, below the run's folder, that `snakemake publish` copies: all but images and bounds."""
-        tables = [f"tables/{name}.csv" for name in self.tables]
-        figures = [f"figures/{name}.png" for name in self.figures]
-        method_runs = [
-            (task, method_run, protocol)
-            for task in self.tasks
-            for method_run in self.method_runs
-            for protocol in PROTOCOL_NAMES
-        ]
-        folders = [("/".join(parts), parts[1]) for parts in method_runs]
-        found = [f"{folder}/{file}" for folder, _ in folders for file in ("calibration.json", "metrics.json")]
-        models = [
-            f"{folder}/model.safetensors" for folder, method_run in folders if method_run in self.trained_method_runs
-        ]
-        return ["config.yaml", "splits.csv", "report.html", *tables, *figures, *found, *models]
+        here = RunLayout(Path())
+        files = [here.config, here.splits, here.report]
+        files += [*map(here.table, self.tables), *map(here.figure, self.figures)]
+        for task in self.tasks:
+            for method_run in self.method_runs:
+                for results in (here.results(task, method_run, protocol) for protocol in PROTOCOL_NAMES):
+                    files += [results.calibration, results.metrics]
+                    files += [results.model] if method_run in self.trained_method_runs else []
+        return [file.as_posix() for file in files]
 
     def n_shards(self, split: str) -> int:
         """Sampling jobs of a split."""
@@ -131,7 +132,7 @@ class Plan:
     def shards(self, task: str, split: str) -> list[str]:
         """Manifests of the variant stores of a task and split."""
         n_shards = self.n_shards(split)
-        return [f"{self.run}/{task}/variants/{split}/shard-{k:05d}-of-{n_shards:05d}.json" for k in range(n_shards)]
+        return [str(self.layout.variants(task, split, k, n_shards)) for k in range(n_shards)]
 
     @property
     def studied_solvers(self) -> list[tuple[str, int]]:
@@ -155,8 +156,9 @@ class Plan:
 
     def prior_path(self, name: str) -> str:
         """Checkpoint of a prior: a shipped one, or one that the run trains or converts from an official file."""
+        own = self.layout.prior(name)
         shipped = None if self.config.priors[name].checkpoint else self.config.priors_dir
-        return f"{shipped or self.run + '/priors'}/{name}.safetensors"
+        return str(Path(shipped) / own.name if shipped else own)
 
     @property
     def used_priors(self) -> list[str]:
@@ -194,7 +196,7 @@ class Plan:
         """Manifest of the images that a method sees; those of a size other than the task's have their own folder."""
         size = self.image_size(task, method_run)
         folder = "images" if size == self.image_size(task) else f"images-{size}"
-        return f"{self.run}/{task}/{folder}/{split}.json"
+        return str(self.layout.images(task, split, folder))
 
     def image_settings(self, task: str, folder: str) -> dict[str, Any]:
         """What the images of a task in one of its folders depend on; `folder` as in the path that `images` gives."""

@@ -2,20 +2,15 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from conffusion.core.layout import RunLayout
 from conffusion.pipeline.plan import POOL, SPLITS, Plan, method_of
 
+_HERE = RunLayout(Path())  # gives files relative to the run's folder
 _TABLES = {"claims": "tabulate_claims", "validity": "gather_validity"}
-_PER_METHOD = {  # what every method goes through once its bounds are there, and the file that is written last
-    "calibrate_method": "guaranteed/calibration.json",
-    "evaluate_method": "guaranteed/curve.csv",
-    "assess_validity": "validity.csv",
-}
-_PER_NETWORK = {
-    "finetune_method": "training.csv",
-    "predict_bounds": "guaranteed/bounds/test.json",
-    "trace_candidates": "candidate_curves",
-}
+_PER_NETWORK = ("finetune_method", "predict_bounds", "trace_candidates")  # what a trained method goes through
+_PER_METHOD = ("calibrate_method", "evaluate_method", "assess_validity")  # what every method goes through after that
 
 
 @dataclass(frozen=True)
@@ -34,7 +29,7 @@ class PlannedJob:
 
     rule: str
     wildcards: str
-    output: str
+    output: Path
     task: str = ""
     split: str = ""
     work: float = 1.0
@@ -53,7 +48,7 @@ def planned_jobs(plan: Plan, sizes: Mapping[str, int]) -> list[PlannedJob]:
         plan: The configuration's plan.
         sizes: Images of every split, as far as they are known.
     """
-    jobs = [PlannedJob("save_config", "", "config.yaml"), PlannedJob("split_images", "", "splits.csv")]
+    jobs = [PlannedJob("save_config", "", _HERE.config), PlannedJob("split_images", "", _HERE.splits)]
     jobs += _priors(plan)
     for task in plan.tasks:
         jobs += [*_images(plan, task), *_sampling(plan, task, sizes), *_methods(plan, task)]
@@ -71,9 +66,8 @@ def sampled_splits(plan: Plan) -> list[str]:
 
 def _priors(plan: Plan) -> Iterator[PlannedJob]:
     for name in plan.used_priors:
-        path, prior = plan.prior_path(name), plan.config.priors[name]
-        if path.startswith(f"{plan.run}/"):
-            output = path.removeprefix(f"{plan.run}/")
+        prior, output = plan.config.priors[name], _HERE.prior(name)
+        if plan.prior_path(name) == str(plan.layout.prior(name)):
             if prior.checkpoint or prior.training is None:
                 yield PlannedJob("import_prior", name, output)
             else:
@@ -84,25 +78,26 @@ def _images(plan: Plan, task: str) -> Iterator[PlannedJob]:
     first = SPLITS if plan.trained_method_runs else ("selection", *POOL)
     paths = {plan.images(task, split, method_run): split for method_run in ["", *plan.method_runs] for split in first}
     for path, split in paths.items():
-        folder = path.split("/")[-2]
-        yield PlannedJob("prepare_images", f"{task}-{folder}-{split}", f"{task}/{folder}/{split}.json", task, split)
+        folder = Path(path).parent.name
+        output = _HERE.images(task, split, folder)
+        yield PlannedJob("prepare_images", f"{task}-{folder}-{split}", output, task, split)
 
 
 def _sampling(plan: Plan, task: str, sizes: Mapping[str, int]) -> Iterator[PlannedJob]:
     for split in sampled_splits(plan):
-        shards = plan.shards(task, split)
-        for path in shards:
-            output = path.removeprefix(f"{plan.run}/")
-            shard = output.rpartition("/shard-")[2].removesuffix(".json")
-            work, unit = (sizes[split] / len(shards), "images") if split in sizes else (1.0, "jobs")
+        n_shards = plan.n_shards(split)
+        for k in range(n_shards):
+            output = _HERE.variants(task, split, k, n_shards)
+            shard = output.stem.removeprefix("shard-")
+            work, unit = (sizes[split] / n_shards, "images") if split in sizes else (1.0, "jobs")
             yield PlannedJob("sample_variants", f"{task}-{split}-{shard}", output, task, split, work, unit)
     for split in sampled_splits(plan):
-        output = f"{task}/dm_sb/guaranteed/bounds/{split}.json"
+        output = _HERE.results(task, "dm_sb", "guaranteed").bounds(split)
         yield PlannedJob("extract_bounds", f"{task}-{split}", output, task, split)
 
 
 def _methods(plan: Plan, task: str) -> Iterator[PlannedJob]:
-    for rule, output in {**_PER_NETWORK, **_PER_METHOD}.items():
+    for rule in (*_PER_NETWORK, *_PER_METHOD):
         for method_run in plan.trained_method_runs if rule in _PER_NETWORK else plan.method_runs:
             if rule == "assess_validity" and method_run not in plan.first_method_runs:
                 continue
@@ -111,22 +106,36 @@ def _methods(plan: Plan, task: str) -> Iterator[PlannedJob]:
                 finetuning = plan.config.finetuning
                 tuned = finetuning.tuned[task][method_of(method_run).name]
                 work, unit = tuned.n_steps + finetuning.sharpening.n_steps, "steps"
-            yield PlannedJob(rule, f"{task}-{method_run}", f"{task}/{method_run}/{output}", task, "", work, unit)
+            output = _last_output(rule, task, method_run)
+            yield PlannedJob(rule, f"{task}-{method_run}", output, task, "", work, unit)
+
+
+def _last_output(rule: str, task: str, method_run: str) -> Path:
+    """The file that a job of a method run writes last."""
+    results = _HERE.results(task, method_run, "guaranteed")
+    return {
+        "finetune_method": _HERE.training_curve(task, method_run),
+        "predict_bounds": results.bounds("test"),
+        "trace_candidates": _HERE.candidate_curves(task, method_run),
+        "calibrate_method": results.calibration,
+        "evaluate_method": results.curve,
+        "assess_validity": _HERE.validity(task, method_run),
+    }[rule]
 
 
 def _reporting(plan: Plan) -> Iterator[PlannedJob]:
     for name in plan.tables:
         is_task = name in plan.tasks
         rule = "tabulate_task" if is_task else _TABLES.get(name, f"tabulate_{name}")
-        yield PlannedJob(rule, name if is_task else "", f"tables/{name}.csv")
+        yield PlannedJob(rule, name if is_task else "", _HERE.table(name))
     for name in plan.figures:
         yield _figure(plan, name)
-    yield PlannedJob("write_report", "", "report.html")
+    yield PlannedJob("write_report", "", _HERE.report)
 
 
 def _figure(plan: Plan, name: str) -> PlannedJob:
     """The job of a figure named <kind>, <kind>_<task>, or <kind>_<task>_<method_run or protocol>."""
-    output = f"figures/{name}.png"
+    output = _HERE.figure(name)
     for task in plan.tasks:
         kind, found, rest = name.partition(f"_{task}")
         if found:

@@ -18,10 +18,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from conffusion.core.layout import RunLayout
 from conffusion.core.progress import Reading
 
 BEAT_SECONDS = 10.0
 SILENT_SECONDS = 120.0  # a job that has not been heard of for so long is dead: 12 beats
+LOG_LINES = 5
+_LOG_BYTES = 4000  # read from the end of a log
 _DONE = "done"
 
 
@@ -137,12 +140,12 @@ def recorded(log: str | Path, rule: str, *, wants_gpu: bool = False) -> Iterator
         rule: Name of the rule.
         wants_gpu: Whether the job will be given GPUs; see `Recorder.note`.
     """
-    place = _place(Path(log), rule)
-    if place is None:
-        yield Recorder(Path(), _new_record(rule, "", wants_gpu))
+    name, run = job_name(log, rule), _run_folder(Path(log))
+    if run is None:
+        yield Recorder(Path(), _new_record(name, "", wants_gpu))
         return
-    run, name, relative = place
-    recorder = Recorder(run / "jobs", _new_record(name, relative, wants_gpu))
+    relative = Path(log).relative_to(run).as_posix()
+    recorder = Recorder(RunLayout(run).jobs, _new_record(name, relative, wants_gpu))
     recorder.write()
     logger = logging.getLogger("conffusion.core.progress")
     logger.addHandler(recorder)
@@ -160,14 +163,30 @@ def recorded(log: str | Path, rule: str, *, wants_gpu: bool = False) -> Iterator
 
 def read_records(run: str | Path) -> list[JobRecord]:
     """Records of running and failed jobs; a damaged one is left out."""
-    folder = Path(run) / "jobs"
+    folder = RunLayout(Path(run)).jobs
     files = [*folder.glob("*.json"), *(file for file in folder.glob("*/*.json") if file.parent.name != _DONE)]
     return [record for file in sorted(files) for record in _read(file)]
 
 
+def read_record(run: str | Path, name: str) -> JobRecord | None:
+    """The record of one job that runs or has failed; None if there is none, or it is damaged."""
+    return next(_read(_path(RunLayout(Path(run)).jobs, name)), None)
+
+
+def last_lines(log: Path) -> tuple[str, ...]:
+    """The last lines of a log file that are not empty; none if it cannot be read."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - _LOG_BYTES))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ()
+    return tuple(line for line in text.splitlines() if line.strip())[-LOG_LINES:]
+
+
 def gpus_held(run: str | Path) -> dict[str, int]:
     """Number of GPUs that every finished job held, by its name."""
-    files = sorted((Path(run) / "jobs" / _DONE).rglob("*.json"))
+    files = sorted((RunLayout(Path(run)).jobs / _DONE).rglob("*.json"))
     return {record.name: len(record.gpus or ()) for file in files for record in _read(file)}
 
 
@@ -190,14 +209,17 @@ def _new_record(name: str, log: str, wants_gpu: bool) -> JobRecord:
     return JobRecord(name, log, socket.gethostname(), os.getpid(), now, now, gpus=gpus, slurm_job=slurm_job)
 
 
-def _place(log: Path, rule: str) -> tuple[Path, str, str] | None:
-    """results/<run>, name of the job, and its log relative to results/<run>."""
-    run = next((parent.parent for parent in log.parents if parent.name == "logs"), None)
-    if run is None:
-        return None
-    relative = log.relative_to(run)
-    rest = [part for part in relative.with_suffix("").parts[1:] if part != rule]
-    return run, f"{rule}/{'-'.join(rest)}" if rest else rule, relative.as_posix()
+def job_name(log: str | Path, rule: str) -> str:
+    """Name of a job by its log file, results/<run>/logs/...: "<rule>/<wildcards>", or "<rule>" without wildcards."""
+    run = _run_folder(Path(log))
+    parts = Path(log).relative_to(RunLayout(run).logs).with_suffix("").parts if run else ()
+    rest = "-".join(part for part in parts if part != rule)
+    return f"{rule}/{rest}" if rest else rule
+
+
+def _run_folder(log: Path) -> Path | None:
+    """results/<run>, the folder above the log file's `logs`; None if there is none."""
+    return next((parent.parent for parent in log.parents if parent == RunLayout(parent.parent).logs), None)
 
 
 def _path(folder: Path, name: str) -> Path:

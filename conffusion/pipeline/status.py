@@ -5,7 +5,6 @@ finished jobs come from their benchmark files, of running ones from their record
 of this lies in results/<run>, so any machine that sees the folder can watch the run.
 """
 
-import csv
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,15 +13,12 @@ from functools import cache
 from pathlib import Path
 
 from conffusion.config import load_config
-from conffusion.errors import ConfigError, StoreError
+from conffusion.core.layout import RunLayout
+from conffusion.errors import ConfigError
 from conffusion.pipeline.plan import Plan
 from conffusion.pipeline.planned import PlannedJob, planned_jobs
-from conffusion.pipeline.records import JobRecord, read_records
-from conffusion.store import read_json
-
-LOG_LINES = 5
-_LOG_BYTES = 4000  # read from the end of a log
-_MOST_TIMES = 200  # benchmark files read per rule and task: more do not make a mean better
+from conffusion.pipeline.records import JobRecord, last_lines, read_records
+from conffusion.pipeline.times import StageTimes, measured, split_sizes, stage_of, time_left
 
 
 @dataclass(frozen=True)
@@ -138,13 +134,14 @@ def read_status(folder: str | Path, clock: Callable[[], float] = time.time) -> R
         ConfigError: If the folder holds no config.yaml, or one of another version of the project.
     """
     folder = Path(folder)
-    if not (folder / "config.yaml").is_file():
+    layout = RunLayout(folder)
+    if not layout.config.is_file():
         raise ConfigError(
             f"{folder}: holds no config.yaml, so it is no run's folder, or nothing of the run has started; "
             "expected results/<run>"
         )
-    plan = Plan(load_config(folder / "config.yaml"))
-    jobs = planned_jobs(plan, _split_sizes(folder, plan))
+    plan = Plan(load_config(layout.config))
+    jobs = planned_jobs(plan, split_sizes(folder, plan))
     return _Snapshot(folder, plan, jobs, clock()).status()
 
 
@@ -159,8 +156,7 @@ class _Snapshot:
         self._running = {record.name: record for record in records if record not in self._failed}
         exists = _Existing(folder)
         self._done = {job.name for job in jobs if exists(job.output) and job.name not in self._running}
-        self._n_timed = 0
-        self._seconds = self._timed()
+        self._times, self._n_timed = self._measured_times()
 
     def _concerns(self, record: JobRecord) -> bool:
         """Whether a record is of this plan: not of a shard, say, of a former number of shards."""
@@ -168,9 +164,7 @@ class _Snapshot:
 
     def status(self) -> RunStatus:
         left = {job.name: self._left(job) for job in self._jobs if job.name not in self._done}
-        total_left = sum(seconds for seconds in left.values() if seconds is not None)
-        longest = max((left.get(name) or 0.0 for name in self._running), default=0.0)
-        together = max(total_left / max(len(self._running), 1), longest)
+        timed = [seconds for seconds in left.values() if seconds is not None]
         return RunStatus(
             run=self._plan.config.run,
             folder=str(self._folder),
@@ -180,49 +174,38 @@ class _Snapshot:
             running=tuple(self._running_job(record, left.get(name)) for name, record in self._running.items()),
             failures=tuple(self._failure(record) for record in sorted(self._failed, key=lambda one: -one.beat)),
             gpus=self._gpus(),
-            seconds_left=together if self._running or not left else None,
-            job_seconds_left=total_left,
+            seconds_left=time_left(timed, len(self._running)) if self._running or not left else None,
+            job_seconds_left=sum(timed),
             untimed=dict(
-                Counter(_stage_of(job)[0] for job in self._jobs if job.name in left and left[job.name] is None)
+                Counter(stage_of(job)[0] for job in self._jobs if job.name in left and left[job.name] is None)
             ),
             n_timed=self._n_timed,
         )
 
     # ---- time
 
-    def _timed(self) -> dict[tuple[str, str], float]:
-        """Seconds per unit of work, by stage and task, and by stage and "" for all tasks."""
-        finished: dict[tuple[str, str], list[PlannedJob]] = {}
-        for job in self._jobs:
-            if job.name in self._done:
-                finished.setdefault((_stage_of(job)[0], job.task), []).append(job)
-        sums: dict[tuple[str, str], tuple[float, float]] = {}
-        for key, jobs in finished.items():
-            for job in jobs[:: 1 + len(jobs) // _MOST_TIMES]:
-                seconds = _benchmark_seconds(self._folder, job)
-                if seconds is not None:
-                    self._n_timed += 1
-                    _add(sums, key, seconds, job.work)
+    def _measured_times(self) -> tuple[StageTimes, int]:
+        """Times of the stages, and how many finished jobs they come from."""
+        times = StageTimes()
+        done = [job for job in self._jobs if job.name in self._done]
+        finished = measured(self._folder, done)
+        for job, seconds in finished:
+            times.add(job, seconds)
+        timed = {(stage_of(job)[0], job.task) for job in done}
         for job in self._jobs:  # a stage of which nothing is finished is timed by the progress of what runs
-            record, key = self._running.get(job.name), (_stage_of(job)[0], job.task)
-            if record and record.progress and record.progress.done and key not in finished:
-                _add(sums, key, self._elapsed(record) + self._own_left(record), job.work)
-        for (stage, task), (seconds, work) in list(sums.items()):
-            if task:
-                _add(sums, (stage, ""), seconds, work)
-        return {key: seconds / work for key, (seconds, work) in sums.items()}
-
-    def _seconds_per_unit(self, stage: str, task: str) -> float | None:
-        return self._seconds.get((stage, task), self._seconds.get((stage, "")))
+            record = self._running.get(job.name)
+            if record and record.progress and record.progress.done and (stage_of(job)[0], job.task) not in timed:
+                times.add(job, self._elapsed(record) + self._own_left(record))
+        return times, len(finished)
 
     def _left(self, job: PlannedJob) -> float | None:
         """Seconds that an unfinished job still takes: by its own progress, else by the time of others of its stage."""
-        record, per_unit = self._running.get(job.name), self._seconds_per_unit(_stage_of(job)[0], job.task)
+        record, seconds = self._running.get(job.name), self._times.of(job)
         if record and record.progress and record.progress.done:
             return self._own_left(record)
-        if per_unit is None:
+        if seconds is None:
             return None
-        return max(0.0, job.work * per_unit - (self._elapsed(record) if record else 0.0))
+        return max(0.0, seconds - (self._elapsed(record) if record else 0.0))
 
     def _own_left(self, record: JobRecord) -> float:
         """Seconds left by the job's own progress, less what has passed since it was last heard of."""
@@ -237,13 +220,13 @@ class _Snapshot:
     def _stages(self, left: Mapping[str, float | None]) -> Iterable[StageStatus]:
         groups: dict[tuple[str, str, str], list[PlannedJob]] = {}
         for job in self._jobs:
-            groups.setdefault(_stage_of(job), []).append(job)
+            groups.setdefault(stage_of(job), []).append(job)
         order = list(dict.fromkeys(stage for stage, _, _ in groups))
         for (stage, task, split), jobs in sorted(groups.items(), key=lambda group: order.index(group[0][0])):
             unfinished = [left[job.name] for job in jobs if job.name in left]
             timed = [seconds for seconds in unfinished if seconds is not None]
             running = [job for job in jobs if job.name in self._running]
-            per_unit = self._seconds_per_unit(stage, task)
+            per_unit = self._times.per_unit(stage, task)
             yield StageStatus(
                 stage, task, split,
                 done=sum(job.name in self._done for job in jobs), total=len(jobs), running=len(running),
@@ -275,7 +258,7 @@ class _Snapshot:
         return RunningJob(record, self._elapsed(record), left, max(0.0, self._now - record.beat))
 
     def _failure(self, record: JobRecord) -> Failure:
-        return Failure(record, record.state == "running", _last_lines(self._folder / record.log))
+        return Failure(record, record.state == "running", last_lines(self._folder / record.log))
 
     def _gpus(self) -> dict[str, tuple[str, ...]]:
         used: dict[str, set[str]] = {}
@@ -292,56 +275,6 @@ class _Existing:
         self._folder = folder
         self._names = cache(lambda parent: frozenset(path.name for path in parent.iterdir()) if parent.is_dir() else ())
 
-    def __call__(self, path: str) -> bool:
+    def __call__(self, path: Path) -> bool:
         file = self._folder / path
         return file.name in self._names(file.parent)
-
-
-def _stage_of(job: PlannedJob) -> tuple[str, str, str]:
-    """Sampling is counted by task and split, what takes long by task; everything that shows results is one stage."""
-    if job.rule == "sample_variants":
-        return job.rule, job.task, job.split
-    if job.rule in ("finetune_method", "train_prior"):
-        return job.rule, job.task, ""
-    if job.rule.startswith(("plot_", "tabulate_", "gather_", "write_")):
-        return "tables, figures, report", "", ""
-    return job.rule, "", ""
-
-
-def _split_sizes(folder: Path, plan: Plan) -> dict[str, int]:
-    """Images of every split: as they were dealt, else as configured, else unknown."""
-    try:
-        with (folder / "splits.csv").open(newline="") as file:
-            return dict(Counter(row["split"] for row in csv.DictReader(file)))
-    except (OSError, KeyError):
-        sizes = plan.config.dataset.splits.model_dump()
-        return {split: int(size) for split, size in sizes.items()} if min(sizes.values()) >= 1 else {}
-
-
-def _benchmark_seconds(folder: Path, job: PlannedJob) -> float | None:
-    """Wall seconds of a finished job: from its benchmark file, or of a shard's sampling alone from its manifest."""
-    try:
-        with (folder / "benchmarks" / f"{job.name}.tsv").open(newline="") as file:
-            return float(next(csv.DictReader(file, delimiter="\t"))["s"])
-    except (OSError, KeyError, StopIteration, ValueError):
-        if job.rule != "sample_variants":
-            return None
-    try:
-        return float(read_json(folder / job.output)["attributes"]["seconds_per_image"]) * job.work
-    except (StoreError, KeyError, TypeError, ValueError):
-        return None
-
-
-def _last_lines(log: Path) -> tuple[str, ...]:
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - _LOG_BYTES))
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return ()
-    return tuple(line for line in text.splitlines() if line.strip())[-LOG_LINES:]
-
-
-def _add(sums: dict[tuple[str, str], tuple[float, float]], key: tuple[str, str], seconds: float, work: float) -> None:
-    before = sums.get(key, (0.0, 0.0))
-    sums[key] = before[0] + seconds, before[1] + work

@@ -47,7 +47,7 @@ def resample_methods(results: Sequence[MethodResult], n_bootstrap: int, seed: in
     their own for each method. Which pixels belong to which quartile of interval size stays as it was on all images.
 
     Args:
-        results: Arms of one task and protocol.
+        results: Method runs of one task and protocol.
         n_bootstrap: Number of resamples.
         seed: Seed; the same for every task and protocol, so that equal test sets meet equal resamples.
     Returns:

@@ -12,6 +12,7 @@ import jinja2
 import pandas as pd
 import yaml
 
+from conffusion.calibration.guarantee import Guarantee
 from conffusion.config import read_yaml
 from conffusion.errors import StoreError
 from conffusion.methods.protocols import COMPARISON
@@ -28,7 +29,7 @@ _READING = {
     "stratified_risk": "The pixels of all test images are sorted by interval size into four quarters; bars above the"
     " line mean that such pixels are missed more often than α.",
     "position_risk": "Risk in 16 × 16 cells of the test images, over all images and channels, under the protocol"
-    " guaranteed. The promise is about the mean over the image, not about each place: red places are missed more often"
+    " guaranteed. The guarantee is about the mean over the image, not about each cell: red cells are missed more often"
     " than α, blue ones less, grey ones are not judged.",
     "risk_curve": "λ̂ is the smallest scale from which on the upper confidence bound of the risk stays at or below α.",
     "size_risk": "Error bars: 1.96 standard errors over test images (groups, where images share one).",
@@ -68,7 +69,7 @@ def write_report(
     figures: Mapping[str, Path],
     versions: Mapping[str, str],
 ) -> None:
-    """Write the report: what is promised, verdicts, tables, figures, configuration and versions, in one HTML file.
+    """Write the report: what is guaranteed, verdicts, tables, figures, configuration and versions, in one HTML file.
 
     The page loads nothing from elsewhere: figures are embedded, style sheet included, no scripts.
 
@@ -76,7 +77,7 @@ def write_report(
         output: HTML file to write.
         config_path: results/<run>/config.yaml.
         tables: Heading to CSV file, in the order of the page. `claims.csv` gives the verdicts and `validity.csv` the
-            check of the promise, whatever their headings.
+            check of the guarantee, whatever their headings.
         figures: Heading to PNG file. How to read a figure is told from the beginning of its file name: examples,
             methods, stratified_risk, position_risk, risk_curve, size_risk, training, validity, bounds.
         versions: Name to version of what made the run.
@@ -90,10 +91,11 @@ def write_report(
     page = _template().render(
         run=config.get("run", "?"),
         alpha=config["calibration"]["alpha"],
+        statement=str(Guarantee(config["calibration"]["alpha"], config["calibration"]["delta"])),
         delta=config["calibration"]["delta"],
         n_variants=config["sampling"]["n_variants"],
         replicates=config.get("replicates", 1),
-        promise=_promise(by_stem.get("validity"), config["calibration"]["delta"]),
+        guarantee=_guarantee(by_stem.get("validity"), config["calibration"]["delta"]),
         claims=_claims(by_stem.get("claims")),
         tables=[
             _table(title, frame, config["sampling"]["n_variants"])
@@ -135,17 +137,22 @@ def _figure(title: str, path: Path) -> ReportFigure:
     return ReportFigure(title, f"data:image/png;base64,{content}", reading)
 
 
-def _promise(validity: pd.DataFrame | None, delta: float) -> dict[str, Any] | None:
-    """In how many rows of each protocol the violation rate is at most delta plus two standard errors."""
-    if validity is None:
-        return None
-    kept = validity["violation_rate"] <= delta + 2 * validity["standard_error"]
+def violation_counts(validity: pd.DataFrame, delta: float) -> dict[str, dict[str, Any]]:
+    """By protocol: rows, those whose violation rate is at most delta plus two standard errors, and the largest rate."""
+    controlled = validity["violation_rate"] <= delta + 2 * validity["standard_error"]
     counts = {}
     for protocol in sorted(validity["protocol"].unique(), key=protocol_rank):
-        rows = kept[validity["protocol"] == protocol]
+        rows = controlled[validity["protocol"] == protocol]
         worst = validity.loc[rows.index, "violation_rate"].max()
-        counts[protocol] = {"kept": int(rows.sum()), "rows": len(rows), "worst": decimals(3)(worst)}
-    return {"counts": counts, "n_draws": int(validity["n_draws"].min())}
+        counts[protocol] = {"controlled": int(rows.sum()), "rows": len(rows), "worst": decimals(3)(worst)}
+    return counts
+
+
+def _guarantee(validity: pd.DataFrame | None, delta: float) -> dict[str, Any] | None:
+    """How often the risk was violated over the draws."""
+    if validity is None:
+        return None
+    return {"counts": violation_counts(validity, delta), "n_draws": int(validity["n_draws"].min())}
 
 
 def _claims(claims: pd.DataFrame | None) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from conffusion.core.layout import RunLayout
 from conffusion.errors import StoreError
 from conffusion.methods.protocols import PROTOCOLS
 from conffusion.methods.registry import METHODS
@@ -60,7 +61,10 @@ def write_speed_table(folders: Sequence[Path | str], run: RunFolder, output_csv:
     """
     keys = ["rule", "task", "method"]
     methods = method_rows(load_results(folders)).groupby(keys[1:], sort=False)[list(_PER_METHOD)].mean().reset_index()
-    methods["rule"] = [_rule_of(method) for method in methods["method"]]
+    methods["rule"] = [
+        "sample_variants" if method in METHODS and METHODS[method].is_sampled else "predict_bounds"
+        for method in methods["method"]
+    ]
     costs = job_costs(run).merge(methods, on=keys, how="outer")
     costs = costs[[*keys, *_PER_METHOD, *costs.columns.difference([*keys, *_PER_METHOD], sort=False)]]
     places = sorted(range(len(costs)), key=_order(costs).__getitem__)
@@ -70,7 +74,7 @@ def write_speed_table(folders: Sequence[Path | str], run: RunFolder, output_csv:
 def job_costs(run: RunFolder) -> pd.DataFrame:
     """The columns of `write_speed_table` up to max_memory_mb; task and method are "" where a row has none."""
     traces = _Traces(run)
-    rows = [traces.row(file) for file in sorted((run.path / "benchmarks").rglob("*.tsv"))]
+    rows = [traces.row(file) for file in sorted(RunLayout(run.path).benchmarks.rglob("*.tsv"))]
     columns = ["rule", "task", "method", "images", "passes", "gpu", "s", "cpu_time", "max_rss"]
     groups = pd.DataFrame(rows, columns=columns).groupby(columns[:3], sort=False)
 
@@ -90,7 +94,7 @@ class _Traces:
     """What single jobs did, from the files that they left."""
 
     def __init__(self, run: RunFolder) -> None:
-        self._run = run
+        self._run, self._layout = run, RunLayout(run.path)
         self._counts: Mapping[str, Callable[[str, str], tuple[float, float]]] = MappingProxyType(
             {
                 "train_prior": self._pretraining,
@@ -103,8 +107,8 @@ class _Traces:
         )
 
     def row(self, file: Path) -> dict[str, Any]:
-        """One job: its place in the table, what it did and what it cost; seconds and MB."""
-        name = file.relative_to(self._run.path / "benchmarks").with_suffix("").as_posix()
+        """One job: its row of the table, what it did and what it cost; seconds and MB."""
+        name = file.relative_to(self._layout.benchmarks).with_suffix("").as_posix()
         rule, _, wildcards = name.partition("/")
         task = next((task for task in TASKS if wildcards.startswith(f"{task}-")), "")
         rest = wildcards.removeprefix(f"{task}-")
@@ -124,7 +128,7 @@ class _Traces:
     @cached_property
     def _sizes(self) -> Mapping[str, int]:
         """Images of every split."""
-        return Counter(read_csv(self._run.path / "splits.csv", text_columns=("split",))["split"])
+        return Counter(read_csv(self._layout.splits, text_columns=("split",))["split"])
 
     def _pretraining(self, _: str, prior: str) -> tuple[float, float]:
         n_images = self._run.prior_images[prior]
@@ -133,7 +137,7 @@ class _Traces:
     def _sampling(self, task: str, shard: str) -> tuple[float, float]:
         split, k, _, n_shards = shard.split("-")
         n_images = (int(k) + 1) * self._sizes[split] // int(n_shards) - int(k) * self._sizes[split] // int(n_shards)
-        manifest = read_json(self._run.path / task / "variants" / split / f"shard-{k}-of-{n_shards}.json")
+        manifest = read_json(self._layout.variants(task, split, k, n_shards))
         return n_images, n_images * manifest["attributes"]["forward_passes_per_image"]
 
     def _extraction(self, task: str, split: str) -> tuple[float, float]:
@@ -157,11 +161,7 @@ class _Traces:
         return n_images, n_images
 
     def _curve(self, task: str, method_run: str) -> pd.DataFrame:
-        return read_csv(self._run.path / task / method_run / "training.csv")
-
-
-def _rule_of(method: str) -> str:
-    return "sample_variants" if method in METHODS and METHODS[method].is_sampled else "predict_bounds"
+        return read_csv(self._layout.training_curve(task, method_run))
 
 
 def _order(costs: pd.DataFrame) -> list[tuple[Any, ...]]:

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from conffusion.core.device import BatchLimit
 from conffusion.core.progress import Progress
 from conffusion.sampling.adaptive_stopping import AdaptiveStopping
-from conffusion.sampling.chains import Chain, ChainSampler, SamplingInput
+from conffusion.sampling.chains import Chain, ChainSampler
+from conffusion.tasks import DegradedImages
 
 _IN_FLIGHT = 2  # batches started but not read: the device computes one while the results of another are handled
 
@@ -21,7 +22,7 @@ class Drawn:
     """Variants of one image.
 
     Attributes:
-        variants: (n_drawn, C, H, W) in the storage type.
+        variants: (n_drawn, C, H, W) in the stored type.
         row: Row of the image.
     """
 
@@ -47,7 +48,7 @@ class _Image:
 
 def draw_variants(
     sampler: ChainSampler,
-    inputs: SamplingInput,
+    images: DegradedImages,
     n_variants: int,
     batch_size: int | BatchLimit,
     adaptive_stopping: AdaptiveStopping | None = None,
@@ -56,13 +57,13 @@ def draw_variants(
 
     Args:
         sampler: Draws chains of these images.
-        inputs: The images.
+        images: The images.
         n_variants: J, variants per image; with `adaptive_stopping` the most.
         batch_size: Variants per network call, halved where memory does not suffice; a limit remembers that.
         adaptive_stopping: When to stop drawing for an image; None draws all.
     """
     limit = BatchLimit(batch_size) if isinstance(batch_size, int) else batch_size
-    return _Drawing(sampler, inputs, n_variants, limit, adaptive_stopping).run()
+    return _Drawing(sampler, images, n_variants, limit, adaptive_stopping).run()
 
 
 class _Drawing:
@@ -71,19 +72,19 @@ class _Drawing:
     def __init__(
         self,
         sampler: ChainSampler,
-        inputs: SamplingInput,
+        images: DegradedImages,
         n_variants: int,
         limit: BatchLimit,
         adaptive_stopping: AdaptiveStopping | None,
     ) -> None:
-        self._sampler, self._inputs, self._n_variants = sampler, inputs, n_variants
+        self._sampler, self._images, self._n_variants = sampler, images, n_variants
         self._limit, self._adaptive_stopping = limit, adaptive_stopping
-        self._n_images = len(inputs.image_ids)
+        self._n_images = len(images)
         self._n_opened = 0
         self._drawing: dict[int, _Image] = {}
         self._finished: dict[int, Drawn] = {}
         self._wanted: deque[Chain] = deque()
-        self._progress = Progress(f"sampling {inputs.task}", self._n_images * n_variants, unit="variants")
+        self._progress = Progress(f"sampling {images.task.name}", self._n_images * n_variants, unit="variants")
 
     def run(self) -> Iterator[Drawn]:
         in_flight: deque[tuple[list[Chain], Sequence[Callable[[], npt.NDArray[Any]]]]] = deque()
@@ -126,7 +127,7 @@ class _Drawing:
         if (
             is_full
             or self._adaptive_stopping is None
-            or self._adaptive_stopping.is_settled(variants, self._inputs.mask[image.row])
+            or self._adaptive_stopping.should_stop(variants, self._images.mask[image.row])
         ):
             del self._drawing[image.row]
             self._finished[image.row] = Drawn(variants, image.row)

@@ -1,23 +1,18 @@
 """Fine-tuning a one-pass predictor to bounds (Horwitz and Hoshen 2022, section 3.2)."""
 
-import logging
-import math
-from collections.abc import Callable, Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from conffusion.core.device import BatchLimit, Device
-from conffusion.core.progress import Progress
+from conffusion.core.device import Device
 from conffusion.methods.predictor import BoundPredictor, Bounds
-from conffusion.training.loop import FROM_THE_START, Again, Optimisation, Resumption, TrainingRun
-from conffusion.training.objectives import Objective
-from conffusion.training.parallel import ALONE, Processes
+from conffusion.training.loop import Batch, Problem
+from conffusion.training.objectives import Objective, Sharpening
 
-LOGGER = logging.getLogger(__name__)
-RECORD_EVERY = 20
+RECORD_EVERY = 20  # steps between two records of the loss
 
 
 @dataclass(frozen=True)
@@ -25,13 +20,13 @@ class TrainingSet:
     """Fine-tuning images on the device, all (N, C, H, W) and in [-1, 1].
 
     Attributes:
-        condition: Corrupted images.
+        condition: Degraded images.
         mask: 1 at evaluated pixels.
         lower: What the lower bound is fitted to: the truth, or DM_SB's lower bound.
         upper: Likewise for the upper bound.
         noise: Fixed noise inputs (those of the sampled bounds), or None for fresh noise at every step.
         n_classes: Classes of a class-conditional network, which sees a random one at every step; 0 = none.
-        mirrors: Whether half of the batches are mirrored.
+        horizontal_flip: Whether half of the batches are mirrored.
     """
 
     condition: Tensor
@@ -40,12 +35,12 @@ class TrainingSet:
     upper: Tensor
     noise: Tensor | None
     n_classes: int
-    mirrors: bool = True
+    horizontal_flip: bool = True
 
 
 @dataclass(frozen=True)
-class _Batch:
-    """One step's images and all that is random about them; as in `TrainingSet`, with class labels or None."""
+class BoundBatch(Batch):
+    """One step's images and all that is random about them; as in `TrainingSet`, with class labels (N,) or None."""
 
     condition: Tensor
     mask: Tensor
@@ -54,12 +49,66 @@ class _Batch:
     noise: Tensor
     labels: Tensor | None
 
-    def part(self, rows: slice) -> "_Batch":
-        """Some of the images."""
-        labels = None if self.labels is None else self.labels[rows]
-        return _Batch(
-            self.condition[rows], self.mask[rows], self.lower[rows], self.upper[rows], self.noise[rows], labels
-        )
+
+class BoundFitting(Problem[BoundBatch]):
+    """Fitting the bounds of a predictor to targets.
+
+    Args:
+        predictor: Placed on the device.
+        data: Fine-tuning images and targets.
+        objective: Loss on the evaluated pixels.
+        quantile: Lower quantile of pinball losses, alpha / 2.
+        device: Device and precision.
+    """
+
+    def __init__(
+        self, predictor: BoundPredictor, data: TrainingSet, objective: Objective, quantile: float, device: Device
+    ) -> None:
+        self.network, self.n_images = predictor.network, len(data.condition)
+        self.smallest_part = smallest_part(predictor)
+        self._predictor, self._data, self._device = predictor, data, device
+        self._objective, self._quantile = objective, quantile
+
+    def draw(self, rows: Tensor, generator: torch.Generator) -> BoundBatch:
+        """The images of one step; all of them are mirrored together, or none."""
+        data, device = self._data, self._device.torch_device
+        flipped = data.horizontal_flip and bool(torch.rand((), generator=generator) < 0.5)
+        rows = rows.to(data.condition.device)
+
+        def take(images: Tensor) -> Tensor:
+            return images[rows].flip(-1) if flipped else images[rows]
+
+        condition = take(data.condition)
+        if data.noise is None:
+            noise = torch.randn(condition.shape, generator=generator).to(device)
+        else:
+            noise = take(data.noise)
+        labels = None
+        if data.n_classes:
+            labels = torch.randint(data.n_classes, (len(rows),), generator=generator).to(device)
+        return BoundBatch(condition, take(data.mask), take(data.lower), take(data.upper), noise, labels)
+
+    def loss(self, batch: BoundBatch) -> Tensor:
+        """The objective on the evaluated pixels."""
+        with self._device.autocast():
+            bounds = self._predictor(batch.condition, batch.mask, batch.noise, batch.labels)
+        evaluated = batch.mask > 0
+        inside = Bounds(*(bound[evaluated] for bound in bounds))
+        return self._objective(inside, batch.lower[evaluated], batch.upper[evaluated], self._quantile)
+
+    def end_step(self) -> None:
+        """Moves the price of the sharpening."""
+        if isinstance(self._objective, Sharpening):
+            self._objective.update_price()
+
+    def state(self) -> dict[str, float]:
+        """The price of the sharpening."""
+        return self._objective.state() if isinstance(self._objective, Sharpening) else {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state that holds what `state` gave."""
+        if isinstance(self._objective, Sharpening):
+            self._objective.restore(state)
 
 
 def validation_steps(n_steps: int, every: int, *, first: bool = False) -> list[int]:
@@ -67,138 +116,6 @@ def validation_steps(n_steps: int, every: int, *, first: bool = False) -> list[i
     return sorted({*range(every, n_steps + 1, every), n_steps, *([1] if first else [])} - {0})
 
 
-def finetune(
-    predictor: BoundPredictor,
-    data: TrainingSet,
-    objective: Objective,
-    quantile: float,
-    settings: Optimisation,
-    device: Device,
-    *,
-    seed: int,
-    stops: Collection[int],
-    on_validation: Callable[[int], bool | None],
-    after_step: Callable[[], None] = lambda: None,
-    resumption: Resumption = FROM_THE_START,
-    processes: Processes = ALONE,
-) -> list[dict[str, float]]:
-    """Fit the predictor; at every stop `on_validation(step)` sees it with averaged weights, in evaluation mode.
-
-    A batch is divided among the processes, and in each of them into parts where `settings.micro_batch` says so or
-    memory does not suffice; its gradient is the sum over all parts. The result is the same up to rounding, except that
-    batch norm then sees the parts, and dropout draws other masks.
-
-    Args:
-        predictor: Changed in place; ends with the weights of the last step, not averaged.
-        data: Fine-tuning images and targets.
-        objective: Loss on the evaluated pixels.
-        quantile: Lower quantile of pinball losses, alpha / 2.
-        settings: Optimiser settings.
-        device: Device and precision.
-        seed: Data order, noise and mirroring follow from it.
-        stops: Steps after which a checkpoint competes; see `validation_steps`.
-        on_validation: Called with the step, in the first process alone; True ends the run.
-        after_step: Called after every step of the optimiser; `Sharpening.settle`.
-        resumption: Where to go on, and how the state is kept; asked after every record.
-        processes: Who takes part; all call this with the same arguments.
-    Returns:
-        Records {step, loss}, the mean of every `RECORD_EVERY` steps.
-    """
-    run = TrainingRun(predictor.network, settings, len(data.condition), seed, processes)
-    size = min(settings.batch_size, settings.micro_batch or settings.batch_size)
-    limit = BatchLimit(size, smallest=smallest_batch(predictor))
-    if resumption.start is not None:
-        run.restore(resumption.start)
-        limit.size = resumption.start["limits"][processes.rank]
-    first = run.trainer.step
-    progress = Progress(_label(first), settings.n_steps - first, unit="steps")
-    predictor.train()
-    for rows in run.batches:
-        batch = _draw(data, rows, device, run.generator)
-        run.apply(partial(_backward, predictor, batch, objective, quantile, device, limit, processes))
-        after_step()
-        if run.record(RECORD_EVERY, stops):
-            if run.trainer.step in stops and _validate(run, on_validation, processes):
-                break
-            if processes.first_decides(resumption.is_due()):
-                limits = [int(size) for size in processes.gather(torch.tensor(limit.size))]
-                resumption.save({**run.state(), "limits": limits})
-        progress.update()
-    return run.records
-
-
-def _validate(run: TrainingRun, on_validation: Callable[[int], bool | None], processes: Processes) -> bool:
-    """Whether the run is to end."""
-    ends = False
-    if processes.is_first:
-        with run.trainer.averaged():
-            ends = bool(on_validation(run.trainer.step))
-    return processes.first_decides(ends)
-
-
-def _label(first_step: int) -> str:
-    return f"fine-tuning from step {first_step}" if first_step else "fine-tuning"
-
-
-def _draw(data: TrainingSet, rows: Tensor, device: Device, generator: torch.Generator) -> _Batch:
-    """The images of one step; all of them are mirrored together, or none."""
-    mirrored = data.mirrors and bool(torch.rand((), generator=generator) < 0.5)
-    condition, mask, lower, upper = (
-        _take(part, rows, mirrored) for part in (data.condition, data.mask, data.lower, data.upper)
-    )
-    if data.noise is None:
-        noise = torch.randn(condition.shape, generator=generator).to(device.torch_device)
-    else:
-        noise = _take(data.noise, rows, mirrored)
-    labels = None
-    if data.n_classes:
-        labels = torch.randint(data.n_classes, (len(rows),), generator=generator).to(device.torch_device)
-    return _Batch(condition, mask, lower, upper, noise, labels)
-
-
-def _backward(
-    predictor: BoundPredictor,
-    batch: _Batch,
-    objective: Objective,
-    quantile: float,
-    device: Device,
-    limit: BatchLimit,
-    processes: Processes,
-) -> Tensor:
-    """Add the gradient of this process's part of the batch's loss, piece by piece, and return that part of the loss.
-
-    Raises:
-        Again: If a part did not fit into memory; `limit` is lower then.
-    """
-    n_images, total = len(batch.condition), torch.zeros((), device=device.torch_device)
-    own = batch.part(processes.part(n_images))
-    n_own = len(own.condition)
-    n_parts = max(1, min(math.ceil(n_own / limit.size), n_own // limit.smallest))
-    for k in range(n_parts):  # nearly equal parts, none smaller than it may be
-        part = own.part(slice(k * n_own // n_parts, (k + 1) * n_own // n_parts))
-        try:
-            loss = _loss(predictor, part, objective, quantile, device) * (len(part.condition) / n_images)
-            loss.backward()
-        except (MemoryError, RuntimeError) as error:
-            limit.shrink(len(part.condition), error)
-            raise Again from None
-        total += loss.detach()
-    return total
-
-
-def smallest_batch(module: nn.Module) -> int:
+def smallest_part(module: nn.Module) -> int:
     """Images that a part of a batch must hold: batch norm needs two."""
     return 2 if any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules()) else 1
-
-
-def _loss(predictor: BoundPredictor, batch: _Batch, objective: Objective, quantile: float, device: Device) -> Tensor:
-    with device.autocast():
-        bounds = predictor(batch.condition, batch.mask, batch.noise, batch.labels)
-    evaluated = batch.mask > 0
-    inside = Bounds(*(bound[evaluated] for bound in bounds))
-    return objective(inside, batch.lower[evaluated], batch.upper[evaluated], quantile)
-
-
-def _take(images: Tensor, rows: Tensor, mirrored: bool) -> Tensor:
-    batch = images[rows.to(images.device)]
-    return batch.flip(-1) if mirrored else batch

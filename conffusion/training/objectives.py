@@ -48,8 +48,8 @@ OBJECTIVES: Mapping[str, Objective] = MappingProxyType(
 class Sharpening:
     """Mean width + price x smoothed misses of the truth, with the price that holds the risk near a level.
 
-    An `Objective` with a memory: it notes the risk of what it is shown, and `settle` moves the price. What is shown
-    twice, because memory did not suffice the first time, counts twice in that step's risk.
+    An `Objective` with a memory: it notes the risk of what it is shown, and `update_price` follows it. What is
+    shown twice, because memory did not suffice the first time, counts twice in that step's risk.
 
     Args:
         level: Wanted share of missed values, in (0, 1).
@@ -76,7 +76,7 @@ class Sharpening:
         self._shown.append((missed.numel(), missed.float().mean()))
         return sharpness_loss(low, high, truth, price=self.price)
 
-    def settle(self) -> None:
+    def update_price(self) -> None:
         """End a step: raise the price if more than the level was missed since the last one, and lower it if less."""
         n_missed = sum(n * float(share) for n, share in self._shown)
         n_missed, n_values = self._processes.total(n_missed, sum(n for n, _ in self._shown))

@@ -1,9 +1,8 @@
 """Pretraining of the priors: diffusion networks predict noise, encoders tell photographs apart."""
 
 import logging
-from collections.abc import Callable, Iterator
+import time
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,13 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conffusion.core.device import Device
-from conffusion.core.progress import Progress
 from conffusion.models.denoiser import LEVEL_INPUTS
 from conffusion.models.schedules import NoiseSchedule
-from conffusion.training.loop import FROM_THE_START, Optimisation, Resumption, TrainingRun
+from conffusion.tasks.task import MaskArray
+from conffusion.training.loop import Batch, Optimisation, Problem, Training
+from conffusion.training.state import StateFolder
 
 LOGGER = logging.getLogger(__name__)
-RECORD_EVERY = 100
+RECORD_EVERY = 100  # steps between two records of the loss
 
 
 @dataclass(frozen=True)
@@ -27,109 +27,20 @@ class PretrainingImages:
 
     Attributes:
         target: (N, C, H, W) uint8 clean images.
-        condition: (N, C, H, W) uint8 corrupted images of a conditional prior, else None.
+        condition: (N, C, H, W) uint8 degraded images of a conditional prior, else None.
         labels: (N,) int64 classes, else None.
-        has_holes: Whether training cuts random holes, which the condition shows as noise (Palette).
+        hole: (H, W) mask of a task that lacks the pixels where it is 1: training cuts holes of about that size, which
+            the condition shows as noise (Palette); None where nothing is missing.
     """
 
     target: Any
     condition: Any | None
     labels: Any | None
-    has_holes: bool
+    hole: MaskArray | None = None
 
 
 @dataclass(frozen=True)
-class Objective:
-    """A loss of images, given by their row numbers.
-
-    Attributes:
-        loss: Row numbers to a scalar.
-        generator: What the loss draws random numbers from, if it does.
-    """
-
-    loss: Callable[[Tensor], Tensor]
-    generator: torch.Generator | None = None
-
-    def __call__(self, rows: Tensor) -> Tensor:
-        """The loss of these rows."""
-        return self.loss(rows)
-
-
-def pretrain(
-    network: nn.Module,
-    objective: Objective,
-    n_images: int,
-    settings: Optimisation,
-    seed: int,
-    resumption: Resumption = FROM_THE_START,
-) -> list[dict[str, float]]:
-    """Minimise an objective over shuffled epochs; the network ends up with the averaged weights, in evaluation mode.
-
-    Returns:
-        Records {step, loss}: the mean loss of every `RECORD_EVERY` steps.
-    """
-    run = TrainingRun(network, settings, n_images, seed)
-    if resumption.start is not None:
-        run.restore(resumption.start)
-        if objective.generator is not None:
-            objective.generator.set_state(resumption.start["objective"])
-    progress = Progress("pretraining", settings.n_steps - run.trainer.step, unit="steps")
-    network.train()
-    for rows in run.batches:
-        run.apply(partial(_backward, objective, rows))
-        if run.record(RECORD_EVERY, {settings.n_steps}):
-            LOGGER.info("step %d: loss %.5f", run.trainer.step, run.records[-1]["loss"])
-            if resumption.is_due():
-                drawn = None if objective.generator is None else objective.generator.get_state()
-                resumption.save({**run.state(), "objective": drawn})
-        progress.update()
-    with run.trainer.averaged():
-        averaged = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-    network.load_state_dict(averaged)
-    network.eval()
-    return run.records
-
-
-def _backward(objective: Objective, rows: Tensor) -> Tensor:
-    loss = objective(rows)
-    loss.backward()
-    return loss.detach()
-
-
-def diffusion_objective(
-    network: nn.Module, kind: str, images: PretrainingImages, schedule: NoiseSchedule, device: Device, seed: int
-) -> Objective:
-    """Squared error of the predicted noise (Ho et al. 2020, eq. 14), only inside the hole where there is one.
-
-    The noise level is uniform within a uniformly drawn step, as SR3 and Palette train (Chen et al. 2021), so the
-    network can be asked at any level; "adm" gets the step itself.
-    """
-    generator = torch.Generator().manual_seed(seed + 1)
-    abars = torch.as_tensor(np.append(1.0, schedule.alphas_cumprod), dtype=torch.float32)
-
-    def loss(rows: Tensor) -> Tensor:
-        x0 = _pm1(images.target, rows, device)
-        noise = torch.randn(x0.shape, generator=generator).to(x0.device)
-        steps = torch.randint(schedule.n_timesteps, (len(rows),), generator=generator)
-        position = torch.rand(len(rows), generator=generator) if kind != "adm" else torch.zeros(len(rows))
-        abar = torch.lerp(abars[steps + 1], abars[steps], position).to(x0.device)
-        hole = _random_holes(x0.shape, generator).to(x0.device) if images.has_holes else torch.ones_like(x0)
-        condition = None
-        if images.condition is not None:
-            condition = _pm1(images.condition, rows, device)
-        elif images.has_holes:
-            fill = torch.randn(x0.shape, generator=generator).to(x0.device)
-            condition = x0 * (1 - hole) + fill * hole
-        labels = None if images.labels is None else torch.as_tensor(images.labels)[rows].to(x0.device)
-        timesteps = torch.as_tensor(schedule.timestep_map)[steps].float().to(x0.device)
-        batch = NoisedBatch(x0, condition, hole, noise, abar, timesteps, labels)
-        return (noise_residual(network, kind, batch, device) ** 2).sum() / hole.sum()
-
-    return Objective(loss, generator)
-
-
-@dataclass(frozen=True)
-class NoisedBatch:
+class NoisedBatch(Batch):
     """Clean images and all that is random in one step of diffusion training; (N, C, H, W) in [-1, 1] unless said.
 
     Attributes:
@@ -151,6 +62,52 @@ class NoisedBatch:
     labels: Tensor | None
 
 
+class NoisePrediction(Problem[NoisedBatch]):
+    """Squared error of the predicted noise (Ho et al. 2020, eq. 14), only inside the hole where there is one.
+
+    The noise level is uniform within a uniformly drawn step, as SR3 and Palette train (Chen et al. 2021), so the
+    network can be asked at any level; "adm" gets the step itself.
+
+    Args:
+        network: A diffusion network, on the device.
+        kind: "sr3", "palette" or "adm".
+        images: Training images.
+        schedule: Noise levels.
+        device: Device and precision.
+    """
+
+    def __init__(
+        self, network: nn.Module, kind: str, images: PretrainingImages, schedule: NoiseSchedule, device: Device
+    ) -> None:
+        self.network, self.n_images = network, len(images.target)
+        self._kind, self._images, self._schedule, self._device = kind, images, schedule, device
+        self._abars = torch.as_tensor(np.append(1.0, schedule.alphas_cumprod), dtype=torch.float32)
+
+    def draw(self, rows: Tensor, generator: torch.Generator) -> NoisedBatch:
+        """Noisy images at random levels, with random holes where the task has one."""
+        images, n_images = self._images, len(rows)
+        clean = _pm1(images.target, rows, self._device)
+        noise = torch.randn(clean.shape, generator=generator).to(clean.device)
+        steps = torch.randint(self._schedule.n_timesteps, (n_images,), generator=generator)
+        position = torch.zeros(n_images) if self._kind == "adm" else torch.rand(n_images, generator=generator)
+        abar = torch.lerp(self._abars[steps + 1], self._abars[steps], position).to(clean.device)
+        hole, condition = torch.ones_like(clean), None
+        if images.hole is not None:
+            hole = random_holes(images.hole, clean.shape, generator).to(clean.device)
+        if images.condition is not None:
+            condition = _pm1(images.condition, rows, self._device)
+        elif images.hole is not None:
+            fill = torch.randn(clean.shape, generator=generator).to(clean.device)
+            condition = clean * (1 - hole) + fill * hole
+        labels = None if images.labels is None else torch.as_tensor(images.labels)[rows].to(clean.device)
+        timesteps = torch.as_tensor(self._schedule.timestep_map)[steps].float().to(clean.device)
+        return NoisedBatch(clean, condition, hole, noise, abar, timesteps, labels)
+
+    def loss(self, batch: NoisedBatch) -> Tensor:
+        """Mean squared error over the holes."""
+        return (noise_residual(self.network, self._kind, batch, self._device) ** 2).sum() / batch.hole.sum()
+
+
 def noise_residual(network: nn.Module, kind: str, batch: NoisedBatch, device: Device) -> Tensor:
     """Error of the predicted noise inside the hole, (N, C, H, W), and 0 elsewhere."""
     signal, spread = batch.abar.sqrt()[:, None, None, None], (1 - batch.abar).sqrt()[:, None, None, None]
@@ -161,15 +118,65 @@ def noise_residual(network: nn.Module, kind: str, batch: NoisedBatch, device: De
     return (prediction.float() - batch.noise) * batch.hole
 
 
-def classification_objective(network: nn.Module, images: PretrainingImages, device: Device) -> Objective:
-    """Cross-entropy of the class of each image, which is the photograph it was cut from."""
+@dataclass(frozen=True)
+class LabelledBatch(Batch):
+    """Images (N, C, H, W) in [-1, 1] and their classes (N,)."""
 
-    def loss(rows: Tensor) -> Tensor:
-        with device.autocast():
-            logits = network(_pm1(images.target, rows, device))
-        return F.cross_entropy(logits.float(), torch.as_tensor(images.labels)[rows].to(device.torch_device))
+    images: Tensor
+    labels: Tensor
 
-    return Objective(loss)
+
+class Classification(Problem[LabelledBatch]):
+    """Cross-entropy of the class of each image, which is the photograph it was cut from.
+
+    Args:
+        network: An encoder with its classifier, on the device.
+        images: Training images with labels.
+        device: Device and precision.
+    """
+
+    def __init__(self, network: nn.Module, images: PretrainingImages, device: Device) -> None:
+        self.network, self.n_images = network, len(images.target)
+        self._images, self._device = images, device
+
+    def draw(self, rows: Tensor, generator: torch.Generator) -> LabelledBatch:
+        """Images and labels of these rows; nothing is random."""
+        labels = torch.as_tensor(self._images.labels)[rows].to(self._device.torch_device)
+        return LabelledBatch(_pm1(self._images.target, rows, self._device), labels)
+
+    def loss(self, batch: LabelledBatch) -> Tensor:
+        """Mean cross-entropy."""
+        with self._device.autocast():
+            logits = self.network(batch.images)
+        return F.cross_entropy(logits.float(), batch.labels)
+
+
+def pretrain(
+    problem: Problem[Any], settings: Optimisation, seed: int, states: StateFolder | None = None
+) -> tuple[list[dict[str, float]], float]:
+    """Minimise a problem over shuffled epochs; its network ends up with the averaged weights, in evaluation mode.
+
+    Args:
+        problem: `NoisePrediction` or `Classification`.
+        settings: Optimiser settings.
+        seed: Data order and noise follow from it.
+        states: Where full states of the training are kept, and the latest is looked for; None: nowhere.
+    Returns:
+        Records {step, loss}, the mean loss of every `RECORD_EVERY` steps, and the seconds that the training took, those
+        before an interruption included.
+    """
+    training = Training(problem, settings, seed, noise_seed=seed + 1)
+    start = states.latest() if states else None
+    before, began = 0.0, time.monotonic()
+    if start is not None:
+        training.restore(start)
+        before = start["seconds"]
+    for step in training.run("pretraining", RECORD_EVERY):
+        LOGGER.info("step %d: loss %.5f", step, training.losses[-1]["loss"])
+        if states is not None and states.is_due():
+            states.save(step, {**training.state(), "seconds": before + time.monotonic() - began})
+    training.keep_average()
+    return training.losses, before + time.monotonic() - began
 
 
 def _pm1(images: Any, rows: Tensor, device: Device) -> Tensor:
@@ -177,19 +184,28 @@ def _pm1(images: Any, rows: Tensor, device: Device) -> Tensor:
     return batch.contiguous(memory_format=torch.channels_last)
 
 
-def _random_holes(shape: torch.Size, generator: torch.Generator) -> Tensor:
-    """Half of the holes are the centre square of half the side, half are boxes of 40 to 60 % at random places."""
+def random_holes(hole: MaskArray, shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """Masks of a batch: for half of the images the task's own, for half a box of 80 to 120 % of its sides anywhere.
+
+    Args:
+        hole: (H, W), 1 in the task's own hole.
+        shape: (N, C, H, W) of the images.
+        generator: Four uniform numbers are drawn for each image.
+    Returns:
+        (N, C, H, W) float32, 1 in the holes.
+    """
     n_images, channels, height, width = shape
-    masks = torch.zeros(n_images, 1, height, width)
-    for mask, box in zip(masks, _boxes(n_images, generator), strict=True):
-        top, left, rows, columns = (box * torch.tensor([height, width, height, width])).round().int().tolist()
-        mask[:, top : top + rows, left : left + columns] = 1
+    own = torch.as_tensor(hole, dtype=torch.float32)
+    share_of_height, share_of_width = float(hole.any(axis=1).mean()), float(hole.any(axis=0).mean())
+    masks = own.repeat(n_images, 1, 1, 1)
+    for mask, (choice, size, top, left) in zip(
+        masks, torch.rand(n_images, 4, generator=generator).tolist(), strict=True
+    ):
+        if choice < 0.5:
+            continue
+        rows, columns = (min(share * (0.8 + 0.4 * size), 1.0) for share in (share_of_height, share_of_width))
+        box = torch.tensor([top * (1 - rows), left * (1 - columns), rows, columns])
+        y, x, n_rows, n_columns = (box * torch.tensor([height, width, height, width])).round().int().tolist()
+        mask.zero_()
+        mask[:, y : y + n_rows, x : x + n_columns] = 1
     return masks.expand(-1, channels, -1, -1)
-
-
-def _boxes(n_images: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """(top, left, height, width) of each hole, as shares of the image's sides."""
-    for centred, side, top, left in torch.rand(n_images, 4, generator=generator).tolist():
-        share = 0.5 if centred < 0.5 else 0.4 + 0.2 * side
-        corner = (0.25, 0.25) if centred < 0.5 else (top * (1 - share), left * (1 - share))
-        yield torch.tensor([*corner, share, share])

@@ -10,6 +10,7 @@ from conffusion.calibration import Calibration
 from conffusion.calibration.record import read_calibration
 from conffusion.config import read_yaml
 from conffusion.core.arrays import FloatArray, iterate_blocks
+from conffusion.core.layout import ResultFolder, RunLayout
 from conffusion.data.splits import groups_of
 from conffusion.errors import DataError
 from conffusion.evaluation.drift import Drift, check_drift, interval_features
@@ -27,7 +28,8 @@ _BLOCK_IMAGES = 64
 
 def is_run(path: str | Path) -> bool:
     """Whether a folder is a run of the workflow, results/<run>."""
-    return (Path(path) / "config.yaml").is_file() and (Path(path) / "splits.csv").is_file()
+    layout = RunLayout(Path(path))
+    return layout.config.is_file() and layout.splits.is_file()
 
 
 def open_run(
@@ -44,18 +46,18 @@ def open_run(
         DataError: If the task, a method or the protocol is not there, or two methods saw images of different size.
         StoreError: If a file of the run is missing or damaged.
     """
-    run = Path(path)
+    run, layout = Path(path), RunLayout(Path(path))
     if protocol not in PROTOCOLS:
         raise DataError(f"--protocol {protocol}: must be one of {', '.join(PROTOCOLS)}")
     task = _task(run, task)
-    method_runs = [_open_method_run(folder, run / "splits.csv") for folder in _folders(run / task, methods, protocol)]
+    method_runs = [_open_method_run(folder, layout.splits) for folder in _folders(layout, task, methods, protocol)]
     images = method_runs[0].images
     alike = [method_run for method_run in method_runs if method_run.images.path == images.path]
     if methods and len(alike) < len(method_runs):
         raise DataError(f"{run / task}: {', '.join(methods)} saw images of different sizes; view them one by one")
     n_channels, height, width = images["target"].shape[1:]
     return Gallery(
-        title=f"run {read_yaml(run / 'config.yaml').get('run', run.name)}, {build_task(task).label}",
+        title=f"run {read_yaml(layout.config).get('run', run.name)}, {build_task(task).label}",
         sides=tuple(method_run.side for method_run in alike),
         shapes=((height, width),) * len(images.image_ids),
         bytes_per_pixel=n_channels * (4 * len(alike) + 4),  # 16-bit bounds, 16-bit truth and input
@@ -70,7 +72,7 @@ def open_run(
 
 
 @dataclass(frozen=True)
-class _Arm:
+class _MethodRun:
     """A method of the run, with its bounds on the test images."""
 
     side: Side
@@ -89,14 +91,16 @@ def _task(run: Path, wanted: str | None) -> str:
     return wanted or there[0]
 
 
-def _folders(task: Path, wanted: Sequence[str], protocol: str) -> list[Path]:
+def _folders(layout: RunLayout, task: str, wanted: Sequence[str], protocol: str) -> list[ResultFolder]:
     """Folders of the calibrated methods, the one to start with first."""
-    method_runs = {path.parent.parent.name: path.parent for path in task.glob(f"*/{protocol}/calibration.json")}
+    folder = layout.folder / task
+    pattern = layout.calibration(task, "*", protocol).relative_to(folder)
+    method_runs = {path.parents[1].name: ResultFolder(path.parent) for path in folder.glob(str(pattern))}
     if not method_runs:
-        raise DataError(f"{task}: no method is calibrated under the protocol {protocol}; finish the run first")
+        raise DataError(f"{folder}: no method is calibrated under the protocol {protocol}; finish the run first")
     for name in wanted:
         if name not in method_runs:
-            raise DataError(f"--method {name}: {task} has {', '.join(method_runs)} under the protocol {protocol}")
+            raise DataError(f"--method {name}: {folder} has {', '.join(method_runs)} under the protocol {protocol}")
     order = [FIRST_METHOD, *METHODS]
     names = list(wanted) or sorted(method_runs, key=lambda name: (order.index(_method_of(name)), name))
     return [method_runs[name] for name in names]
@@ -107,15 +111,15 @@ def _method_of(method_run: str) -> str:
     return get_method(method_run.partition("-r")[0]).name
 
 
-def _open_method_run(folder: Path, splits: Path) -> _Arm:
-    calibration, metrics = read_calibration(folder / "calibration.json"), read_json(folder / "metrics.json")
+def _open_method_run(folder: ResultFolder, splits: Path) -> _MethodRun:
+    calibration, metrics = read_calibration(folder.calibration), read_json(folder.metrics)
     stores = {split: _stores(folder, split) for split in ("calibration", "test")}
     drift = _drift(stores["calibration"], stores["test"], splits)
     bounds, images = stores["test"]
     warning = drift.warning(ATYPICAL)
     side = Side(
         label=_label(metrics),
-        protocol=folder.name,
+        protocol=folder.path.name,
         alpha=calibration.alpha,
         delta=calibration.delta,
         lambda_hat=calibration.lambda_hat,
@@ -126,7 +130,7 @@ def _open_method_run(folder: Path, splits: Path) -> _Arm:
         drift_p_value=drift.p_value,
         warnings=() if warning is None else (warning,),
     )
-    return _Arm(side, calibration, bounds, images, drift.image_p_values)
+    return _MethodRun(side, calibration, bounds, images, drift.image_p_values)
 
 
 def _label(metrics: Mapping[str, Any]) -> str:
@@ -135,13 +139,13 @@ def _label(metrics: Mapping[str, Any]) -> str:
     return f"{method.label}{variants}" + (f", run {replicate + 1}" if replicate else "")
 
 
-def _stores(method_run: Path, split: str) -> tuple[SealedStore, SealedStore]:
+def _stores(results: ResultFolder, split: str) -> tuple[SealedStore, SealedStore]:
     """Bounds of a method and the images it saw: those of a size other than the task's have their own folder."""
-    bounds = method_run / "bounds" / f"{split}.zarr"
+    bounds = results.bounds(split)
     shape = open_store(bounds)["lower"].shape
-    for folder in sorted(method_run.parent.parent.glob("images*")):
-        if open_store(folder / f"{split}.zarr")["target"].shape == shape:
-            return matching_stores(bounds, folder / f"{split}.zarr")
+    for images in sorted(results.path.parents[1].glob(f"images*/{bounds.name}")):
+        if open_store(images)["target"].shape == shape:
+            return matching_stores(bounds, images)
     raise DataError(f"{bounds}: its images are not there; run `snakemake` with the configuration of this run again")
 
 
@@ -153,7 +157,7 @@ def _drift(reference: tuple[SealedStore, SealedStore], new: tuple[SealedStore, S
     return check_drift(*features, reference_groups=groups[0], new_groups=groups[1])
 
 
-def _images(method_runs: Sequence[_Arm]) -> Iterator[ViewedImage]:
+def _images(method_runs: Sequence[_MethodRun]) -> Iterator[ViewedImage]:
     images = method_runs[0].images
     for rows in iterate_blocks(len(images.image_ids), _BLOCK_IMAGES):
         given, target, mask = (read_array(images[name], rows) for name in ("condition", "target", "mask"))
@@ -169,7 +173,7 @@ def _images(method_runs: Sequence[_Arm]) -> Iterator[ViewedImage]:
             )
 
 
-def _predictions(method_run: _Arm, rows: slice, target: FloatArray, mask: FloatArray) -> list[Prediction]:
+def _predictions(method_run: _MethodRun, rows: slice, target: FloatArray, mask: FloatArray) -> list[Prediction]:
     lower, upper = method_run.calibration.apply(
         read_array(method_run.bounds["lower"], rows), read_array(method_run.bounds["upper"], rows)
     )

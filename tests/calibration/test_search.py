@@ -13,35 +13,36 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import conffusion.calibration as library
-from conffusion.calibration import (
-    Calibration,
-    calibrate,
-    clt_ucb,
-    critical_lambda,
-    empirical_bernstein_ucb,
-    star_ucb,
-    wsr_ucb,
-)
-from conffusion.calibration import pixels as pixels_module
+from conffusion.calibration import Calibration, clt_ucb, critical_lambda, empirical_bernstein_ucb, star_ucb, wsr_ucb
 from conffusion.calibration import search as search_module
 from conffusion.calibration.risk_bounds import BOUNDS, StarBound, VarianceBound
 from conffusion.calibration.units import group_index
 from conffusion.errors import CalibrationError, ConfigError, DataError, ShapeError
 from tests import calibration_fixtures, conformance
+from tests.calibration_in_order import calibrate
 
-BOUNDS = "bentkus clt conformal_risk_control empirical_bernstein hoeffding hoeffding_bentkus official star wsr"
-CONTRACT = {f"{name}_ucb" for name in BOUNDS.split()} | {"Calibration", "calibrate", "critical_lambda"}
+UCBS = "bentkus clt conformal_risk_control empirical_bernstein hoeffding hoeffding_bentkus official star wsr"
+CONTRACT = {f"{name}_ucb" for name in UCBS.split()} | {"Calibration", "calibrate", "critical_lambda"}
 CONTRACT |= {"Family", "attainable_risk", "choose_family", "fit_family", "LearnThenTest", "learn_then_test"}
 CONTRACT |= {
     "EveryGroup",
     "ImageQuantile",
     "IntervalCalibrator",
     "MeanRisk",
+    "Guarantee",
+    "GuaranteePart",
+    "Guarantees",
     "PromisePart",
     "Promises",
     "Selection",
     "WidestQuarter",
+    "calibrate_guarantees",
     "calibrate_promises",
+    "CalibrationOptions",
+    "CalibrationRecord",
+    "LabelledBounds",
+    "read_calibration",
+    "write_calibration",
 }
 BOUNDS_OF_LOSSES = {"wsr": wsr_ucb, "star": star_ucb, "empirical_bernstein": empirical_bernstein_ucb, "clt": clt_ucb}
 PAPER = {"alpha": 0.1, "delta": 0.1, "unit": "pixel", "ucb": "official"}
@@ -204,7 +205,7 @@ def test_weights_are_streamed(faces, monkeypatch):
     arrays = []
     for array in (*faces, weights):
         arrays.append(zarr.create_array(store=zarr.storage.MemoryStore(), data=array, chunks=(7, *array.shape[1:])))
-    monkeypatch.setattr(pixels_module, "_READ_PIXELS", 1)
+    monkeypatch.setattr("conffusion.core.labelled_bounds._READ_PIXELS", 1)
     monkeypatch.setattr(search_module, "_MAX_COLLECTED", 50)
     monkeypatch.setattr(search_module, "_MAX_EDGES", 4)
     assert calibrate(*arrays[:3], weights=arrays[3], alpha=0.15, delta=0.2) == expected
@@ -221,8 +222,8 @@ def test_weights_are_streamed(faces, monkeypatch):
         ({"weights": np.ones((60, 1, 10, 10)), "unit": "pixel", "ucb": "official"}, ConfigError, "weights with unit"),
         ({"mask": np.full((60, 1, 10, 10), 255)}, DataError, "values other than 0 and 1"),
         ({"mask": np.linspace(0, 1, 10) * np.ones((60, 1, 10, 1))}, DataError, "values other than 0 and 1"),
-        ({"groups": [None, *range(59)]}, DataError, "group of image 0 is missing"),
-        ({"groups": [*range(59), np.nan]}, DataError, "group of image 59 is missing"),
+        ({"groups": [None, *range(59)]}, DataError, "groups: that of image 0 is missing"),
+        ({"groups": [*range(59), np.nan]}, DataError, "groups: that of image 59 is missing"),
     ],
 )
 def test_bad_weights_masks_and_groups_are_named(faces, options, error, message):
@@ -274,7 +275,7 @@ def test_zarr_and_torch_give_what_numpy_gives(faces, tmp_path, scaling, unit, uc
 
 def test_zarr_is_read_in_blocks(faces, monkeypatch, tmp_path):
     whole = calibrate(*faces, alpha=0.2, delta=0.2)
-    monkeypatch.setattr("conffusion.calibration.pixels._READ_PIXELS", 1000)
+    monkeypatch.setattr("conffusion.core.labelled_bounds._READ_PIXELS", 1000)
     monkeypatch.setattr("conffusion.calibration.pixels._SAMPLE_PIXELS", 1000)
     stored = []
     for index, array in enumerate(faces):

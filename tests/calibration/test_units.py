@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from conffusion.calibration import calibrate
 from conffusion.calibration.risk_bounds import Level, get_bound
 from conffusion.calibration.units import group_index
 from conffusion.errors import DataError, ShapeError
+from tests.calibration_in_order import calibrate
 
 ALPHA, DELTA, N_GROUPS = 0.1, 0.1, 200
 SIZES, SHARES = np.array([1, 2, 5, 20]), np.array([0.4, 0.3, 0.2, 0.1])

@@ -158,7 +158,7 @@ def test_results_are_no_images(tmp_path: Path, kind: str) -> None:
     assert listing.n_results == 5
     assert listing.passed_over() == "5 files in folders of results of conffusion"
     if kind == "folder":
-        with pytest.raises(DataError, match="no images below this folder, only 1 files in folders of results"):
+        with pytest.raises(DataError, match="no images below this folder, only 1 file in folders of results"):
             list_images([folder / "restored" / "b"])
 
 
@@ -166,7 +166,7 @@ def test_files_of_other_kinds_are_counted(tmp_path: Path, caplog: pytest.LogCapt
     touch(tmp_path, "a.png", "b.webp", "c.WEBP", "notes.txt", "README", ".hidden.gif")
     with caplog.at_level(logging.WARNING):
         assert list_images([tmp_path]) == [tmp_path / "a.png"]
-    expected = f"{tmp_path}: 4 files of other kinds (2 .webp, 1 without a suffix, 1 .txt) are passed over"
+    expected = f"{tmp_path}: passed over: 4 files of other kinds (2 .webp, 1 without a suffix, 1 .txt)"
     assert [record.message for record in caplog.records] == [expected]
     with pytest.raises(DataError, match=r"no images below this folder, only 1 file of other kinds \(1 \.txt\)"):
         touch(tmp_path, "other/notes.txt")

@@ -13,8 +13,9 @@ from conffusion.images.resize import resize_bicubic
 from conffusion.inference.evidence import Evidence
 from conffusion.inference.package import Package
 from conffusion.inference.predictor import Corrupted, enlarge
-from conffusion.methods.one_pass import CorruptedImages, RawBounds
+from conffusion.methods.one_pass import RawBounds
 from conffusion.sampling import ChainSampler
+from conffusion.tasks import DegradedImages
 from tests.inference.small_package import small_package
 from tests.methods.small_specs import SIDE
 
@@ -58,7 +59,7 @@ def test_super_resolution_returns_the_enlarged_size(enlarging: Predictor, shape:
 def test_one_tile_is_the_network_s_bounds_calibrated(enlarging: Predictor) -> None:
     small = np.round(image(3, 4, 4) * 255).astype(np.float32) / np.float32(255)
     condition = resize_bicubic(small[None], SIDE, SIDE)
-    raw = enlarging._backend.bounds(CorruptedImages("super_resolution", 5, ["x"], condition, np.ones_like(condition)))
+    raw = enlarging._backend.bounds(DegradedImages(enlarging.task, 5, ["x"], condition, np.ones_like(condition)))
     lower, upper = np.minimum(raw.lower, raw.upper), np.maximum(raw.lower, raw.upper)
     expected = enlarging.calibration.apply(lower, upper)
     found = enlarging(small)
@@ -221,7 +222,7 @@ class SmallMemory:
     def __init__(self, room: int) -> None:
         self.room, self.calls = room, []
 
-    def bounds(self, images: CorruptedImages) -> RawBounds:
+    def bounds(self, images: DegradedImages) -> RawBounds:
         self.calls.append(len(images.image_ids))
         if len(images.image_ids) > self.room:
             raise RuntimeError("CUDA error: out of memory")

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from conffusion.core.device import Device
-from conffusion.methods.one_pass import CorruptedImages, predict_bounds
+from conffusion.methods.one_pass import predict_bounds
 from conffusion.methods.predictor import BoundPredictor
-from conffusion.methods.random_inputs import image_classes, image_noise
+from conffusion.tasks import DegradedImages, build_task
 from tests.methods.small_specs import SIDE, SPECS
 
 CPU = Device(torch.device("cpu"), bfloat16=False)
@@ -32,20 +32,11 @@ def lively(kind: str) -> BoundPredictor:
     return predictor
 
 
-def images() -> CorruptedImages:
+def images() -> DegradedImages:
     condition = np.random.default_rng(0).random((7, 3, SIDE, SIDE), dtype=np.float32)
     mask = np.zeros(condition.shape, dtype=np.uint8)
     mask[..., 4:12, 4:12] = 1
-    return CorruptedImages("inpainting", 3, IDS, condition, mask)
-
-
-def rows(some: CorruptedImages, order: list[int]) -> CorruptedImages:
-    return replace(
-        some,
-        image_ids=[some.image_ids[k] for k in order],
-        condition=some.condition[order],
-        mask=some.mask[order],
-    )
+    return DegradedImages(build_task("inpainting"), 3, IDS, condition, mask)
 
 
 @pytest.mark.parametrize("kind", list(SPECS))
@@ -62,21 +53,25 @@ def test_bounds_do_not_depend_on_batches_or_order(kind: str) -> None:
         np.testing.assert_allclose(again[0], lower, atol=1e-4)
         np.testing.assert_allclose(again[1], upper, atol=1e-4)
     order = [4, 0, 6]
-    np.testing.assert_allclose(predict_bounds(predictor, rows(some, order), CPU)[0], lower[order], atol=1e-4)
+    np.testing.assert_allclose(predict_bounds(predictor, some.take(order), CPU)[0], lower[order], atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["palette", "adm"])
 def test_random_inputs_are_those_of_seed_task_and_image(kind: str) -> None:
     predictor, some = lively(kind).eval(), images()
     lower, _, _ = predict_bounds(predictor, some, CPU)
-    noise = image_noise(predictor.noise_purpose, 3, "inpainting", IDS, (3, SIDE, SIDE))
-    labels = torch.from_numpy(image_classes(3, "inpainting", IDS, 5)) if kind == "adm" else None
+    noise = some.noise(predictor.noise_purpose)
+    labels = torch.from_numpy(some.classes(5)) if kind == "adm" else None
     with torch.no_grad():
         bounds = predictor(
             torch.from_numpy(some.condition * 2 - 1), torch.from_numpy(some.mask), torch.from_numpy(noise), labels
         )
     np.testing.assert_allclose(lower, (bounds.lower.numpy() + 1) / 2, atol=1e-5)
-    for other in (replace(some, seed=4), replace(some, task="other"), replace(some, image_ids=IDS[::-1])):
+    for other in (
+        replace(some, seed=4),
+        replace(some, task=build_task("denoising")),
+        replace(some, image_ids=IDS[::-1]),
+    ):
         assert not np.allclose(predict_bounds(predictor, other, CPU)[0], lower, atol=1e-3)
 
 

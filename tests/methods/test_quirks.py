@@ -5,7 +5,6 @@ import torch
 from torch import Tensor, nn
 
 from conffusion.methods.quirks import NO_QUIRK, Quirk
-from conffusion.methods.random_inputs import image_classes, image_noise
 
 
 def network() -> nn.Sequential:
@@ -42,16 +41,3 @@ def test_evaluation_mode_comes_back_after_an_error() -> None:
     with pytest.raises(RuntimeError, match="lost"), Quirk("a", dropout=True).applied(net, 1):
         raise RuntimeError("lost")
     assert not any(module.training for module in net.modules())
-
-
-def test_every_call_draws_its_own_noise_and_classes() -> None:
-    ids = ["a", "b"]
-
-    def noise(call: str) -> Tensor:
-        return torch.from_numpy(image_noise("fill", 1, "inpainting", ids, (3, 4, 4), call=call))
-
-    assert torch.equal(noise(""), torch.from_numpy(image_noise("fill", 1, "inpainting", ids, (3, 4, 4))))
-    assert torch.equal(noise("x"), noise("x"))
-    assert not torch.isclose(noise("x"), noise("")).any()
-    many = [f"image-{k}" for k in range(200)]
-    assert (image_classes(1, "t", many, 1000, call="x") != image_classes(1, "t", many, 1000)).mean() > 0.9

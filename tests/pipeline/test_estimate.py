@@ -9,7 +9,8 @@ import torch
 
 from conffusion.config.schema import Config
 from conffusion.pipeline.estimate import Estimate, StageCost, estimate_text
-from conffusion.sampling import ChainSampler, SamplingInput, Solver, draw_variants
+from conffusion.sampling import ChainSampler, Solver, draw_variants
+from conffusion.tasks import DegradedImages, build_task
 from tests.pipeline.configs import TASK, config
 
 TINY: dict[str, Any] = {
@@ -93,7 +94,7 @@ def test_shard_of_variants_takes_as_long_as_estimated() -> None:
     assert schedule is not None
     images = np.random.default_rng(0).random((50, 3, 32, 32), dtype=np.float32)
     ids = tuple(f"image-{k}" for k in range(50))
-    inputs = SamplingInput(TASK, 1, ids, images, np.ones(images.shape, np.uint8), has_holes=False)
+    inputs = DegradedImages(build_task(TASK), 1, ids, images, np.ones(images.shape, np.uint8))
     sampling = whole.sampling
     solver = Solver(sampling.solver, sampling.n_steps)
     sampler = ChainSampler(network, schedule, inputs, solver, sampling.dtype, estimate.device)

@@ -86,11 +86,23 @@ def test_torch_is_imported_only_when_a_network_is_needed(tmp_path: Path) -> None
 def test_error_that_a_user_can_mend_is_one_clear_line(raised: str, line: str, tmp_path: Path) -> None:
     done = run_script(tmp_path, f"with run_job(snakemake_of(SEED)):\n    raise {raised}")
     assert done.returncode == 1
+    assert done.stderr == ""  # Snakemake's process shows the end of the log
     log = (tmp_path / "job.log").read_text()
-    for text in (log, done.stderr):
-        assert line in text
-        assert len(text.splitlines()) == 1
-        assert "Traceback" not in text
+    assert line in log and len(log.splitlines()) == 1 and "Traceback" not in log
+
+
+def test_error_of_a_job_without_a_log_file_is_shown(tmp_path: Path) -> None:
+    done = run_script(
+        tmp_path, "with run_job(snakemake_of(SEED, log=None)):\n    raise StoreError('a.zarr: is truncated')"
+    )
+    assert done.returncode == 1
+    assert "calibrate_method: StoreError: a.zarr: is truncated" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_interrupted_job_ends_without_a_traceback(tmp_path: Path) -> None:
+    done = run_script(tmp_path, "with run_job(snakemake_of(SEED)):\n    raise KeyboardInterrupt")
+    assert (done.returncode, done.stderr) == (130, "")
+    assert "interrupted" in (tmp_path / "job.log").read_text()
 
 
 def test_lost_gpu_is_one_clear_line(tmp_path: Path) -> None:
@@ -98,9 +110,10 @@ def test_lost_gpu_is_one_clear_line(tmp_path: Path) -> None:
     body = f"import torch\nwith run_job(snakemake_of(SEED)):\n    raise torch.AcceleratorError('{text}')"
     done = run_script(tmp_path, body)
     assert done.returncode == 1
-    assert len(done.stderr.splitlines()) == 1
-    assert "the GPU failed (CUDA error: unspecified launch failure)" in done.stderr
-    assert "run the same command again" in done.stderr and "CUDA_VISIBLE_DEVICES" in done.stderr
+    log = (tmp_path / "job.log").read_text()
+    assert len(log.splitlines()) == 1
+    assert "the GPU failed (CUDA error: unspecified launch failure)" in log
+    assert "run the same command again" in log and "CUDA_VISIBLE_DEVICES" in log
 
 
 def test_failed_assertion_on_the_gpu_is_a_fault_of_the_program(tmp_path: Path) -> None:
@@ -137,7 +150,8 @@ def test_log_holds_messages_and_warnings_of_this_run_alone(tmp_path: Path) -> No
     assert "fine-tuning: 1/1 steps (100 %)" in log
     assert "mind this" in log
     assert "earlier" not in log
-    assert "fine-tuning: 1/1" in done.stderr  # the terminal sees the same
+    assert "calibrate_method: " in done.stderr and "mind this" in done.stderr  # the terminal sees warnings, and the job
+    assert "fine-tuning" not in done.stderr
 
 
 def test_job_without_a_log_file_runs(tmp_path: Path) -> None:

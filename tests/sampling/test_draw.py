@@ -10,17 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from conffusion.core.device import Device
-from conffusion.methods.random_inputs import image_noise
 from conffusion.models import build_unet
 from conffusion.sampling import (
     AdaptiveStopping,
     ChainSampler,
     NoiseSchedule,
-    SamplingInput,
     Solver,
     draw_variants,
     noise_schedule,
 )
+from conffusion.tasks import DegradedImages, Task
 from tests import conformance
 
 CPU = Device(torch.device("cpu"), bfloat16=False)
@@ -34,7 +33,7 @@ class Settings:
     solver: Solver
     n_variants: int = 3
     batch_size: int = 4
-    storage: str = "float32"
+    dtype: str = "float32"
     device: Device = CPU
 
 
@@ -67,7 +66,7 @@ def network() -> nn.Module:
     return net.eval()
 
 
-def corrupted(ids: tuple[str, ...] = IDS, *, has_holes: bool = False, task: str = "t", seed: int = 7) -> SamplingInput:
+def corrupted(ids: tuple[str, ...] = IDS, *, has_holes: bool = False, task: str = "t", seed: int = 7) -> DegradedImages:
     """Images whose pixels depend on their id alone."""
     images = [np.random.default_rng(sum(image_id.encode())).random((3, 16, 16)) for image_id in ids]
     condition = np.stack(images).astype(np.float32)
@@ -75,18 +74,19 @@ def corrupted(ids: tuple[str, ...] = IDS, *, has_holes: bool = False, task: str 
     if has_holes:
         mask[:] = 0
         mask[..., 4:12, 4:12] = 1
-    return SamplingInput(task, seed, ids, condition, mask, has_holes)
+    lacking = Task(task, task, lambda target, *_: target, has_mask=has_holes)
+    return DegradedImages(lacking, seed, ids, condition, mask)
 
 
 def draw(
-    inputs: SamplingInput,
+    inputs: DegradedImages,
     settings: Settings = ANCESTRAL,
     network: nn.Module | None = None,
     schedule: NoiseSchedule = SCHEDULE,
 ) -> Any:
-    sampler = ChainSampler(network or Silent(), schedule, inputs, settings.solver, settings.storage, settings.device)
+    sampler = ChainSampler(network or Silent(), schedule, inputs, settings.solver, settings.dtype, settings.device)
     drawn = list(draw_variants(sampler, inputs, settings.n_variants, settings.batch_size))
-    assert [one.row for one in drawn] == list(range(len(inputs.image_ids)))
+    assert [one.row for one in drawn] == list(range(len(inputs)))
     return np.stack([one.variants for one in drawn])
 
 
@@ -133,14 +133,14 @@ def test_variants_and_images_differ(settings: Settings, network: nn.Module) -> N
             assert (flat[row] != flat[other]).mean() > 0.5
 
 
-def test_storage_types_hold_the_same_images(network: nn.Module) -> None:
+def test_stored_types_hold_the_same_images(network: nn.Module) -> None:
     exact = draw(corrupted(), ANCESTRAL, network)
     assert exact.dtype == np.float32
     assert exact.min() >= 0 and exact.max() <= 1
-    half = draw(corrupted(), replace(ANCESTRAL, storage="float16"), network)
+    half = draw(corrupted(), replace(ANCESTRAL, dtype="float16"), network)
     assert half.dtype == np.float16
     np.testing.assert_allclose(half.astype(np.float32), exact, atol=3e-4)
-    whole = draw(corrupted(), replace(ANCESTRAL, storage="uint8"), network)
+    whole = draw(corrupted(), replace(ANCESTRAL, dtype="uint8"), network)
     assert whole.dtype == np.uint8
     np.testing.assert_allclose(whole / 255, exact, atol=0.5 / 255 + 1e-6)
 
@@ -152,7 +152,7 @@ def test_known_pixels_of_every_variant_are_those_of_the_image(settings: Settings
     known = inputs.mask == 0
     for j in range(3):
         np.testing.assert_allclose(variants[:, j][known], inputs.condition[known], atol=1e-6)
-    stored = draw(inputs, replace(settings, storage="uint8"))
+    stored = draw(inputs, replace(settings, dtype="uint8"))
     assert (stored[:, 0][known] == np.round(inputs.condition[known] * 255)).mean() > 0.999  # ties of rounding
 
 
@@ -161,7 +161,7 @@ def test_shared_start_is_the_fill_of_the_condition() -> None:
     one_step, inputs = noise_schedule("const", 1, linear_end=0.1), corrupted(has_holes=True)
     shared = draw(inputs, replace(ANCESTRAL, solver=replace(ANCESTRAL.solver, shared_start=True)), schedule=one_step)
     np.testing.assert_array_equal(shared[:, 0], shared[:, 1])
-    fill = image_noise("fill", 7, "t", IDS, (3, 16, 16))
+    fill = inputs.noise("fill")
     expected = np.clip((fill / np.sqrt(0.9) + 1) / 2, 0, 1)
     hole = inputs.mask == 1
     np.testing.assert_allclose(shared[:, 0][hole], expected[hole], atol=1e-6)
@@ -187,18 +187,18 @@ def test_drawing_leaves_the_images_and_the_global_generator_alone(network: nn.Mo
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_drawing_stops_for_settled_images_alone(network: nn.Module) -> None:
+def test_drawing_stops_for_precise_images_alone(network: nn.Module) -> None:
     """An image whose variants are all alike needs one look; the others go on to the end, and none is another's."""
     inputs, n_variants = corrupted(), 12
     every = draw(inputs, replace(ANCESTRAL, n_variants=n_variants))
 
-    class SettledAtRow1(AdaptiveStopping):
-        def is_settled(self, variants: Any, mask: Any) -> bool:
+    class StopsAtRow1(AdaptiveStopping):
+        def should_stop(self, variants: Any, mask: Any) -> bool:
             return bool(np.array_equal(variants[0], every[1, 0]))
 
     for batch_size in (1, 5, 64):
         sampler = ChainSampler(Silent(), SCHEDULE, inputs, ANCESTRAL.solver, "float32", CPU)
-        drawn = list(draw_variants(sampler, inputs, n_variants, batch_size, SettledAtRow1(0.1, 0.05, 5)))
+        drawn = list(draw_variants(sampler, inputs, n_variants, batch_size, StopsAtRow1(0.1, 0.05, 5)))
         assert [len(one.variants) for one in drawn] == [12, 5, 12, 12, 12]
         for one in drawn:
             np.testing.assert_array_equal(one.variants, every[one.row, : len(one.variants)])

@@ -16,8 +16,8 @@ from conffusion.methods.predictor import BoundPredictor, Bounds
 from conffusion.models import build_unet
 from conffusion.models.networks import Architecture
 from conffusion.models.schedules import noise_schedule
-from conffusion.training.finetune import RECORD_EVERY, TrainingSet, finetune, validation_steps
-from conffusion.training.loop import Optimisation
+from conffusion.training.finetune import RECORD_EVERY, BoundFitting, TrainingSet, validation_steps
+from conffusion.training.loop import Optimisation, Training, train
 from conffusion.training.objectives import OBJECTIVES, Objective, Sharpening, pinball
 from tests import conformance
 from tests.methods.small_specs import SPECS
@@ -146,13 +146,15 @@ def run(
     objective: Objective = pinball,
     validate_every: int = 1000,
     on_validation: Callable[[int], None] = lambda step: None,
-    after_step: Callable[[], None] = lambda: None,
 ) -> list[dict[str, float]]:
     settings = Optimisation(n_steps=n_steps, batch_size=16, learning_rate=5e-3, ema=0.9)
-    return finetune(
-        predictor, data, objective, 0.05, settings, CPU, seed=seed, stops=validation_steps(n_steps, validate_every),
-        on_validation=on_validation, after_step=after_step,
-    )  # fmt: skip
+    training = Training(BoundFitting(predictor, data, objective, 0.05, CPU), settings, seed)
+    stops = validation_steps(n_steps, validate_every)
+    for step in training.run("fine-tuning", RECORD_EVERY, stops):
+        if step in stops:
+            with training.averaged():
+                on_validation(step)
+    return training.losses
 
 
 @torch.no_grad()
@@ -177,15 +179,15 @@ def test_bounds_learn_the_quantiles() -> None:
 
 
 def test_sharpening_holds_the_risk_and_moves_the_price_after_every_step() -> None:
-    predictor, data, sharpening = fresh(), training_set(), Sharpening(0.2)
+    predictor, data, prices = fresh(), training_set(), list[float]()
+
+    class Watched(Sharpening):
+        def update_price(self) -> None:
+            super().update_price()
+            prices.append(self.price)
+
     run(predictor, data, 60)
-    prices: list[float] = []
-
-    def settle() -> None:
-        sharpening.settle()
-        prices.append(sharpening.price)
-
-    run(predictor, data, 100, objective=sharpening, after_step=settle)
+    run(predictor, data, 100, objective=Watched(0.2))
     assert len(prices) == 100 and len(set(prices)) > 90
     assert share_covered(predictor, data) == pytest.approx(0.8, abs=0.05)
 
@@ -324,7 +326,7 @@ def test_batch_norm_never_sees_a_single_image(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(BoundPredictor, "forward", limited)
     settings = Optimisation(n_steps=2, batch_size=5, learning_rate=1e-3, ema=0)
-    finetune(predictor, training_set(), pinball, 0.05, settings, CPU, seed=1, stops=(), on_validation=lambda step: None)
+    train(BoundFitting(predictor, training_set(), pinball, 0.05, CPU), settings)
     assert sizes == [5, 2, 3, 2, 3]
 
 

@@ -90,7 +90,7 @@ def test_price_follows_the_risk(risk: float, factor: float) -> None:
     for _ in range(2):
         sharpening(interval(-0.5, 0.5, truth), truth, truth, 0.05)
         before = sharpening.price
-        sharpening.settle()
+        sharpening.update_price()
         assert sharpening.price == pytest.approx(before * math.exp(0.09 * factor), rel=1e-5)
 
 
@@ -99,7 +99,7 @@ def test_price_moves_once_a_step_by_all_that_was_shown() -> None:
     for truth in (missing(0.2), missing(0.9)[:500]):  # 200 of 1000, 500 of 500
         sharpening(interval(-0.5, 0.5, truth), truth, truth, 0.05)
     before = sharpening.price
-    sharpening.settle()
+    sharpening.update_price()
     assert sharpening.price == pytest.approx(before * math.exp(0.09 * (700 / 1500 - 0.4) / 0.4), rel=1e-5)
 
 
@@ -110,7 +110,7 @@ def test_price_does_not_run_away(risk: float, factor: float) -> None:
     for _ in range(60):
         sharpening(interval(-0.5, 0.5, truth), truth, truth, 0.05)
         prices.append(sharpening.price)
-        sharpening.settle()
+        sharpening.update_price()
     assert prices[-1] == pytest.approx(factor * prices[0])
 
 
@@ -127,7 +127,7 @@ def test_risk_goes_to_the_level_and_the_bounds_to_the_narrowest(level: float, st
         optimiser.zero_grad()
         sharpening(interval(ends[0], ends[1], truth), truth, truth, 0.0).backward()
         optimiser.step()
-        sharpening.settle()
+        sharpening.update_price()
         low, high = (float(end) + 1 for end in ends.detach())
         if step >= 600:
             late.append((1 - math.exp(-max(low, 0) / mean) + math.exp(-high / mean), high - max(low, 0)))

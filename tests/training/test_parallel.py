@@ -36,7 +36,6 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 def test_two_processes_train_like_one(kind: str, objective: str, together: list[dict[str, Any]]) -> None:
     first, second = (found[f"{kind} {objective}"] for found in together)
     expected = outcome(kind, objective, ALONE)
-    assert first["validated"] == expected["validated"] == [20, 40] and second["validated"] == []
     for ours, one in zip(first["records"], expected["records"], strict=True):
         assert ours["step"] == one["step"]
         assert ours["loss"] == pytest.approx(one["loss"], abs=1e-5)

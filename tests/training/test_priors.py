@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -12,7 +13,10 @@ from conffusion.config.schema import PriorSettings
 from conffusion.core.device import Device
 from conffusion.models.checkpoint import load_checkpoint
 from conffusion.models.networks import load_prior, load_weights
-from conffusion.training.priors import architecture_of, write_prior
+from conffusion.models.unet import UNet
+from conffusion.store import write_store
+from conffusion.tasks.inpainting import centre_mask
+from conffusion.training.priors import PriorJob, architecture_of, write_prior
 from tests.methods.small_specs import SIDE, SPECS
 
 CPU = Device(torch.device("cpu"), bfloat16=False)
@@ -49,7 +53,7 @@ def settings(kind: str, **changes: Any) -> PriorSettings:
 def written(folder: Path, kind: str, name: str = "prior", seed: int = 1, **changes: Any) -> Path:
     path = folder / f"{name}.safetensors"
     prior = settings(kind, **changes)
-    write_prior(name, prior, {}, image_size=SIDE, seed=seed, device=CPU, output=path)
+    write_prior(PriorJob(name, prior, {}, SIDE, seed), CPU, output=path)
     return path
 
 
@@ -80,3 +84,34 @@ def test_same_settings_give_the_same_weights_and_another_name_or_seed_others(tmp
     assert all(torch.equal(value, again[name]) for name, value in first.items())
     for other in (weights(name="other"), weights(seed=2), weights(n_steps=3)):
         assert any(not torch.equal(value, other[name]) for name, value in first.items())
+
+
+def holes_seen(folder: Path, hole: float, images: Path | None) -> torch.Tensor:
+    """(N, H, W) masks of the holes that the network of an inpainting prior is shown in training."""
+    seen: list[torch.Tensor] = []
+
+    def look(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if isinstance(module, UNet):
+            condition, noised = inputs[0].split(3, dim=1)
+            seen.append((condition != noised).any(dim=1))
+
+    with torch.nn.modules.module.register_module_forward_pre_hook(look):
+        job = PriorJob("prior", settings("palette", n_steps=40), {"hole": hole}, SIDE, 1)
+        write_prior(job, CPU, output=folder / "prior.safetensors", images=images)
+    return torch.cat(seen)
+
+
+@pytest.mark.parametrize("own_images", [False, True])
+@pytest.mark.parametrize("hole", [0.25, 0.75])
+def test_network_is_shown_holes_of_the_configured_size(hole: float, own_images: bool, tmp_path: Path) -> None:
+    """Half of them are the task's own; the sides of the others are 80 to 120 % of its sides."""
+    images = None
+    if own_images:
+        images = tmp_path / "finetune.json"
+        target = np.random.default_rng(0).random((16, 3, SIDE, SIDE), dtype=np.float32)
+        write_store(images, {"target": target}, [str(k) for k in range(16)], {})
+    holes = holes_seen(tmp_path, hole, images)
+    own = torch.as_tensor(centre_mask(SIDE, SIDE, hole=hole)) > 0
+    assert 0.35 < float((holes == own).flatten(1).all(1).float().mean()) < 0.65
+    for sides in (holes.any(2).sum(1), holes.any(1).sum(1)):
+        assert sides.min() == round(0.8 * hole * SIDE) and sides.max() == min(round(1.2 * hole * SIDE), SIDE)

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from conffusion.core.device import Device
-from conffusion.training.finetune import TrainingSet, finetune
-from conffusion.training.loop import Optimisation, Resumption
+from conffusion.training.finetune import RECORD_EVERY, BoundFitting, TrainingSet
+from conffusion.training.loop import Optimisation, Training
 from conffusion.training.objectives import OBJECTIVES, Sharpening
 from conffusion.training.parallel import Processes, joined
 from tests.methods.small_specs import SPECS
@@ -20,7 +20,7 @@ CASES = (("adm", "pinball"), ("sr3", "sharpening"), ("resnext", "pinball"))  # n
 
 
 def outcome(kind: str, objective: str, processes: Processes) -> dict[str, Any]:
-    """Loss records, weights and statistics of 40 steps, those validated included, and the limits of the last state."""
+    """Loss records, weights and statistics of 40 steps, and limits and generators of the states."""
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
     condition = torch.rand(30, 3, 16, 16, generator=generator) - 0.5
@@ -29,17 +29,12 @@ def outcome(kind: str, objective: str, processes: Processes) -> dict[str, Any]:
     torch.manual_seed(5)
     predictor = SPECS[kind].build(None)
     loss = Sharpening(0.1, processes) if objective == "sharpening" else OBJECTIVES[objective]
-    validated: list[int] = []
-    states: list[Any] = []
-    records = finetune(
-        predictor, data, loss, 0.05, Optimisation(40, 11, 1e-4, 0.9), CPU, seed=1, stops=(20, 40),
-        on_validation=validated.append, after_step=loss.settle if isinstance(loss, Sharpening) else lambda: None,
-        resumption=Resumption(None, lambda: processes.is_first, states.append), processes=processes,
-    )  # fmt: skip
+    problem = BoundFitting(predictor, data, loss, 0.05, CPU)
+    training = Training(problem, Optimisation(40, 11, 1e-4, 0.9), seed=1, processes=processes)
+    states = [training.state() for _ in training.run("fine-tuning", RECORD_EVERY)]
     return {
-        "records": records,
+        "records": training.losses,
         "weights": dict(predictor.network.state_dict()),
-        "validated": validated,
         "limits": [state["limits"] for state in states],
         "generators": len(states[-1]["torch"]),
     }

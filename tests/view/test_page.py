@@ -11,7 +11,7 @@ from conffusion.errors import DataError
 from conffusion.view.gallery import Gallery, first_images
 from conffusion.view.page import PIXEL_BUDGET, fitting_side, write_page
 from conffusion.view.predictions import open_predictions
-from tests.view.folders import made, read_index, read_planes, write_predictions
+from tests.view.folders import Made, made, read_index, read_planes, write_predictions
 
 HOSTILE = ["</script><b>x", "a b/ö 画像", "<!--<script>", "&lt;{{ name }}", "'\"`${1}", "\u2028line"]
 
@@ -106,3 +106,14 @@ def test_a_page_that_cannot_be_finished_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"lower\.png: is missing"):
         write_page(open_predictions([root]), tmp_path / "out" / "v.html")
     assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(("n_wide", "end"), [(15, 0.85), (5, 0.25)])
+def test_the_last_colour_is_for_the_99_percent_quantile_of_the_sizes(tmp_path: Path, n_wide: int, end: float) -> None:
+    """Of 1,000 pixels, up to 10 may be wider than the end of the colour scale."""
+    sizes = np.full(1000, 51, dtype=np.uint8)  # 0.2
+    sizes[:n_wide] = 204  # 0.8
+    upper = sizes.reshape(1, 20, 50)
+    one = Made(np.zeros_like(upper), upper, upper // 2)
+    page = write_page(open_predictions([write_predictions(tmp_path / "in", {"a": one})]), tmp_path / "v.html")
+    assert read_index(page.path)["scale_end"] == end

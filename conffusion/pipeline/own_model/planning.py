@@ -1,4 +1,4 @@
-"""What `conffusion finetune` will do, checked before any work: splits, network, promise, time."""
+"""What `conffusion finetune` will do, checked before any work: splits, network, guarantee, time."""
 
 import math
 import shutil
@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from conffusion.calibration.guarantee import Guarantee
 from conffusion.config import Config, parse_config, read_yaml
 from conffusion.config.schema import CalibrationSettings
+from conffusion.core.layout import RunLayout
 from conffusion.core.progress import format_duration
 from conffusion.data.folder import FolderDataset
 from conffusion.data.splits import assign_splits
@@ -53,7 +55,7 @@ class OwnModel:
         sizes: (height, width) of every image in each file of the splits calibration and test, by its path below the
             folder.
         whole: Whether the model is calibrated once more, on whole images put together from tiles.
-        warnings: Kinds of warnings about values, with their number among the first `_SEEN_IMAGES` files or so.
+        warnings: Kinds of warnings about values, with their number among the images looked at.
     """
 
     request: Request
@@ -178,9 +180,10 @@ def _check_paths(request: Request) -> None:
 
 def _check_run(folder: Path, config: Config) -> None:
     """Refuse to write over a run of other images."""
-    if not (folder / "config.yaml").is_file():
+    settings = RunLayout(folder).config
+    if not settings.is_file():
         return
-    there = read_yaml(folder / "config.yaml").get("dataset", {}).get("folder", {}).get("path")
+    there = read_yaml(settings).get("dataset", {}).get("folder", {}).get("path")
     if there != config.dataset.folder.path:
         raise ConfigError(
             f"{folder}: is a run of other images ({there}); give --output another file name, or remove that folder"
@@ -220,10 +223,6 @@ def describe(model: OwnModel) -> str:
     label = build_task(request.task, **request.degradation).label
     settings = ", ".join(f"{key} {value}" for key, value in request.degradation.items())
     side = request.image_size
-    promise = (
-        f"with probability {1 - request.delta:.0%}, on average at most {request.alpha:.0%} of the true pixel values of "
-        "new images like these lie outside their intervals"
-    )
     written = f"{request.settings_file} (all settings), {model.run_folder} (results), {request.output} (the model)"
     rows = [
         ("images", f"{_counted(model.splits)}, {side}x{side} pixels (--fit {request.fit})"),
@@ -231,7 +230,7 @@ def describe(model: OwnModel) -> str:
         ("network", _network(model)),
         ("training", f"{tuned.n_steps} steps of {config.finetuning.batch_size} images"),
         ("calibration", _calibration(model)),
-        ("promise", promise),
+        ("guarantee", str(Guarantee(request.alpha, request.delta, ucb=config.calibration.ucb))),
         ("writes", written),
         *(("note", note) for note in _notes(model)),
     ]
@@ -243,7 +242,7 @@ _PURPOSES = {
     "finetune": "fit the network",
     "selection": "choose the training step and the shape of intervals",
     "calibration": "find their scale, and nothing else",
-    "test": "say whether the promise is kept",
+    "test": "say whether the risk is controlled",
 }
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from conffusion.calibration import CalibrationOptions, read_calibration
+from conffusion.core.layout import RunLayout
 from conffusion.data.splits import groups_of
 from conffusion.evaluation.verdicts import evaluation_verdict, measure_risk
 from conffusion.images.listing import list_images, output_names
@@ -45,10 +46,10 @@ def make(model: OwnModel, licence: str) -> Outcome:
     Raises:
         ConffusionError: If a job fails or the user interrupts; the same call goes on.
     """
-    request, run = model.request, model.config.run
-    method = f"results/{run}/{request.task}/{model.method}/{_PROTOCOL}"
-    targets = [f"results/{run}/config.yaml", f"{method}/calibration.json", f"{method}/metrics.json"]
-    run_workflow(model.workflow, run, targets, request.settings_file.resolve(), request.cores)
+    request, layout = model.request, RunLayout.of(model.config.run)
+    results = layout.results(request.task, model.method, _PROTOCOL)
+    targets = [str(file) for file in (layout.config, results.calibration, results.metrics)]
+    run_workflow(model.workflow, model.config.run, targets, request.settings_file.resolve(), request.cores)
     package = package_run(
         model.run_folder, request.task, model.method, _PROTOCOL, name=request.name or request.output.stem
     )
@@ -93,11 +94,11 @@ def whole_images(model: OwnModel, package: Package, split: str) -> Reader:
 
 def _verdict(model: OwnModel) -> str:
     """Whether the risk is controlled on the run's own test images."""
-    task = model.run_folder / model.request.task
-    method = task / model.method / _PROTOCOL
-    bounds, images = open_store(method / "bounds" / "test.zarr"), open_store(task / "images" / "test.zarr")
-    calibration = read_calibration(method / "calibration.json")
+    layout, task = RunLayout(model.run_folder), model.request.task
+    results = layout.results(task, model.method, _PROTOCOL)
+    bounds, images = open_store(results.bounds("test")), open_store(layout.images(task, "test"))
+    calibration = read_calibration(results.calibration)
     lower, upper = calibration.apply(bounds["lower"][:], bounds["upper"][:])
     losses, _ = image_losses(lower, upper, images["target"][:], images["mask"][:])
-    groups = groups_of(model.run_folder / "splits.csv", images.image_ids)
+    groups = groups_of(layout.splits, images.image_ids)
     return evaluation_verdict(measure_risk(losses, groups), calibration.alpha)

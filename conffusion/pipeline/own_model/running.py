@@ -116,7 +116,7 @@ def _running(folder: Path) -> JobRecord | None:
 
 def _progress(running: JobRecord, printed: str) -> str:
     """`job 6 of 10, fine-tuning: 120/400 steps, 20s left`."""
-    counts = re.findall(r"(\d+) of (\d+) steps \(", printed)
+    counts = re.findall(r"^[\d:]+ +(\d+)/(\d+) ", printed, flags=re.MULTILINE)  # lines of `TerminalLog`
     place = f"job {int(counts[-1][0]) + 1} of {counts[-1][1]}, " if counts else ""
     words, reading = _WORDS.get(running.rule, running.rule.replace("_", " ")), running.progress
     if reading is None:

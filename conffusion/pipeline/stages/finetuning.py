@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +11,7 @@ from conffusion.core.device import Device
 from conffusion.methods.competition import Score
 from conffusion.methods.models import save_predictor
 from conffusion.methods.protocols import PROTOCOLS
-from conffusion.pipeline.stages.fitting import Competition, FinetuningInputs, FinetuningJob, Fit
+from conffusion.pipeline.stages.fitting import FinetuningInputs, FinetuningJob, FinetuningRun
 from conffusion.store import atomic_path, link_or_copy, remove_leftovers
 from conffusion.training.parallel import ALONE, Processes
 from conffusion.training.state import StateFolder
@@ -52,43 +52,39 @@ def finetune_method(
         ConfigError: If there are too many processes for a batch.
         StoreError: If an image store is incomplete.
     """
-    fit = Fit(job, inputs, device, processes)
+    run = FinetuningRun(job, inputs, device, processes)
 
     def validate(step: int) -> dict[str, Score]:
-        scores = {name: fit.score(name, step) for name in PROTOCOLS}
+        scores = {name: run.score(name, step) for name in PROTOCOLS}
         for name, score in scores.items():
             LOGGER.info("step %d, %s: interval size %.4f", step, name, score.interval_size)
         record = {
-            "method": job.method.name, "task": fit.task, "replicate": job.replicate, "step": step,
+            "method": job.method.name, "task": run.task, "replicate": job.replicate, "step": step,
             "seed": job.seed, **job.tuned.model_dump(),
         }  # fmt: skip
-        save_predictor(states.companions / candidate_name(step), fit.predictor, fit.spec, record)
+        save_predictor(states.companions / candidate_name(step), run.predictor, run.spec, record)
         return scores
 
-    competition = fit.run(validate, states)
+    run.run(validate, states)
     if processes.is_first:
-        _write_outputs(competition, states.companions, outputs)
+        _write_outputs(run, states.companions, outputs)
         states.clear()
 
 
-def _write_outputs(competition: Competition, candidates: Path, outputs: FinetuningOutputs) -> None:
+def _write_outputs(run: FinetuningRun, candidates: Path, outputs: FinetuningOutputs) -> None:
     """Second names for the candidates, which stay with the states until all outputs stand."""
     for path in (outputs.candidates, *outputs.models.values(), outputs.curve):
         remove_leftovers(path, sole_writer=True)
     with atomic_path(outputs.candidates) as folder:
         folder.mkdir()
-        for step in competition.scores:
+        for step in run.competition.scores:
             link_or_copy(candidates / candidate_name(step), folder / candidate_name(step))
     for name in PROTOCOLS:
         with atomic_path(outputs.models[name]) as temporary:
-            link_or_copy(outputs.candidates / candidate_name(competition.best(name)[1]), temporary)
-    scores = [
-        {"step": step, "protocol": name, **asdict(score)}
-        for step, scores in competition.scores.items()
-        for name, score in scores.items()
-    ]
+            link_or_copy(outputs.candidates / candidate_name(run.competition.best(name)[1]), temporary)
     with atomic_path(outputs.curve) as temporary:
-        pd.concat([pd.DataFrame(competition.losses), pd.DataFrame(scores)]).to_csv(temporary, index=False)
+        curve = pd.concat([pd.DataFrame(run.losses), pd.DataFrame(run.competition.rows())])
+        curve.to_csv(temporary, index=False)
 
 
 def candidate_name(step: int) -> str:

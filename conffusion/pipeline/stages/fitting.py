@@ -1,7 +1,7 @@
 """One fine-tuning run in memory: the predictor, its data, and how a checkpoint of it scores under a protocol."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,17 @@ from conffusion.core.labelled_bounds import LabelledBounds
 from conffusion.core.randomness import keyed_generator
 from conffusion.data.splits import groups_of
 from conffusion.errors import ConfigError, StoreError
-from conffusion.methods.competition import Score, score_checkpoint
+from conffusion.methods.competition import Competition, Score, score_checkpoint
 from conffusion.methods.models import PredictorSpec
 from conffusion.methods.predictor import BoundPredictor
 from conffusion.methods.protocols import get_protocol, official_grid
-from conffusion.methods.random_inputs import image_noise
 from conffusion.methods.registry import Method
 from conffusion.models.networks import load_prior
 from conffusion.pipeline.stages.prediction import predict_store
 from conffusion.store import SealedStore, open_store, read_array
-from conffusion.tasks import build_task
-from conffusion.training.finetune import TrainingSet, finetune, smallest_batch, validation_steps
-from conffusion.training.loop import Optimisation, Resumption, seed_everything
+from conffusion.tasks import DegradedImages, build_task
+from conffusion.training.finetune import RECORD_EVERY, BoundFitting, TrainingSet, smallest_part, validation_steps
+from conffusion.training.loop import Optimisation, Training, seed_everything
 from conffusion.training.objectives import OBJECTIVES, Objective, Sharpening
 from conffusion.training.parallel import ALONE, Processes
 from conffusion.training.priors import architecture_of
@@ -85,64 +84,21 @@ class FinetuningInputs:
     sampled_bounds: Path | None
 
 
-@dataclass
-class Competition:
-    """The course of a fine-tuning run so far.
-
-    Attributes:
-        losses: Records {step, loss}; those of the sharpening also say so under "phase".
-        scores: By step and protocol, how each checkpoint did, in the order of the steps.
-    """
-
-    losses: list[dict[str, Any]] = field(default_factory=list)
-    scores: dict[int, dict[str, Score]] = field(default_factory=dict)
-
-    def best(self, protocol: str) -> tuple[Score, int]:
-        """The first of the narrowest checkpoints of a protocol, and its step."""
-        best: tuple[Score, int] | None = None
-        for step, scores in self.scores.items():
-            if scores[protocol].beats(best[0] if best else None):
-                best = scores[protocol], step
-        if best is None:
-            raise ValueError("no checkpoint has competed")
-        return best
-
-    def state(self) -> dict[str, Any]:
-        """In plain values."""
-        scores = [[step, {name: asdict(score) for name, score in of.items()}] for step, of in self.scores.items()]
-        return {"losses": self.losses, "scores": scores}
-
-    @classmethod
-    def restored(cls, state: Mapping[str, Any]) -> "Competition":
-        """What `state` gave."""
-        scores = {step: {name: Score(**score) for name, score in of.items()} for step, of in state["scores"]}
-        return cls([dict(record) for record in state["losses"]], scores)
-
-
 @dataclass(frozen=True)
 class _Phase:
     """A part of a fine-tuning run; its steps count from 1.
 
     Attributes:
-        name: "fitting" or "sharpening".
-        data: Images, and what bounds are fitted to.
-        objective: What is minimised.
+        problem: What is minimised.
         settings: Optimiser settings; a phase starts with fresh moments and a fresh average.
         stops: Steps after which a checkpoint competes.
         seed: Data order, noise and mirroring follow from it.
     """
 
-    name: str
-    data: TrainingSet
-    objective: Objective
+    problem: BoundFitting
     settings: Optimisation
     stops: list[int]
     seed: int
-
-    @property
-    def after_step(self) -> Callable[[], None]:
-        """Called after every step."""
-        return self.objective.settle if isinstance(self.objective, Sharpening) else lambda: None
 
 
 def candidate_steps(tuned: MethodTuning, shared: FinetuningSettings) -> list[int]:
@@ -152,13 +108,15 @@ def candidate_steps(tuned: MethodTuning, shared: FinetuningSettings) -> list[int
     return [*fitting, *(tuned.n_steps + step for step in sharpening)]
 
 
-class Fit:
-    """A predictor ready to be fine-tuned.
+class FinetuningRun:
+    """A predictor that is being fine-tuned.
 
     Attributes:
         task: Name of the task.
         spec: What rebuilds the predictor.
         predictor: The network being fitted.
+        losses: Records {step, loss} so far; those of the sharpening also say so under "phase".
+        competition: The checkpoints that competed so far.
 
     Raises:
         CheckpointError: If the prior does not fit the configured architecture.
@@ -181,11 +139,13 @@ class Fit:
         self.predictor = self.spec.build(load_prior(inputs.prior, architecture) if job.method.pretrained else None)
         device.place(self.predictor)
         self._data = _training_set(job, self._stores["finetune"], inputs.sampled_bounds, self.predictor, device)
-        _check_parts(job.finetuning.batch_size, processes.n, smallest_batch(self.predictor))
+        self.losses: list[dict[str, Any]] = []
+        self.competition = Competition()
+        _check_parts(job.finetuning.batch_size, processes.n, smallest_part(self.predictor))
         if not processes.is_first:  # the networks are the same by now; dropout need not be
             torch.manual_seed(job.run_seed + processes.rank)
 
-    def run(self, validate: Callable[[int], Mapping[str, Score]], states: StateFolder | None = None) -> Competition:
+    def run(self, validate: Callable[[int], Mapping[str, Score]], states: StateFolder | None = None) -> None:
         """Fine-tune, going on from the latest state if there is one.
 
         Args:
@@ -193,18 +153,53 @@ class Fit:
                 the scores of the checkpoint by protocol, that of "guaranteed" among them.
             states: Where full states of the run are kept; None: nowhere.
         """
+        phases = {"fitting": self._fitting, "sharpening": self._sharpening}
+        if not self._job.finetuning.sharpening.n_steps:
+            del phases["sharpening"]
         start = self._latest(states)
-        competition = Competition.restored(start["competition"]) if start else Competition()
-        before = start["before"] if start else 0
-        makers = [self._fitting, self._sharpening] if self._job.finetuning.sharpening.n_steps else [self._fitting]
-        for number, make in enumerate(makers):
-            if start is not None and number < start["phase"]:
-                continue
-            resumed = start if start is not None and number == start["phase"] else None
-            records = self._run(make(), number, before, competition, validate, states, resumed)
-            competition.losses += records
-            before = int(records[-1]["step"])
-        return competition
+        if start is not None:
+            self.losses, self.competition = start["earlier_losses"], Competition.of_rows(start["scores"])
+        for name in list(phases)[list(phases).index(start["phase"]) if start else 0 :]:
+            self._run_phase(name, phases[name](), validate, states, start)
+            start = None
+
+    def _run_phase(
+        self,
+        name: str,
+        phase: _Phase,
+        validate: Callable[[int], Mapping[str, Score]],
+        states: StateFolder | None,
+        start: Mapping[str, Any] | None,
+    ) -> None:
+        """One phase, whose steps go on counting from those before it."""
+        before = int(self.losses[-1]["step"]) if self.losses else 0
+        training = Training(phase.problem, phase.settings, phase.seed, processes=self._processes)
+        if start is not None:
+            training.restore(start)
+        for step in training.run("fine-tuning", RECORD_EVERY, phase.stops):
+            if step in phase.stops:
+                if self._processes.is_first:
+                    with training.averaged():
+                        self.competition.scores[before + step] = dict(validate(before + step))
+                if self._processes.first_decides(self._patience_is_over(before)):
+                    break
+            if states is not None and self._processes.first_decides(states.is_due()):
+                state = {
+                    "phase": name, "earlier_losses": self.losses, "scores": self.competition.rows(), **training.state(),
+                }  # fmt: skip
+                if self._processes.is_first:
+                    states.save(before + step, state)
+        named = {} if name == "fitting" else {"phase": name}
+        self.losses += [{**record, "step": before + int(record["step"]), **named} for record in training.losses]
+
+    def _patience_is_over(self, before: int) -> bool:
+        """Whether as many checkpoints of a phase, which began after a step, as the patience were no better."""
+        patience = self._job.finetuning.patience
+        return (
+            patience is not None
+            and self._processes.is_first
+            and self.competition.n_without_improvement(PATIENT_PROTOCOL, before) >= patience
+        )
 
     def _latest(self, states: StateFolder | None) -> dict[str, Any] | None:
         """The state to go on from; the first process tidies up before the others look."""
@@ -213,47 +208,6 @@ class Fit:
         start = states.latest() if self._processes.is_first else None
         self._processes.first_decides(True)
         return start if self._processes.is_first else states.latest(tidy=False)
-
-    def _run(
-        self,
-        phase: _Phase,
-        number: int,
-        before: int,
-        competition: Competition,
-        validate: Callable[[int], Mapping[str, Score]],
-        states: StateFolder | None,
-        start: Mapping[str, Any] | None,
-    ) -> list[dict[str, Any]]:
-        """One phase, after so many steps of others, from which its own go on counting; its records of the loss."""
-        n_waited = start["n_waited"] if start else 0
-        if start and isinstance(phase.objective, Sharpening):
-            phase.objective.restore(start["objective"])
-
-        def on_validation(step: int) -> bool:
-            nonlocal n_waited
-            best = competition.best(PATIENT_PROTOCOL)[0] if competition.scores else None
-            competition.scores[before + step] = dict(validate(before + step))
-            n_waited = 0 if competition.scores[before + step][PATIENT_PROTOCOL].beats(best) else n_waited + 1
-            return n_waited == self._job.finetuning.patience
-
-        def save(loop: Mapping[str, Any]) -> None:
-            if states is None or not self._processes.is_first:
-                return
-            objective = phase.objective.state() if isinstance(phase.objective, Sharpening) else {}
-            content = {
-                "phase": number, "before": before, "n_waited": n_waited, "loop": loop, "objective": objective,
-                "competition": competition.state(),
-            }  # fmt: skip
-            states.save(before + loop["trainer"]["step"], content)
-
-        is_due = states.is_due if states else lambda: False
-        records = finetune(
-            self.predictor, phase.data, phase.objective, self._job.calibration.alpha / 2, phase.settings, self._device,
-            seed=phase.seed, stops=phase.stops, on_validation=on_validation, after_step=phase.after_step,
-            resumption=Resumption(start["loop"] if start else None, is_due, save), processes=self._processes,
-        )  # fmt: skip
-        named = {} if number == 0 else {"phase": phase.name}
-        return [{**record, "step": before + int(record["step"]), **named} for record in records]
 
     def _fitting(self) -> _Phase:
         """What the method is: its own loss on its own targets."""
@@ -264,22 +218,24 @@ class Fit:
             micro_batch=shared.micro_batch_size,
         )  # fmt: skip
         stops = validation_steps(tuned.n_steps, shared.validate_every, first=shared.validate_first_step)
-        objective = OBJECTIVES[str(self._job.method.loss)]
-        return _Phase("fitting", self._data, objective, settings, stops, self._job.run_seed)
+        problem = self._problem(self._data, OBJECTIVES[str(self._job.method.loss)])
+        return _Phase(problem, settings, stops, self._job.run_seed)
 
     def _sharpening(self) -> _Phase:
         """Width at the risk level, on the truth, whatever the method was fitted to."""
         shared, own = self._job.finetuning, self._job.finetuning.sharpening
         truth = self._device.tensor(to_pm1(read_array(self._stores["finetune"]["target"])))
-        sharpening = Sharpening(self._job.calibration.alpha, self._processes)
         settings = Optimisation(
             own.n_steps, shared.batch_size, own.learning_rate_factor * self._job.tuned.learning_rate, shared.ema,
             shuffled=shared.shuffle, final_share=0.0, micro_batch=shared.micro_batch_size,
         )  # fmt: skip
-        return _Phase(
-            "sharpening", replace(self._data, lower=truth, upper=truth), sharpening, settings,
-            validation_steps(own.n_steps, shared.validate_every), self._job.seed_of("sharpen"),
-        )  # fmt: skip
+        sharpening = Sharpening(self._job.calibration.alpha, self._processes)
+        problem = self._problem(replace(self._data, lower=truth, upper=truth), sharpening)
+        stops = validation_steps(own.n_steps, shared.validate_every)
+        return _Phase(problem, settings, stops, self._job.seed_of("sharpen"))
+
+    def _problem(self, data: TrainingSet, objective: Objective) -> BoundFitting:
+        return BoundFitting(self.predictor, data, objective, self._job.calibration.alpha / 2, self._device)
 
     def score(self, protocol: str, step: int) -> Score:
         """How the predictor does after `step` steps on the split where checkpoints of this protocol compete."""
@@ -319,9 +275,7 @@ def _training_set(
         if bounds.image_ids != store.image_ids:
             raise StoreError(f"{bounds.path}: holds other images than {store.path}; rerun the rule extract_bounds")
         lower, upper = to_pm1(read_array(bounds["lower"])), to_pm1(read_array(bounds["upper"]))
-        shape = condition.shape[1:]
-        task = str(store.attributes["task"])
-        noise = device.tensor(image_noise(predictor.noise_purpose, job.seed, task, store.image_ids, shape))
+        noise = device.tensor(DegradedImages.of_store(store, job.seed).noise(predictor.noise_purpose))
     return TrainingSet(
         device.tensor(condition),
         device.tensor(read_array(store["mask"])),

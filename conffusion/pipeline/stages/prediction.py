@@ -12,37 +12,39 @@ from conffusion.core.progress import Progress
 from conffusion.errors import StoreError
 from conffusion.evaluation.validity import LossCurves
 from conffusion.methods.models import load_predictor
-from conffusion.methods.one_pass import CorruptedImages, iterate_bounds, predict_bounds
+from conffusion.methods.one_pass import iterate_bounds, predict_bounds
 from conffusion.methods.predictor import BoundPredictor
-from conffusion.methods.protocols import get_protocol
+from conffusion.methods.protocols import Protocol
 from conffusion.methods.quirks import NO_QUIRK, Quirk
 from conffusion.pipeline.stages.bounds import new_bounds
 from conffusion.pipeline.stages.evaluation import pool_curves
 from conffusion.store import SealedStore, atomic_path, open_store
+from conffusion.tasks import DegradedImages
 
 
 def predict_method_bounds(
-    protocol: str,
+    protocol: Protocol,
     seed: int,
     device: Device,
     *,
     model: str | Path,
     images: Sequence[str | Path],
     outputs: Sequence[str | Path],
-    official_quirks: bool = False,
 ) -> None:
     """Bounds of the given image stores by the protocol's checkpoint, before calibration."""
-    rules = get_protocol(protocol, official_quirks=official_quirks)
     predictor, training = load_predictor(model)
     device.place(predictor)
-    progress = Progress(f"predicting, protocol {protocol}", len(images), unit="splits")
+    progress = Progress(f"predicting, protocol {protocol.name}", len(images), unit="splits")
     for path, output in zip(images, outputs, strict=True):
         store = open_store(path)
-        quirk = rules.quirk(training["step"], calibrating=store.attributes["split"] != "test")
+        degraded = DegradedImages.of_store(store, seed)
+        quirk = protocol.quirk(training["step"], calibrating=store.attributes["split"] != "test")
         attributes = {"checkpoint_step": training["step"], "forward_passes_per_image": 1}
         seconds = []
-        with new_bounds(output, store["condition"].shape[1:], store.image_ids, protocol, attributes) as writer:
-            for lower, upper, taken in iterate_bounds(predictor, _corrupted(store, seed), device, quirk=quirk):
+        with new_bounds(output, degraded.shape, store.image_ids, protocol.name, attributes) as writer:
+            for lower, upper, taken in iterate_bounds(
+                predictor, DegradedImages.of_store(store, seed), device, quirk=quirk
+            ):
                 writer.append(lower, upper)
                 seconds.append(taken)
             writer.attributes["seconds_per_image"] = float(np.median(seconds))
@@ -91,8 +93,4 @@ def predict_store(
     quirk: Quirk = NO_QUIRK,
 ) -> tuple[FloatArray, FloatArray, float]:
     """Bounds (N, C, H, W) in [0, 1] of all images of a store, and seconds per image."""
-    return predict_bounds(predictor, _corrupted(store, seed), device, quirk=quirk)
-
-
-def _corrupted(store: SealedStore, seed: int) -> CorruptedImages:
-    return CorruptedImages(str(store.attributes["task"]), seed, store.image_ids, store["condition"], store["mask"])
+    return predict_bounds(predictor, DegradedImages.of_store(store, seed), device, quirk=quirk)

@@ -1,6 +1,7 @@
 """What the priors have learned: samples of them, for a contact sheet."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,36 +13,48 @@ from conffusion.core.device import Device
 from conffusion.core.randomness import keyed_normal
 from conffusion.models.denoiser import ClassDenoiser
 from conffusion.models.networks import load_prior, load_weights
-from conffusion.pipeline.stages.sampling import VariantSource, sampling_input
+from conffusion.pipeline.stages.sampling import SamplingJob, VariantSource
 from conffusion.sampling import sample_ancestral
 from conffusion.store import open_store, read_array
+from conffusion.tasks import DegradedImages
 from conffusion.training.priors import architecture_of
 
 MOST_CLASSES = 9  # shown of a generic prior
 
 
-def restorations(
-    prior: PriorSettings,
-    sampling: SamplingSettings,
-    seed: int,
-    device: Device,
-    *,
-    checkpoint: str | Path,
-    images: str | Path,
-    n_images: int,
-) -> FloatArray:
+@dataclass(frozen=True)
+class PriorSampleFiles:
+    """What `sample_priors` reads and writes.
+
+    Attributes:
+        checkpoints: Weights by name of the prior.
+        images: Test images by task.
+        output: File to write.
+    """
+
+    checkpoints: Mapping[str, str | Path]
+    images: Mapping[str, str | Path]
+    output: str | Path
+
+
+def restorations(job: SamplingJob, device: Device, *, checkpoint: str | Path, images: str | Path) -> FloatArray:
     """Rows of (truth, condition, restorations ...) of the first test images by a conditional prior.
 
+    Args:
+        job: What is drawn; of each image all variants.
+        device: Device and precision.
+        checkpoint: Weights of the prior.
+        images: Image store.
     Returns:
         (n_images, 2 + J, C, H, W) float32 in [0, 1].
-    """  # fmt: skip
-    store, rows = open_store(images), slice(0, n_images)
-    inputs = sampling_input(store, rows, seed)
-    settings = sampling.model_copy(update={"dtype": "float32"})
-    source = VariantSource(prior, settings, None, device, checkpoint)
-    variants = np.stack([drawn.variants for drawn in source.draw(inputs, source.batch_size(inputs))])
+    """
+    sampling = job.sampling.model_copy(update={"dtype": "float32"})
+    store, rows = open_store(images), slice(0, job.n_images)
+    degraded = DegradedImages.of_store(store, job.seed).part(rows)
+    source = VariantSource(replace(job, sampling=sampling, alpha=None), device, checkpoint)
+    variants = np.stack([drawn.variants for drawn in source.draw(degraded, source.batch_size(degraded))])
     target = read_array(store["target"], rows)
-    return np.concatenate([np.stack([target, inputs.condition], axis=1), variants], axis=1)
+    return np.concatenate([np.stack([target, degraded.condition], axis=1), variants], axis=1)
 
 
 def generations(
@@ -69,14 +82,7 @@ def generations(
 
 
 def sample_priors(
-    priors: Mapping[str, PriorSettings],
-    sampling: SamplingSettings,
-    seed: int,
-    device: Device,
-    *,
-    checkpoints: Mapping[str, str | Path],
-    images: Mapping[str, str | Path],
-    output: str | Path,
+    priors: Mapping[str, PriorSettings], sampling: SamplingSettings, seed: int, device: Device, files: PriorSampleFiles
 ) -> None:
     """Samples of every diffusion prior, as one array each in an .npz file.
 
@@ -85,16 +91,14 @@ def sample_priors(
         sampling: Settings of the sampler for conditional priors.
         seed: The run's seed.
         device: Device and precision.
-        checkpoints: Weights by name of the prior.
-        images: Test images by task.
-        output: File to write.
-    """  # fmt: skip
+        files: What is read and written.
+    """
     rows: dict[str, FloatArray] = {}
     for name, prior in priors.items():
+        checkpoint = files.checkpoints[name]
         if prior.task is not None:
-            rows[name] = restorations(
-                prior, sampling, seed, device, checkpoint=checkpoints[name], images=images[prior.task], n_images=6
-            )
+            job = SamplingJob(prior, sampling, seed, n_images=6)
+            rows[name] = restorations(job, device, checkpoint=checkpoint, images=files.images[prior.task])
         elif prior.schedule is not None:
-            rows[name] = generations(prior, seed, device, checkpoint=checkpoints[name], n_images=12)
-    np.savez(output, **rows)  # type: ignore[arg-type]
+            rows[name] = generations(prior, seed, device, checkpoint=checkpoint, n_images=12)
+    np.savez(files.output, **rows)  # type: ignore[arg-type]

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,91 +16,97 @@ from conffusion.core.device import Device
 from conffusion.errors import DataError
 from conffusion.models.networks import load_prior, load_weights
 from conffusion.models.schedules import NoiseSchedule
-from conffusion.sampling import AdaptiveStopping, ChainSampler, Drawn, SamplingInput, Solver, draw_variants
+from conffusion.sampling import AdaptiveStopping, ChainSampler, Drawn, Solver, draw_variants
 from conffusion.sampling.batch_size import fastest_batch_size
-from conffusion.store import ArraySpec, SealedStore, new_store, open_store, read_array
-from conffusion.tasks import build_task
+from conffusion.store import ArraySpec, new_store, open_store
+from conffusion.tasks import DegradedImages
 from conffusion.training.priors import architecture_of
 
 LOGGER = logging.getLogger(__name__)
 _TRIAL_STEPS = 2  # network calls per variant when batch sizes are compared
 
 
+@dataclass(frozen=True)
+class SamplingJob:
+    """Everything that decides which variants are drawn.
+
+    Attributes:
+        prior: Settings of the task's diffusion prior.
+        sampling: Settings of the sampler.
+        seed: The run's seed.
+        alpha: Risk level, whose quantiles adaptive stopping looks at; None: all variants are drawn.
+        n_images: Only the first images of the split; None takes all.
+    """
+
+    prior: PriorSettings
+    sampling: SamplingSettings
+    seed: int
+    alpha: float | None = None
+    n_images: int | None = None
+
+    @property
+    def adaptive_stopping(self) -> AdaptiveStopping | None:
+        """When to stop drawing for an image; None draws `n_variants` of each."""
+        settings = self.sampling.adaptive_stopping
+        if settings.precision is None or self.alpha is None:
+            return None
+        return AdaptiveStopping(settings.precision, self.alpha / 2, settings.round)
+
+
 class VariantSource:
     """A task's diffusion prior, ready to draw variants.
 
     Args:
-        prior: Settings of the prior.
-        sampling: Settings of the sampler.
-        adaptive_stopping: When to stop drawing for an image; None draws `n_variants` of each.
+        job: What is drawn.
         device: Device and precision; compiles if the settings say so.
         checkpoint: Weights of the prior.
     Raises:
         CheckpointError: If the prior is unreadable or of another architecture.
     """
 
-    def __init__(
-        self,
-        prior: PriorSettings,
-        sampling: SamplingSettings,
-        adaptive_stopping: AdaptiveStopping | None,
-        device: Device,
-        checkpoint: str | Path,
-    ) -> None:
-        architecture = architecture_of(prior)
+    def __init__(self, job: SamplingJob, device: Device, checkpoint: str | Path) -> None:
+        architecture, sampling = architecture_of(job.prior), job.sampling
         network = architecture.build_prior()
         load_weights(network, load_prior(checkpoint, architecture))
         schedule = architecture.build_schedule()
-        if schedule is None or not prior.task:
+        if schedule is None or not job.prior.task:
             raise ValueError(f"{checkpoint}: only a diffusion prior conditioned on a task can be sampled")
         self._schedule: NoiseSchedule = schedule
         self._device = replace(device, compiles=sampling.compile)
         self._network: nn.Module = self._device.place(network)
-        self._sampling = sampling
+        self._sampling, self._adaptive_stopping = sampling, job.adaptive_stopping
         self._solver = Solver(sampling.solver, sampling.n_steps, sampling.shared_start)
-        self._adaptive_stopping = adaptive_stopping
         self.n_calls = self._solver.n_calls(schedule)
 
-    def batch_size(self, inputs: SamplingInput) -> int:
+    def batch_size(self, images: DegradedImages) -> int:
         """Variants per network call: the configured number, or the fastest on this device."""
         if self._sampling.batch_size is not None:
             return self._sampling.batch_size
         few_steps = replace(self._solver, name="dpmpp_2m_sde", n_steps=_TRIAL_STEPS)
-        trial = self._sampler(inputs, few_steps)
+        trial = self._sampler(images, few_steps)
 
         def draw(n_chains: int) -> None:
             trial.launch([(0, variant) for variant in range(n_chains)])()
 
-        return fastest_batch_size(self._network, inputs.condition.shape[1:], self._device, draw)
+        return fastest_batch_size(self._network, images.shape, self._device, draw)
 
-    def draw(self, inputs: SamplingInput, batch_size: int) -> Iterator[Drawn]:
+    def draw(self, images: DegradedImages, batch_size: int) -> Iterator[Drawn]:
         """Variants of every image, in the order of the images."""
-        sampler = self._sampler(inputs, self._solver)
-        return draw_variants(sampler, inputs, self._sampling.n_variants, batch_size, self._adaptive_stopping)
+        sampler = self._sampler(images, self._solver)
+        return draw_variants(sampler, images, self._sampling.n_variants, batch_size, self._adaptive_stopping)
 
-    def _sampler(self, inputs: SamplingInput, solver: Solver) -> ChainSampler:
-        return ChainSampler(self._network, self._schedule, inputs, solver, self._sampling.dtype, self._device)
-
-
-def sampling_input(store: SealedStore, rows: slice, seed: int) -> SamplingInput:
-    """Images of some rows of an image store, as the sampler takes them."""
-    task = str(store.attributes["task"])
-    condition, mask = read_array(store["condition"], rows), read_array(store["mask"], rows)
-    return SamplingInput(task, seed, store.image_ids[rows], condition, mask, build_task(task).has_mask)
+    def _sampler(self, images: DegradedImages, solver: Solver) -> ChainSampler:
+        return ChainSampler(self._network, self._schedule, images, solver, self._sampling.dtype, self._device)
 
 
 def sample_variants(
-    prior: PriorSettings,
-    sampling: SamplingSettings,
-    alpha: float,
-    seed: int,
+    job: SamplingJob,
     device: Device,
     *,
     checkpoint: str | Path,
     images: str | Path,
     shard: tuple[int, int],
     output: str | Path,
-    most_images: int | None = None,
 ) -> None:
     """Draw and store the variants of one shard of images, while more are drawn.
 
@@ -108,48 +114,40 @@ def sample_variants(
     (images,), how many were.
 
     Args:
-        prior: Settings of the task's diffusion prior.
-        sampling: Settings of the sampler.
-        alpha: Risk level, whose quantiles have to settle where `sampling.adaptive_stopping` asks for it.
-        seed: The run's seed.
+        job: What is drawn.
         device: Device and precision.
         checkpoint: Weights of the prior.
         images: Image store of the split.
         shard: (k, K): the k-th of K nearly equal parts of the split's rows, counted from 0.
         output: Store to write.
-        most_images: Only the first images of the split; None takes all.
     Raises:
         CheckpointError: If the prior is unreadable or of another architecture.
         StoreError: If the images are incomplete, or the disk refuses.
     """
-    store = open_store(images)
-    inputs = sampling_input(store, shard_rows(min(len(store.image_ids), most_images or 2**62), *shard), seed)
-    source = VariantSource(prior, sampling, _adaptive_stopping(sampling, alpha), device, checkpoint)
-    batch_size = source.batch_size(inputs)
-    n_images, n_variants = len(inputs.image_ids), sampling.n_variants
+    sampling, schedule = job.sampling, job.prior.schedule
+    degraded = DegradedImages.of_store(open_store(images), job.seed)
+    degraded = degraded.part(shard_rows(min(len(degraded), job.n_images or len(degraded)), *shard))
+    source = VariantSource(job, device, checkpoint)
+    batch_size = source.batch_size(degraded)
+    n_images, n_variants = len(degraded), sampling.n_variants
     layout = {
-        "variants": ArraySpec((n_variants, *inputs.condition.shape[1:]), np.dtype(sampling.dtype)),
+        "variants": ArraySpec((n_variants, *degraded.shape), np.dtype(sampling.dtype)),
         "n_variants": ArraySpec((), np.dtype(np.int32)),
     }
     attributes = {
-        "task": inputs.task,
-        "seed": seed,
+        "task": degraded.task.name,
+        "seed": job.seed,
         "sampling": {**sampling.model_dump(), "batch_size": batch_size},
-        "schedule": prior.schedule.model_dump() if prior.schedule else {},
+        "schedule": schedule.model_dump() if schedule else {},
     }
     start, n_drawn = time.perf_counter(), 0
-    with new_store(output, layout, inputs.image_ids, attributes, url=sampling.variants_url) as writer:
-        for drawn in source.draw(inputs, batch_size):
+    with new_store(output, layout, degraded.image_ids, attributes, url=sampling.variants_url) as writer:
+        for drawn in source.draw(degraded, batch_size):
             n_drawn += len(drawn.variants)
             padded = _padded(drawn.variants, n_variants)
             writer.append({"variants": padded[None], "n_variants": np.array([len(drawn.variants)], np.int32)})
         writer.attributes["forward_passes_per_image"] = source.n_calls * n_drawn / n_images
         writer.attributes["seconds_per_image"] = (time.perf_counter() - start) / n_images
-
-
-def _adaptive_stopping(sampling: SamplingSettings, alpha: float) -> AdaptiveStopping | None:
-    precision = sampling.adaptive_stopping.precision
-    return None if precision is None else AdaptiveStopping(precision, alpha / 2, sampling.adaptive_stopping.round)
 
 
 def _padded(variants: npt.NDArray[Any], n_variants: int) -> npt.NDArray[Any]:

@@ -13,7 +13,7 @@ from conffusion.config.schema import MethodTuning, TuningSettings
 from conffusion.core.device import Device
 from conffusion.core.randomness import keyed_generator
 from conffusion.errors import ConfigError
-from conffusion.pipeline.stages.fitting import PATIENT_PROTOCOL, FinetuningInputs, FinetuningJob, Fit
+from conffusion.pipeline.stages.fitting import PATIENT_PROTOCOL, FinetuningInputs, FinetuningJob, FinetuningRun
 from conffusion.store import atomic_path, read_json, write_json, write_text
 from conffusion.training.priors import architecture_of
 from conffusion.training.state import StateFolder
@@ -52,11 +52,11 @@ def try_settings(
     job: FinetuningJob, inputs: FinetuningInputs, output: str | Path, states: StateFolder, device: Device
 ) -> None:
     """Fine-tune with the job's settings and record the narrowest calibrated intervals on the selection split."""
-    fit = Fit(job, inputs, device)
-    best, _ = fit.run(lambda step: {CRITERION: fit.score(CRITERION, step)}, states).best(CRITERION)
-    size = best.interval_size
+    run = FinetuningRun(job, inputs, device)
+    run.run(lambda step: {CRITERION: run.score(CRITERION, step)}, states)
+    size = run.competition.best(CRITERION)[0].interval_size
     write_json(output, {
-        "task": fit.task, "method": job.method.name, **job.tuned.model_dump(),
+        "task": run.task, "method": job.method.name, **job.tuned.model_dump(),
         "interval_size": size if size < float("inf") else None,
     })  # fmt: skip
     states.clear()

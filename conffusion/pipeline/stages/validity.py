@@ -142,7 +142,9 @@ def _comparisons(records: Mapping[str, CalibrationRecord], files: ValidityFiles)
         return
     stores = [matching_stores(*pair) for pair in files.compared]
     guaranteed = records["guaranteed"].calibration
-    curves_of = {family: pool_curves(stores, files.splits, Family(family)) for family in PLAIN_FAMILIES}
+    curves_of: dict[str, LossCurves] = {
+        family: pool_curves(stores, files.splits, Family(family)) for family in PLAIN_FAMILIES
+    }
     if guaranteed.scaling not in curves_of:
         curves_of[guaranteed.scaling] = LossCurves.load(files.pools["guaranteed"])
     for family, curves in curves_of.items():

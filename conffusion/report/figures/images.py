@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from conffusion.calibration.record import read_calibration
 from conffusion.core.arrays import FloatArray
+from conffusion.core.layout import ResultFolder
 from conffusion.errors import DataError, StoreError
 from conffusion.report.figures.style import CONTEXT_FADE, HEAT_MAP
 from conffusion.report.results import method_label
@@ -114,11 +115,11 @@ def load_bounds(method_run: Path | str, examples: Examples) -> Bounds:
     Raises:
         StoreError: If the bounds are of other images.
     """
-    folder = Path(method_run)
-    store = open_store(folder / "bounds" / "test.zarr")
+    files = ResultFolder(Path(method_run))
+    store = open_store(files.bounds("test"))
     if store.image_ids != examples.image_ids:
         raise StoreError(f"{store.path}: holds the bounds of other images; rerun the rule that makes it")
-    calibration, metrics = read_calibration(folder / "calibration.json"), read_json(folder / "metrics.json")
+    calibration, metrics = read_calibration(files.calibration), read_json(files.metrics)
     lower, upper = calibration.apply(*(_rows(store, name, examples.rows) for name in ("lower", "upper")))
     return Bounds(
         method_label(metrics["method"], metrics["n_variants"]), metrics["task"], metrics["protocol"],

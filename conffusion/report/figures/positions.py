@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 
+from conffusion.core.layout import ResultFolder
 from conffusion.errors import StoreError
 from conffusion.report.figures.style import facets, saved_figure
 from conffusion.report.results import MethodResult, distinct, load_results, result_label, select, task_label
@@ -47,7 +48,7 @@ def _draw(axes: Axes, method_run: MethodResult, alpha: float) -> AxesImage:
     axes.set_facecolor(_NOT_JUDGED)
     axes.set_xticks([])
     axes.set_yticks([])
-    return axes.imshow(_risk(method_run.folder / "positions.npz"), cmap=_COLOURS, vmin=0.0, vmax=2 * alpha)
+    return axes.imshow(_risk(ResultFolder(method_run.folder).positions), cmap=_COLOURS, vmin=0.0, vmax=2 * alpha)
 
 
 def _risk(path: Path) -> np.ndarray:

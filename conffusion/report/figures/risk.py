@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from conffusion.core.layout import ResultFolder
 from conffusion.errors import DataError
 from conffusion.report.figures.style import (
     BLUE,
@@ -168,14 +169,14 @@ def clustered_mean(images: pd.DataFrame, name: str) -> tuple[float, float]:
 
 
 def _draw_curve(axes: Axes, result: MethodResult, alpha: float) -> None:
-    curve = read_csv(result.folder / "curve.csv")
+    curve = read_csv(ResultFolder(result.folder).curve)
     scale, risk, bound = (curve[name] for name in ("lambda", "calibration_risk", "calibration_risk_ucb"))
     axes.fill_between(scale, risk, bound, color=SKY, alpha=0.3, linewidth=0)
     axes.plot(scale, bound, color=SKY, linewidth=1.4)
     axes.plot(scale, risk, color=BLUE)
     axes.plot(scale, curve["test_risk"], color=GREY, linestyle=(0, (1.5, 1.2)), linewidth=1.6)
     limit_line(axes, alpha)
-    lambda_hat = float(result.calibration["lambda_hat"])
+    lambda_hat = result.calibration.lambda_hat
     axes.axvline(lambda_hat, color="black", linewidth=1)
     axes.plot([lambda_hat], [alpha], marker="o", color="black", markersize=5, clip_on=False, zorder=4)
     axes.set_title(f"{result_label(result)}\nλ̂ = {lambda_hat:.3f}")

@@ -1,4 +1,4 @@
-"""One place for the looks of every figure: colours, markers, fonts, sizes, and how a figure is saved."""
+"""The style of every figure: colours, markers, fonts, sizes, and how a figure is saved."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

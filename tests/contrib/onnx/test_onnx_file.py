@@ -22,8 +22,7 @@ from conffusion.inference.backends import OnePassBackend, open_backend
 from conffusion.inference.model_file import write_package
 from conffusion.inference.package import Package
 from conffusion.methods.models import load_predictor, save_predictor
-from conffusion.methods.one_pass import CorruptedImages
-from conffusion.methods.random_inputs import image_classes, image_noise
+from conffusion.tasks import DegradedImages
 from tests import synthetic_families
 from tests.inference.small_package import small_package
 from tests.methods.small_specs import SIDE, SPECS
@@ -67,8 +66,8 @@ def inputs_and_bounds(package: Package, n_images: int, height: int, width: int) 
     seen = np.where(everywhere == 1, np.float32(0.5), condition) if package.task.has_mask else condition
     source = open_backend(package, select_device("cpu", "float32", 1), 1)
     assert isinstance(source, OnePassBackend)
-    task, seed = package.record.task, package.record.seed
-    raw = source.bounds(CorruptedImages(task, seed, ids, seen, everywhere))
+    images = DegradedImages(package.task, package.record.seed, ids, seen, everywhere)
+    raw = source.bounds(images)
     lower, upper = sort_bounds(raw.lower, raw.upper)[:2] if package.record.sorts_bounds else (raw.lower, raw.upper)
     bounds = dict(zip(("lower", "upper"), package.calibration.apply(lower, upper), strict=True))
     point = package.method.has_point_head
@@ -79,8 +78,8 @@ def inputs_and_bounds(package: Package, n_images: int, height: int, width: int) 
     feeds = {
         "condition": condition,
         "mask": mask.astype(np.float32),
-        "noise": image_noise(source.predictor.noise_purpose, seed, task, ids, condition.shape[1:]),
-        "labels": image_classes(seed, task, ids, max(n_classes, 1)),
+        "noise": images.noise(source.predictor.noise_purpose),
+        "labels": images.classes(max(n_classes, 1)),
     }
     return feeds, bounds
 

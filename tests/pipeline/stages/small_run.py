@@ -15,6 +15,7 @@ from conffusion.config.schema import (
     SamplingSettings,
 )
 from conffusion.core.device import Device
+from conffusion.methods.protocols import get_protocol
 from conffusion.methods.registry import get_method
 from conffusion.pipeline.stages.bounds import extract_bounds
 from conffusion.pipeline.stages.calibration import CalibrationFiles, calibrate_method
@@ -22,8 +23,8 @@ from conffusion.pipeline.stages.evaluation import EvaluationFiles, evaluate_meth
 from conffusion.pipeline.stages.finetuning import FinetuningInputs, FinetuningJob, FinetuningOutputs, finetune_method
 from conffusion.pipeline.stages.images import prepare_images, split_images
 from conffusion.pipeline.stages.prediction import predict_method_bounds, trace_candidates
-from conffusion.pipeline.stages.sampling import sample_variants
-from conffusion.training.priors import write_prior
+from conffusion.pipeline.stages.sampling import SamplingJob, sample_variants
+from conffusion.training.priors import PriorJob, write_prior
 from conffusion.training.state import StateFolder
 from tests.methods.small_specs import SIDE, SPECS
 
@@ -114,15 +115,14 @@ class SmallRun:
             )  # fmt: skip
 
     def train_prior(self) -> None:
-        write_prior(
-            "own", prior_settings(self.task), DEGRADATION[self.task], image_size=SIDE, seed=SEED, device=CPU,
-            output=self.prior,
-        )  # fmt: skip
+        job = PriorJob("own", prior_settings(self.task), DEGRADATION[self.task], SIDE, SEED)
+        write_prior(job, CPU, output=self.prior)
 
     def sample(self, split: str, k: int, n_shards: int, sampling: SamplingSettings = SAMPLING) -> None:
+        job = SamplingJob(prior_settings(self.task), sampling, SEED, CALIBRATION.alpha)
         sample_variants(
-            prior_settings(self.task), sampling, CALIBRATION.alpha, SEED, CPU, checkpoint=self.prior,
-            images=self.images(split), shard=(k, n_shards), output=self.shard(split, k),
+            job, CPU, checkpoint=self.prior, images=self.images(split), shard=(k, n_shards),
+            output=self.shard(split, k),
         )  # fmt: skip
 
     def extract(self, split: str, n_shards: int) -> None:
@@ -155,7 +155,8 @@ class SmallRun:
     def predict(self, protocol: str) -> None:
         splits = ("selection", "calibration", "test")
         predict_method_bounds(
-            protocol, SEED, CPU, model=self.model(protocol), images=[self.images(split) for split in splits],
+            get_protocol(protocol), SEED, CPU, model=self.model(protocol),
+            images=[self.images(split) for split in splits],
             outputs=[self.bounds("n_conffusion", protocol, split) for split in splits],
         )  # fmt: skip
 

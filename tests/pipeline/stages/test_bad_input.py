@@ -14,7 +14,7 @@ from conffusion.errors import CalibrationError, CheckpointError, ConffusionError
 from conffusion.models.checkpoint import load_checkpoint, save_checkpoint
 from conffusion.pipeline.stages.images import prepare_images, split_images
 from conffusion.pipeline.stages.prediction import trace_candidates
-from conffusion.pipeline.stages.sampling import sample_variants
+from conffusion.pipeline.stages.sampling import SamplingJob, sample_variants
 from conffusion.store import open_store, read_array, write_store
 from tests.methods.small_specs import SIDE
 from tests.pipeline.stages.small_run import (
@@ -154,16 +154,9 @@ def test_prior_of_another_architecture_stops_sampling_and_fine_tuning(run: Small
 
     def sample() -> None:
         sample_variants(
-            wider,
-            SAMPLING,
-            0.1,
-            SEED,
-            CPU,
-            checkpoint=run.prior,
-            images=run.images("test"),
-            shard=(0, 2),
+            SamplingJob(wider, SAMPLING, SEED), CPU, checkpoint=run.prior, images=run.images("test"), shard=(0, 2),
             output=output,
-        )
+        )  # fmt: skip
 
     refused(CheckpointError, sample, run.prior, "'inner_channel': 8", "'inner_channel': 16")
     assert nothing_at(output)

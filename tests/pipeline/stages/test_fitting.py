@@ -8,17 +8,17 @@ import torch
 from conffusion.config.schema import SharpeningSettings
 from conffusion.errors import ConfigError
 from conffusion.methods.competition import Score
-from conffusion.pipeline.stages.fitting import Competition, Fit
+from conffusion.pipeline.stages.fitting import FinetuningRun
 from conffusion.training.parallel import Processes
 from tests.pipeline.stages.small_run import CPU, FINETUNING, TUNED, SmallRun
 
 SIZES = {"paper": [9, 8, 7, 6, 5, 4, 3, 2], "guaranteed": [5, 4, 6, 4, 4, 3, 9, 9]}
 
 
-def fit(run: SmallRun, n_steps: int = 14, **changes: Any) -> Fit:
+def finetuning(run: SmallRun, n_steps: int = 14, **changes: Any) -> FinetuningRun:
     tuned = TUNED.model_copy(update={"n_steps": n_steps})
     job = run.finetuning_job(tuned=tuned, finetuning=FINETUNING.model_copy(update=changes))
-    return Fit(job, run.finetuning_inputs(), CPU)
+    return FinetuningRun(job, run.finetuning_inputs(), CPU)
 
 
 def scored(sizes: dict[str, list[int]]) -> Any:
@@ -32,30 +32,25 @@ def test_patience_ends_the_run_after_so_many_validations_without_a_better_one(
     patience: int | None, steps: int, copied: SmallRun
 ) -> None:
     """A tie with the best so far is not better; what the other protocol finds does not count."""
-    competition = fit(copied, patience=patience).run(scored(SIZES))
-    assert list(competition.scores) == [2 * k for k in range(1, steps + 1)]
-    assert [record["step"] for record in competition.losses] == list(competition.scores)
+    run = finetuning(copied, patience=patience)
+    run.run(scored(SIZES))
+    assert list(run.competition.scores) == [2 * k for k in range(1, steps + 1)]
+    assert [record["step"] for record in run.losses] == list(run.competition.scores)
 
 
 def test_sharpening_follows_a_fitting_that_ended_early_and_has_patience_of_its_own(copied: SmallRun) -> None:
     sharpening = SharpeningSettings(n_steps=8, learning_rate_factor=0.3)
-    competition = fit(copied, patience=1, sharpening=sharpening).run(scored(SIZES))
-    assert list(competition.scores) == [2, 4, 6, 8]  # 5, 4, then 6: sharpening starts after step 6; 4 is no better
-    assert [record.get("phase") for record in competition.losses] == [None, None, None, "sharpening"]
-    assert competition.best("guaranteed")[1] == 4 and competition.best("paper")[1] == 8
-
-
-def test_competition_is_kept_in_plain_values() -> None:
-    score = Score(float("nan"), float("nan"), float("inf"))
-    competition = Competition([{"step": 2, "loss": 0.5}], {2: {"paper": Score(1.1, 0.09, 0.3), "guaranteed": score}})
-    again = Competition.restored(competition.state())
-    assert again.losses == competition.losses and repr(again.scores) == repr(competition.scores)
+    run = finetuning(copied, patience=1, sharpening=sharpening)
+    run.run(scored(SIZES))
+    assert list(run.competition.scores) == [2, 4, 6, 8]  # 5, 4, then 6: sharpening starts after step 6; 4 is no better
+    assert [record.get("phase") for record in run.losses] == [None, None, None, "sharpening"]
+    assert run.competition.best("guaranteed")[1] == 4 and run.competition.best("paper")[1] == 8
 
 
 def test_parts_of_a_batch_change_rounding_only(copied: SmallRun) -> None:
     weights = []
     for size in (None, 3):
-        small = fit(copied, n_steps=6, micro_batch_size=size)
+        small = finetuning(copied, n_steps=6, micro_batch_size=size)
         seen: list[int] = []
         small.predictor.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(len(inputs[0])))
         small.run(scored(SIZES))
@@ -67,10 +62,10 @@ def test_parts_of_a_batch_change_rounding_only(copied: SmallRun) -> None:
 
 def test_more_processes_than_a_batch_has_images_are_refused(copied: SmallRun) -> None:
     with pytest.raises(ConfigError, match="finetuning.processes = 9.*finetuning.batch_size is 8"):
-        Fit(copied.finetuning_job(), copied.finetuning_inputs(), CPU, Processes(0, 9))
+        FinetuningRun(copied.finetuning_job(), copied.finetuning_inputs(), CPU, Processes(0, 9))
 
 
 def test_kernels_are_asked_to_repeat(copied: SmallRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
-    fit(copied)
+    finetuning(copied)
     assert torch.backends.cudnn.deterministic

@@ -124,7 +124,7 @@ def test_processes_end_with_their_killed_job_and_leave_a_state(copied: SmallRun)
     assert until(lambda: not running(str(folder)))
     states = job_states(folder, 0, CPU, settings=settings, code="code", inputs=call.inputs.values(), n_processes=2)
     state = states.latest()
-    assert state is not None and len(state["loop"]["torch"]) == 2
+    assert state is not None and len(state["torch"]) == 2
     assert "state after step 20 saved" in log.read_text()
     alone = job_states(folder, 0, CPU, settings=settings, code="code", inputs=call.inputs.values())
     assert alone.latest() is None  # one process would add up other numbers
