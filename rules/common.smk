@@ -18,10 +18,12 @@ from conffusion.pipeline.plan import (
     replicate_of,
 )
 from conffusion.pipeline.records import job_name
+from conffusion.pipeline.rule_settings import RuleSettings
 
 try:
     CONFIG = parse_config(config, source="config")
     PLAN = checked_plan(CONFIG)
+    SETTINGS = RuleSettings(PLAN)
 except ConffusionError as error:
     raise WorkflowError(str(error))
 
@@ -33,6 +35,7 @@ GPUS = gpus_per_job(CONFIG.device)
 CODE = code_versions(f"{workflow.basedir}/workflow_scripts", RUN.code, keep=CONFIG.ignore_code_changes)
 METHOD_RUN = ("{task}", "{method_run}")  # a method, with its replicate
 RESULTS = RUN.results(*METHOD_RUN, "{protocol}")
+GUARANTEED = RUN.results(*METHOD_RUN, "guaranteed")
 
 
 # A limit such as --resources gpu=2 counts the GPUs of this machine: jobs that are sent to a cluster do not wait for them.
@@ -73,9 +76,9 @@ onstart:
     logger.info("", extra={"conffusion_jobs": jobs})
 
 
-def settings(stage):
-    """Parameter function: what the stage depends on, for the job's task and method_run."""
-    return lambda wildcards: PLAN.settings(stage, wildcards.get("task", ""), wildcards.get("method_run", ""))
+def settings(rule):
+    """Parameter function: digest of what the results of a rule's job depend on; its script gets the settings."""
+    return lambda wildcards: SETTINGS(rule, **wildcards).digest
 
 
 def growing(amount):
@@ -106,11 +109,6 @@ def images_of(*splits):
 def protocols(pattern):
     """The pattern once for each protocol, in the order of PROTOCOL_NAMES; its other wildcards stay."""
     return expand(pattern, protocol=PROTOCOL_NAMES, allow_missing=True)
-
-
-def guaranteed(pattern):
-    """The pattern under the protocol that guarantees; its other wildcards stay."""
-    return expand(pattern, protocol="guaranteed", allow_missing=True)
 
 
 def store(manifest):

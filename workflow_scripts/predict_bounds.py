@@ -11,6 +11,6 @@ with run_job(snakemake) as job:  # noqa: F821
     for k, (protocol, model) in enumerate(zip(PROTOCOL_NAMES, job.input.models, strict=True)):
         outputs = job.output.manifests[k * n_splits : (k + 1) * n_splits]
         predict_method_bounds(
-            get_protocol(protocol, official_quirks=job.settings["official_quirks"]), job.settings["seed"], job.device(),
+            get_protocol(protocol, official_quirks=job.settings.official_quirks), job.settings, job.device(),
             model=model, images=job.input.images, outputs=outputs,
         )  # fmt: skip

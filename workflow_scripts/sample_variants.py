@@ -3,11 +3,10 @@
 from conffusion.pipeline.job import run_job
 
 with run_job(snakemake) as job:  # noqa: F821
-    from conffusion.pipeline.stages.sampling import SamplingJob, sample_variants
+    from conffusion.pipeline.stages.sampling import sample_variants
 
-    settings = job.settings
     sample_variants(
-        SamplingJob(settings["prior"], job.config.sampling, settings["seed"], job.config.calibration.alpha),
+        job.settings,
         job.device(),
         checkpoint=job.input.prior,
         images=job.input.images,

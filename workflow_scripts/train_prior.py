@@ -6,6 +6,11 @@ with run_job(snakemake) as job:  # noqa: F821
     from conffusion.pipeline.states import states_of
     from conffusion.training.priors import PriorJob, write_prior
 
-    device, own_images = job.device(), next(iter(job.input.get("images", [])), None)
-    prior = PriorJob(**job.settings)
-    write_prior(prior, device, images=own_images, output=job.output.checkpoint, states=states_of(job, device))
+    settings, device = job.settings, job.device()
+    write_prior(
+        PriorJob(settings.name, settings.prior, settings.degradation, settings.image_size, settings.seed),
+        device,
+        images=next(iter(job.input.get("images", [])), None),
+        output=job.output.checkpoint,
+        states=states_of(job, device, settings.checkpoint_every_minutes),
+    )

@@ -16,6 +16,7 @@ from conffusion.methods.one_pass import iterate_bounds, predict_bounds
 from conffusion.methods.predictor import BoundPredictor
 from conffusion.methods.protocols import Protocol
 from conffusion.methods.quirks import NO_QUIRK, Quirk
+from conffusion.pipeline.settings import PredictionStage
 from conffusion.pipeline.stages.bounds import new_bounds
 from conffusion.pipeline.stages.evaluation import pool_curves
 from conffusion.store import SealedStore, atomic_path, open_store
@@ -24,7 +25,7 @@ from conffusion.tasks import DegradedImages
 
 def predict_method_bounds(
     protocol: Protocol,
-    seed: int,
+    settings: PredictionStage,
     device: Device,
     *,
     model: str | Path,
@@ -37,13 +38,13 @@ def predict_method_bounds(
     progress = Progress(f"predicting, protocol {protocol.name}", len(images), unit="splits")
     for path, output in zip(images, outputs, strict=True):
         store = open_store(path)
-        degraded = DegradedImages.of_store(store, seed)
+        degraded = DegradedImages.of_store(store, settings.seed)
         quirk = protocol.quirk(training["step"], calibrating=store.attributes["split"] != "test")
         attributes = {"checkpoint_step": training["step"], "forward_passes_per_image": 1}
         seconds = []
         with new_bounds(output, degraded.shape, store.image_ids, protocol.name, attributes) as writer:
             for lower, upper, taken in iterate_bounds(
-                predictor, DegradedImages.of_store(store, seed), device, quirk=quirk
+                predictor, DegradedImages.of_store(store, settings.seed), device, quirk=quirk
             ):
                 writer.append(lower, upper)
                 seconds.append(taken)

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from conffusion.config.schema import PriorSettings, SamplingSettings
+from conffusion.config.schema import PriorSettings
 from conffusion.core.arrays import FloatArray, to_01
 from conffusion.core.device import Device
 from conffusion.core.randomness import keyed_normal
 from conffusion.models.denoiser import ClassDenoiser
 from conffusion.models.networks import load_prior, load_weights
-from conffusion.pipeline.stages.sampling import SamplingJob, VariantSource
+from conffusion.pipeline.settings import PriorSamplesStage, SamplingStage
+from conffusion.pipeline.stages.sampling import VariantSource
 from conffusion.sampling import sample_ancestral
 from conffusion.store import open_store, read_array
 from conffusion.tasks import DegradedImages
@@ -37,7 +38,7 @@ class PriorSampleFiles:
     output: str | Path
 
 
-def restorations(job: SamplingJob, device: Device, *, checkpoint: str | Path, images: str | Path) -> FloatArray:
+def restorations(job: SamplingStage, device: Device, *, checkpoint: str | Path, images: str | Path) -> FloatArray:
     """Rows of (truth, condition, restorations ...) of the first test images by a conditional prior.
 
     Args:
@@ -51,7 +52,7 @@ def restorations(job: SamplingJob, device: Device, *, checkpoint: str | Path, im
     sampling = job.sampling.model_copy(update={"dtype": "float32"})
     store, rows = open_store(images), slice(0, job.n_images)
     degraded = DegradedImages.of_store(store, job.seed).part(rows)
-    source = VariantSource(replace(job, sampling=sampling, alpha=None), device, checkpoint)
+    source = VariantSource(replace(job, sampling=sampling, quantile=None), device, checkpoint)
     variants = np.stack([drawn.variants for drawn in source.draw(degraded, source.batch_size(degraded))])
     target = read_array(store["target"], rows)
     return np.concatenate([np.stack([target, degraded.condition], axis=1), variants], axis=1)
@@ -81,23 +82,20 @@ def generations(
     return to_01(samples).float().clamp(0, 1).cpu().numpy().reshape(n_classes, n_images, 3, size, size)
 
 
-def sample_priors(
-    priors: Mapping[str, PriorSettings], sampling: SamplingSettings, seed: int, device: Device, files: PriorSampleFiles
-) -> None:
+def sample_priors(settings: PriorSamplesStage, device: Device, files: PriorSampleFiles) -> None:
     """Samples of every diffusion prior, as one array each in an .npz file.
 
     Args:
-        priors: Settings by name.
-        sampling: Settings of the sampler for conditional priors.
-        seed: The run's seed.
+        settings: Of the priors by name, and of the sampler for conditional ones.
         device: Device and precision.
         files: What is read and written.
     """
     rows: dict[str, FloatArray] = {}
-    for name, prior in priors.items():
+    seed = settings.seed
+    for name, prior in settings.priors.items():
         checkpoint = files.checkpoints[name]
         if prior.task is not None:
-            job = SamplingJob(prior, sampling, seed, n_images=6)
+            job = SamplingStage(prior, settings.sampling, seed, n_images=6)
             rows[name] = restorations(job, device, checkpoint=checkpoint, images=files.images[prior.task])
         elif prior.schedule is not None:
             rows[name] = generations(prior, seed, device, checkpoint=checkpoint, n_images=12)

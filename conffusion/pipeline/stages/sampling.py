@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from conffusion.config.schema import PriorSettings, SamplingSettings
 from conffusion.core.device import Device
 from conffusion.errors import DataError
 from conffusion.models.networks import load_prior, load_weights
 from conffusion.models.schedules import NoiseSchedule
+from conffusion.pipeline.settings import SamplingStage
 from conffusion.sampling import AdaptiveStopping, ChainSampler, Drawn, Solver, draw_variants
 from conffusion.sampling.batch_size import fastest_batch_size
 from conffusion.store import ArraySpec, new_store, open_store
@@ -24,33 +24,6 @@ from conffusion.training.priors import architecture_of
 
 LOGGER = logging.getLogger(__name__)
 _TRIAL_STEPS = 2  # network calls per variant when batch sizes are compared
-
-
-@dataclass(frozen=True)
-class SamplingJob:
-    """Everything that decides which variants are drawn.
-
-    Attributes:
-        prior: Settings of the task's diffusion prior.
-        sampling: Settings of the sampler.
-        seed: The run's seed.
-        alpha: Risk level, whose quantiles adaptive stopping looks at; None: all variants are drawn.
-        n_images: Only the first images of the split; None takes all.
-    """
-
-    prior: PriorSettings
-    sampling: SamplingSettings
-    seed: int
-    alpha: float | None = None
-    n_images: int | None = None
-
-    @property
-    def adaptive_stopping(self) -> AdaptiveStopping | None:
-        """When to stop drawing for an image; None draws `n_variants` of each."""
-        settings = self.sampling.adaptive_stopping
-        if settings.precision is None or self.alpha is None:
-            return None
-        return AdaptiveStopping(settings.precision, self.alpha / 2, settings.round)
 
 
 class VariantSource:
@@ -64,7 +37,7 @@ class VariantSource:
         CheckpointError: If the prior is unreadable or of another architecture.
     """
 
-    def __init__(self, job: SamplingJob, device: Device, checkpoint: str | Path) -> None:
+    def __init__(self, job: SamplingStage, device: Device, checkpoint: str | Path) -> None:
         architecture, sampling = architecture_of(job.prior), job.sampling
         network = architecture.build_prior()
         load_weights(network, load_prior(checkpoint, architecture))
@@ -74,7 +47,7 @@ class VariantSource:
         self._schedule: NoiseSchedule = schedule
         self._device = replace(device, compiles=sampling.compile)
         self._network: nn.Module = self._device.place(network)
-        self._sampling, self._adaptive_stopping = sampling, job.adaptive_stopping
+        self._sampling, self._adaptive_stopping = sampling, _adaptive_stopping(job)
         self._solver = Solver(sampling.solver, sampling.n_steps, sampling.shared_start)
         self.n_calls = self._solver.n_calls(schedule)
 
@@ -100,7 +73,7 @@ class VariantSource:
 
 
 def sample_variants(
-    job: SamplingJob,
+    job: SamplingStage,
     device: Device,
     *,
     checkpoint: str | Path,
@@ -148,6 +121,13 @@ def sample_variants(
             writer.append({"variants": padded[None], "n_variants": np.array([len(drawn.variants)], np.int32)})
         writer.attributes["forward_passes_per_image"] = source.n_calls * n_drawn / n_images
         writer.attributes["seconds_per_image"] = (time.perf_counter() - start) / n_images
+
+
+def _adaptive_stopping(settings: SamplingStage) -> AdaptiveStopping | None:
+    rule = settings.sampling.adaptive_stopping
+    if rule.precision is None or settings.quantile is None:
+        return None
+    return AdaptiveStopping(rule.precision, settings.quantile, rule.round)
 
 
 def _padded(variants: npt.NDArray[Any], n_variants: int) -> npt.NDArray[Any]:

@@ -9,11 +9,11 @@ import pandas as pd
 from conffusion.calibration import CalibrationOptions, CalibrationRecord, Family
 from conffusion.calibration.record import read_record
 from conffusion.calibration.risk_bounds import BOUNDS
-from conffusion.config.schema import CalibrationSettings, ValiditySettings
 from conffusion.core.choices import PLAIN_FAMILIES, BoundName, UnitName
 from conffusion.core.progress import Progress
 from conffusion.evaluation.validity import LossCurves, assess_validity
 from conffusion.methods.protocols import COMPARISON
+from conffusion.pipeline.settings import ValidityStage
 from conffusion.pipeline.stages.calibration import matching_stores
 from conffusion.pipeline.stages.evaluation import pool_curves
 from conffusion.store import atomic_path
@@ -61,12 +61,8 @@ class _Series:
 def assess_method_validity(
     task: str,
     method: str,
-    calibration: CalibrationSettings,
-    validity: ValiditySettings,
-    seed: int,
+    settings: ValidityStage,
     files: ValidityFiles,
-    *,
-    official_quirks: bool = False,
 ) -> None:
     """Rows of validity.csv for one method.
 
@@ -77,22 +73,25 @@ def assess_method_validity(
     Args:
         task: Name of the task.
         method: Name of the method.
-        calibration: alpha, delta, bound and families.
-        validity: Sizes and number of draws.
-        seed: The run's seed.
+        settings: What is drawn, and what is guaranteed.
         files: What is read and written.
-        official_quirks: Whether the run repeats these quirks, so that the paper's curves are those of the candidate.
     """
     records = {name: read_record(path, with_shape=False) for name, path in files.calibrations.items()}
     own_size = records["guaranteed"].calibration.n  # images, or groups where there are groups
-    rows, sizes = [], validity.calibration_sizes or [own_size]
-    all_series = [*_protocols(records, files, official_quirks), *_comparisons(records, files)]
+    rows, sizes = [], settings.validity.calibration_sizes or [own_size]
+    guarantee, n_draws = settings.calibration, settings.validity.n_draws
+    all_series = [*_protocols(records, files, settings.official_quirks), *_comparisons(records, files)]
     progress = Progress("drawing calibration sets", len(all_series) * len(sizes), unit="settings")
     for series in all_series:
         for n in sizes:
-            options = CalibrationOptions(calibration.alpha, calibration.delta, ucb=series.ucb, unit=series.unit)
+            options = CalibrationOptions(guarantee.alpha, guarantee.delta, ucb=series.ucb, unit=series.unit)
             outcome = assess_validity(
-                series.curves, options, n=n, n_draws=validity.n_draws, seed=seed, reselect=series.reselect
+                series.curves,
+                options,
+                n=n,
+                n_draws=n_draws,
+                seed=settings.seed,
+                reselect=series.reselect,
             )
             rows.append(
                 {
@@ -102,7 +101,7 @@ def assess_method_validity(
                     "bound": series.bound,
                     "family": series.family,
                     "n": n,
-                    "n_draws": validity.n_draws,
+                    "n_draws": n_draws,
                     "violation_rate": outcome.violation_rate,
                     "standard_error": outcome.standard_error,
                     "infeasible_rate": outcome.infeasible_rate,

@@ -14,14 +14,12 @@ from conffusion.errors import CalibrationError, CheckpointError, ConffusionError
 from conffusion.models.checkpoint import load_checkpoint, save_checkpoint
 from conffusion.pipeline.stages.images import prepare_images, split_images
 from conffusion.pipeline.stages.prediction import trace_candidates
-from conffusion.pipeline.stages.sampling import SamplingJob, sample_variants
+from conffusion.pipeline.stages.sampling import sample_variants
 from conffusion.store import open_store, read_array, write_store
 from tests.methods.small_specs import SIDE
 from tests.pipeline.stages.small_run import (
     CALIBRATION,
     CPU,
-    DEGRADATION,
-    SAMPLING,
     SEED,
     SmallRun,
     faces,
@@ -154,7 +152,7 @@ def test_prior_of_another_architecture_stops_sampling_and_fine_tuning(run: Small
 
     def sample() -> None:
         sample_variants(
-            SamplingJob(wider, SAMPLING, SEED), CPU, checkpoint=run.prior, images=run.images("test"), shard=(0, 2),
+            run.sampling_stage(prior=wider), CPU, checkpoint=run.prior, images=run.images("test"), shard=(0, 2),
             output=output,
         )  # fmt: skip
 
@@ -231,7 +229,7 @@ def test_folder_with_too_few_images_for_its_shares_is_refused(tmp_path: Path) ->
         **{**values, "name": "folder", "splits": shares, "folder": {**values["folder"], "path": str(folder)}}
     )
     with pytest.raises(DataError, match=r"'selection' would be empty.*dataset.splits.selection"):
-        split_images(dataset, SIDE, SEED, output)
+        split_images(SmallRun.split_stage(dataset), output)
     assert not output.exists()
 
 
@@ -241,10 +239,7 @@ def test_damaged_splits_stop_the_preparation_of_images(run: SmallRun) -> None:
     output = run.root / "again.json"
 
     def prepare() -> None:
-        prepare_images(
-            faces(), SIDE, SEED, run.task, DEGRADATION[run.task], side=SIDE, resample="bicubic", splits=run.splits,
-            split="test", output=output,
-        )  # fmt: skip
+        prepare_images(run.image_stage(), splits=run.splits, split="test", output=output)
 
     refused(DataError, prepare, run.splits, lines[1].split(",")[0])
     assert nothing_at(output)

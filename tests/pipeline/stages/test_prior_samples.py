@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from conffusion.config.schema import PriorSettings
+from conffusion.pipeline.settings import PriorSamplesStage, SamplingStage
 from conffusion.pipeline.stages.prior_samples import PriorSampleFiles, generations, restorations, sample_priors
-from conffusion.pipeline.stages.sampling import SamplingJob
 from conffusion.store import open_store, read_array
 from conffusion.training.priors import PriorJob, write_prior
 from tests.methods.small_specs import ADM, SIDE
@@ -33,7 +33,7 @@ def generic(tmp_path: Path) -> tuple[PriorSettings, Path]:
 
 def test_restorations_stand_beside_truth_and_condition(finished: SmallRun) -> None:
     images = finished.images("test")
-    job = SamplingJob(prior_settings(finished.task), SAMPLING, SEED, n_images=3)
+    job = SamplingStage(prior_settings(finished.task), SAMPLING, SEED, n_images=3)
     sheet = restorations(job, CPU, checkpoint=finished.prior, images=images)
     assert sheet.shape == (3, 2 + SAMPLING.n_variants, 3, SIDE, SIDE)
     store = open_store(images)
@@ -60,6 +60,7 @@ def test_every_diffusion_prior_is_in_the_file(
     checkpoints = {"own": copied.prior, "generic": generic[1], "encoder": tmp_path / "not_read"}
     output = tmp_path / "samples.npz"
     images = {copied.task: copied.images("test")}
-    sample_priors(priors, SAMPLING, SEED, CPU, PriorSampleFiles(checkpoints, images, output))
+    stage = PriorSamplesStage(priors, SAMPLING, SEED, "float32")
+    sample_priors(stage, CPU, PriorSampleFiles(checkpoints, images, output))
     with np.load(output) as samples:
         assert {name: len(rows) for name, rows in samples.items()} == {"own": 6, "generic": N_CLASSES}
