@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+from conffusion.calibration.guarantee import Guarantee
 from conffusion.cli.options import add_configfile
 from conffusion.config import load_config
 from conffusion.config.schema import Config
@@ -73,6 +74,9 @@ def describe(config: Config) -> str:
     plan = checked_plan(config)
     sampling, counts = config.sampling, _dealt(config)
     methods = ", ".join(get_method(name).label for name in config.methods)
+    has_groups = any(n_groups < n_images for n_images, n_groups in counts.values())
+    calibration = config.calibration
+    guarantee = Guarantee(calibration.alpha, calibration.delta, "group" if has_groups else "image", ucb=calibration.ucb)
     return "\n".join([
         f"run {config.run}: the configuration is valid",
         f"images: {config.dataset.name}, {plan.largest_image_size} pixels; "
@@ -80,6 +84,5 @@ def describe(config: Config) -> str:
         f"tasks: {', '.join(plan.tasks)}",
         f"methods: {methods}; {config.replicates} fine-tuning run(s) of each trained one",
         f"DM_SB: {sampling.n_variants} variants per image, {sampling.solver}",
-        f"promise: with probability {1 - config.calibration.delta:g} over calibration sets, at most a share of "
-        f"{config.calibration.alpha:g} of the true pixel values of new images lies outside",
+        f"guarantee: {guarantee}",
     ])  # fmt: skip

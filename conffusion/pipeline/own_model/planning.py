@@ -1,4 +1,4 @@
-"""What `conffusion finetune` will do, checked before any work: splits, network, promise, time."""
+"""What `conffusion finetune` will do, checked before any work: splits, network, guarantee, time."""
 
 import math
 import shutil
@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from conffusion.calibration.guarantee import Guarantee
 from conffusion.config import Config, parse_config, read_yaml
 from conffusion.config.schema import CalibrationSettings
+from conffusion.core.choices import UnitName
 from conffusion.core.layout import RunLayout
 from conffusion.core.progress import format_duration
 from conffusion.data.splits import assign_splits
@@ -214,10 +216,6 @@ def describe(model: OwnModel) -> str:
     label = build_task(request.task, **request.degradation).label
     settings = ", ".join(f"{key} {value}" for key, value in request.degradation.items())
     side = request.image_size
-    promise = (
-        f"with probability {1 - request.delta:.0%}, on average at most {request.alpha:.0%} of the true pixel values of "
-        "new images like these lie outside their intervals"
-    )
     written = f"{request.settings_file} (all settings), {model.run_folder} (results), {request.output} (the model)"
     rows = [
         ("images", f"{_counted(model.splits)}, {side}x{side} pixels (--fit {request.fit})"),
@@ -225,7 +223,7 @@ def describe(model: OwnModel) -> str:
         ("network", _network(model)),
         ("training", f"{tuned.n_steps} steps of {config.finetuning.batch_size} images"),
         ("calibration", _calibration(model)),
-        ("promise", promise),
+        ("guarantee", str(_guarantee(model))),
         ("writes", written),
         *(("note", note) for note in _notes(model)),
     ]
@@ -235,9 +233,9 @@ def describe(model: OwnModel) -> str:
 
 _PURPOSES = {
     "finetune": "fit the network",
-    "selection": "choose the training step and the shape of intervals",
-    "calibration": "find their scale, and nothing else",
-    "test": "say whether the promise is kept",
+    "selection": "choose the training step and the set family",
+    "calibration": "find the scale of the intervals, and nothing else",
+    "test": "measure whether the risk is controlled",
 }
 
 
@@ -269,6 +267,13 @@ def _calibration(model: OwnModel) -> str:
     heights, widths = zip(*model.sizes.values(), strict=True)
     largest = f"{max(widths)}x{max(heights)}"
     return f"on whole images (up to {largest} pixels), put together from tiles as `conffusion predict` does"
+
+
+def _guarantee(model: OwnModel) -> Guarantee:
+    """What calibration will guarantee; a whole image counts once, however many tiles it has."""
+    counted = model.splits.drop_duplicates("source") if model.whole else model.splits
+    unit: UnitName = "group" if counted["group"].nunique() < len(counted) else "image"
+    return Guarantee(model.request.alpha, model.request.delta, unit, ucb=model.config.calibration.ucb)
 
 
 def _notes(model: OwnModel) -> list[str]:
