@@ -1,4 +1,4 @@
-# Metrics on the test images, and how often the promise breaks when calibration sets are drawn again.
+# Metrics on the test images, and how often the risk exceeds alpha when calibration sets are drawn again.
 
 
 rule evaluate_method:

@@ -59,7 +59,7 @@ class RunningJob:
     """A job that runs now.
 
     Attributes:
-        record: Its own account.
+        record: What it reports itself.
         elapsed: Seconds since it started.
         seconds_left: Seconds that it still takes, if that can be told.
         silent: Seconds since it was last heard of.
@@ -76,8 +76,8 @@ class Failure:
     """A job whose last attempt failed or died.
 
     Attributes:
-        record: Its own account.
-        died: Whether it ended without a word: killed, or its machine lost.
+        record: What it reports itself.
+        died: Whether it ended without a message: killed, or its machine lost.
         log_lines: The last lines of its log.
     """
 
