@@ -18,10 +18,12 @@ from conffusion.pipeline.plan import (
     replicate_of,
 )
 from conffusion.pipeline.records import job_name
+from conffusion.pipeline.rule_settings import RuleSettings
 
 try:
     CONFIG = parse_config(config, source="config")
     PLAN = checked_plan(CONFIG)
+    SETTINGS = RuleSettings(PLAN)
 except ConffusionError as error:
     raise WorkflowError(str(error))
 
@@ -73,9 +75,9 @@ onstart:
     logger.info("", extra={"conffusion_jobs": jobs})
 
 
-def settings(stage):
-    """Parameter function: what the stage depends on, for the job's task and method_run."""
-    return lambda wildcards: PLAN.settings(stage, wildcards.get("task", ""), wildcards.get("method_run", ""))
+def settings(rule):
+    """Parameter function: digest of what the results of a rule's job depend on; its script gets the settings."""
+    return lambda wildcards: SETTINGS(rule, **wildcards).digest
 
 
 def growing(amount):

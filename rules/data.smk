@@ -59,7 +59,7 @@ rule prepare_images:
         mem_mb=memory("prepare_images"),
         runtime=growing(60),
     params:
-        settings=lambda wildcards: PLAN.image_settings(wildcards.task, wildcards.folder),
+        settings=settings("prepare_images"),
         code=CODE["prepare_images"],
     script:
         "../workflow_scripts/prepare_images.py"

@@ -19,7 +19,7 @@ rule import_prior:
         mem_mb=growing(lambda wildcards: PLAN.prior_memory_mb("import_prior", wildcards.prior)),
         runtime=growing(30),
     params:
-        settings=lambda wildcards: PLAN.import_settings(wildcards.prior),
+        settings=settings("import_prior"),
         code=CODE["import_prior"],
     script:
         "../workflow_scripts/import_prior.py"
@@ -44,7 +44,7 @@ rule train_prior:
         runtime=growing(24 * 60),
         gpu=GPUS,
     params:
-        settings=lambda wildcards: PLAN.prior_settings(wildcards.prior),
+        settings=settings("train_prior"),
         state=str(RUN.states / "priors" / "{prior}"),
         code=CODE["train_prior"],
     script:
@@ -80,7 +80,7 @@ rule sample_priors:
     params:
         names=DIFFUSION_PRIORS,
         tasks=PLAN.tasks,
-        settings=PLAN.settings("sample_priors"),
+        settings=settings("sample_priors"),
         code=CODE["sample_priors"],
     script:
         "../workflow_scripts/sample_priors.py"

@@ -23,7 +23,6 @@ rule study_solver:
         runtime=growing(240),
         gpu=GPUS,
     params:
-        n_variants=lambda wildcards: PLAN.studied_variants(wildcards.solver, int(wildcards.n_steps)),
         settings=settings("study_solver"),
         code=CODE["study_solver"],
     script:
@@ -49,9 +48,7 @@ rule measure_solvers:
         mem_mb=memory("evaluate_method"),
         runtime=growing(60),
     params:
-        settings={"solver_study": CONFIG.solver_study.model_dump()},
-        alpha=CONFIG.calibration.alpha,
-        seed=CONFIG.seed,
+        settings=settings("measure_solvers"),
         code=CODE["measure_solvers"],
     script:
         "../workflow_scripts/measure_solvers.py"

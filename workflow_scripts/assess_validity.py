@@ -16,4 +16,4 @@ with run_job(snakemake) as job:  # noqa: F821
         splits=Path(job.input.splits),
         output=Path(job.output.rows),
     )
-    assess_method_validity(job.wildcards.task, method_of(job.wildcards.method_run).name, **job.settings, files=files)
+    assess_method_validity(job.wildcards.task, method_of(job.wildcards.method_run).name, job.settings, files)

@@ -9,9 +9,7 @@ from conffusion.pipeline.stages.calibration import CalibrationFiles, calibrate_m
 
 with run_job(snakemake) as job:  # noqa: F821
     settings = job.settings
-    grid = (
-        official_grid(job.wildcards.task, method_of(job.wildcards.method_run)) if settings["official_quirks"] else None
-    )
+    grid = official_grid(job.wildcards.task, method_of(job.wildcards.method_run)) if settings.official_quirks else None
     for k, protocol in enumerate(PROTOCOL_NAMES):
         files = CalibrationFiles(
             bounds=Path(job.input.bounds[k]),
@@ -20,4 +18,4 @@ with run_job(snakemake) as job:  # noqa: F821
             output=Path(job.output.calibrations[k]),
             selection=(Path(job.input.selection_bounds[k]), Path(job.input.selection_images)),
         )
-        calibrate_method(settings["calibration"], protocol, settings["seed"], files, grid)
+        calibrate_method(settings.calibration, protocol, settings.seed, files, grid)

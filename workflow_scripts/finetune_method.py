@@ -3,12 +3,11 @@
 from conffusion.pipeline.job import run_job
 
 with run_job(snakemake) as job:  # noqa: F821
-    from conffusion.pipeline.finetuning import FinetuningCall, finetune, finetune_with
+    from conffusion.pipeline.finetuning import FinetuningCall, finetune, finetune_in_processes
     from conffusion.training.parallel import ALONE
 
-    n_processes = job.config.finetuning.processes
-    call = FinetuningCall.of(job, n_processes)
-    if n_processes == 1:
+    call = FinetuningCall.of(job)
+    if job.settings.finetuning.processes == 1:
         finetune(call, job.device(), ALONE)
     else:
-        finetune_with(n_processes, call)
+        finetune_in_processes(call)

@@ -5,9 +5,9 @@ from conffusion.pipeline.stages.solver_study import measure_solvers
 
 with run_job(snakemake) as job:  # noqa: F821
     measure_solvers(
-        job.settings["solver_study"],
-        snakemake.params.alpha,  # noqa: F821
-        snakemake.params.seed,  # noqa: F821
+        job.settings.solver_study,
+        job.settings.alpha,
+        job.settings.seed,
         images=job.input.images,
         variants=job.input.variants,
         output=job.output.rows,

@@ -10,5 +10,5 @@ with run_job(snakemake) as job:  # noqa: F821
     for k, (protocol, model) in enumerate(zip(PROTOCOL_NAMES, job.input.models, strict=True)):
         outputs = job.output.manifests[k * n_splits : (k + 1) * n_splits]
         predict_method_bounds(
-            protocol, **job.settings, device=job.device(), model=model, images=job.input.images, outputs=outputs
+            protocol, job.settings, job.device(), model=model, images=job.input.images, outputs=outputs
         )

@@ -5,7 +5,7 @@ from conffusion.pipeline.stages.images import prepare_images
 
 with run_job(snakemake) as job:  # noqa: F821
     prepare_images(
-        **job.settings,
+        job.settings,
         splits=job.input.splits,
         split=job.wildcards.split,
         output=job.output.manifest,

@@ -6,11 +6,8 @@ with run_job(snakemake) as job:  # noqa: F821
     from conffusion.pipeline.stages.sampling import sample_variants
 
     sample_variants(
-        job.settings["prior"],
-        job.config.sampling,
-        job.config.calibration.alpha,
-        job.settings["seed"],
-        device=job.device(),
+        job.settings,
+        job.device(),
         checkpoint=job.input.prior,
         images=job.input.images,
         shard=(int(job.wildcards.k), int(job.wildcards.n)),

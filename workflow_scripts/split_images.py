@@ -2,13 +2,10 @@
 
 from functools import partial
 
-from conffusion.config.schema import CalibrationSettings
 from conffusion.pipeline.checks import check_dealt
 from conffusion.pipeline.job import run_job
 from conffusion.pipeline.stages.images import split_images
 
 with run_job(snakemake) as job:  # noqa: F821
-    # Not a parameter of the rule: another alpha deals no image anew.
-    calibration = CalibrationSettings(**snakemake.config["calibration"])  # noqa: F821
-    check = partial(check_dealt, settings=calibration)
-    split_images(**job.settings, output=job.output.splits, check=check, workers=job.threads)
+    check = partial(check_dealt, settings=job.settings.calibration)
+    split_images(job.settings, output=job.output.splits, check=check, workers=job.threads)

@@ -6,7 +6,7 @@ with run_job(snakemake) as job:  # noqa: F821
     from conffusion.pipeline.stages.prediction import trace_candidates
 
     trace_candidates(
-        job.settings["seed"],
+        job.settings.seed,
         job.device(),
         candidates=job.input.candidates,
         images=job.input.images,

@@ -6,11 +6,15 @@ with run_job(snakemake) as job:  # noqa: F821
     from conffusion.pipeline.states import states_of
     from conffusion.training.priors import write_prior
 
-    device, own_images = job.device(), next(iter(job.input.get("images", [])), None)
+    settings, device = job.settings, job.device()
     write_prior(
-        **job.settings,
-        images=own_images,
+        settings.name,
+        settings.prior,
+        settings.degradation,
+        image_size=settings.image_size,
+        seed=settings.seed,
         device=device,
         output=job.output.checkpoint,
-        states=states_of(job, device),
+        images=next(iter(job.input.get("images", [])), None),
+        states=states_of(job, device, settings.checkpoint_every_minutes),
     )

@@ -12,6 +12,8 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 BucketUrl = Annotated[str, Field(pattern=r"^s3://[^/\s]+(/\S*)?$")]
 Count = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+# Marks fields that change how results are computed and kept but not what they are: no edit of them repeats a job.
+EXECUTION_ONLY = "execution only"
 RULE_FILLED = "rule"  # `checkpoint` of a prior: weights by a rule, to try a network without its file
 SplitSize = Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)]
 
@@ -127,12 +129,12 @@ class SamplingSettings(Section):
     n_variants: Annotated[int, Field(ge=2)]
     adaptive_stopping: AdaptiveStoppingSettings
     shared_start: bool
-    batch_size: Count | None
-    compile: bool
-    images_per_shard: Count
-    shards_per_share: Count
+    batch_size: Annotated[Count | None, EXECUTION_ONLY]
+    compile: Annotated[bool, EXECUTION_ONLY]
+    images_per_shard: Annotated[Count, EXECUTION_ONLY]
+    shards_per_share: Annotated[Count, EXECUTION_ONLY]
     dtype: Literal["uint8", "float16", "float32"]
-    variants_url: BucketUrl | None
+    variants_url: Annotated[BucketUrl | None, EXECUTION_ONLY]
 
 
 class SolverReference(Section):
@@ -191,9 +193,9 @@ class FinetuningSettings(Section):
     validate_every: Count
     validate_first_step: bool
     patience: Count | None
-    processes: Count
-    checkpoint_every_minutes: Annotated[float, Field(ge=0)]
-    keep_candidates: bool
+    processes: Annotated[Count, EXECUTION_ONLY]
+    checkpoint_every_minutes: Annotated[float, Field(ge=0), EXECUTION_ONLY]
+    keep_candidates: Annotated[bool, EXECUTION_ONLY]
     maps_timestep: bool
     sharpening: SharpeningSettings
     tuned: dict[Name, dict[Name, MethodTuning]]

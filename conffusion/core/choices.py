@@ -9,12 +9,14 @@ FiniteSampleBound: TypeAlias = Literal[
 ]  # hold for any number of independent losses
 BoundName: TypeAlias = FiniteSampleBound | Literal["clt", "conformal_risk_control", "official"]
 UnitName: TypeAlias = Literal["image", "group", "pixel"]
+UnetName: TypeAlias = Literal["sr3", "palette", "adm"]
 SolverName: TypeAlias = Literal["dpmpp_2m_sde", "dpmpp_2m", "ancestral"]
 
 PLAIN_FAMILIES: tuple[ScalingName, ...] = get_args(ScalingName)
 FAMILIES: tuple[FamilyName, ...] = get_args(FamilyName)
 FINITE_SAMPLE_BOUNDS: tuple[FiniteSampleBound, ...] = get_args(FiniteSampleBound)
 UNITS: tuple[UnitName, ...] = get_args(UnitName)
+UNET_KINDS: tuple[UnetName, ...] = get_args(UnetName)
 
 DEFAULT_ALPHA = 0.1
 DEFAULT_DELTA = 0.1

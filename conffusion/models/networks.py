@@ -7,14 +7,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from conffusion.core.choices import UNET_KINDS
 from conffusion.errors import CheckpointError
 from conffusion.models.checkpoint import load_checkpoint
 from conffusion.models.encoder_unet import EncoderUNet
 from conffusion.models.encoders import Encoder, build_encoder
 from conffusion.models.schedules import NoiseSchedule, noise_schedule
 from conffusion.models.unet import build_unet
-
-UNET_KINDS = ("sr3", "palette", "adm")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,17 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 # Cannot change a number, so edits of these rerun nothing: messages, logging, files as such, settings (rules have a
 # digest of their values), the plan, and the processes around a job.
-NEUTRAL = ("errors.py", "core/progress.py", "core/names.py", "core/layout.py", "config", "store", "cli", "contrib", "pipeline")
+NEUTRAL = (
+    "errors.py",
+    "core/progress.py",
+    "core/names.py",
+    "core/layout.py",
+    "config",
+    "store",
+    "cli",
+    "contrib",
+    "pipeline",
+)
 COUNTED = ("pipeline/stages", "store/zarr_store.py", "store/writer.py")  # in spite of that
 PASSED_THROUGH = ("pipeline/finetuning.py", "pipeline/job.py")  # neutral, but they call what is not
 # Mentioned by a script and what it uses, but of no effect on its numbers.

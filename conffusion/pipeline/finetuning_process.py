@@ -1,6 +1,5 @@
 """One of several processes of a fine-tuning job: torchrun ... -m conffusion.pipeline.finetuning_process JSON."""
 
-import json
 import logging
 import os
 import sys
@@ -19,12 +18,12 @@ from conffusion.training.parallel import joined
 
 def main(arguments: Sequence[str]) -> None:
     """Take part in the job that the only argument describes (a `FinetuningCall` as JSON)."""
-    call, rank = FinetuningCall(**json.loads(arguments[0])), int(os.environ["LOCAL_RANK"])
+    call, rank = FinetuningCall.from_json(arguments[0]), int(os.environ["LOCAL_RANK"])
     name = job_name(call.log or "", "finetune_method")
     start_log(call.log, name, empty=False, level=logging.INFO if rank == 0 else logging.WARNING)
     threading.Thread(target=_end_with_the_job, daemon=True).start()
     with clear_errors():
-        device = select_device(call.device, call.precision, call.threads)
+        device = select_device(call.device, call.settings.precision, call.threads)
         if device.torch_device.type == "cuda":
             device = replace(device, torch_device=torch.device("cuda", rank))
             torch.cuda.set_device(device.torch_device)

@@ -3,79 +3,56 @@
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from conffusion.config import parse_config, schema
+from conffusion.config import parse_config
 from conffusion.core.logs import log_to
-from conffusion.errors import ConffusionError
+from conffusion.errors import ConffusionError, ConfigError
 from conffusion.pipeline.gpu import claim_gpus, visible_gpus
 from conffusion.pipeline.records import Recorder, job_name, recorded
 
 if TYPE_CHECKING:
     from conffusion.core.device import Device
+    from conffusion.pipeline.settings import StageSettings
 
 # Read by numerical libraries when they are imported, which scripts do inside `run_job` or through lazy imports.
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 LOGGER = logging.getLogger("conffusion.job")
 _DEVICE_FAILURES = ("CUDA error", "NCCL error", "NCCL Error", "CUDNN_STATUS_", "CUBLAS_STATUS_")  # what torch says
 
-# Parameters that stand for a section of the configuration come back as that section.
-_SECTIONS: Mapping[str, type[schema.Section]] = MappingProxyType(
-    {
-        "dataset": schema.DatasetSettings,
-        "prior": schema.PriorSettings,
-        "sampling": schema.SamplingSettings,
-        "tuned": schema.MethodTuning,
-        "finetuning": schema.FinetuningSettings,
-        "calibration": schema.CalibrationSettings,
-        "tuning": schema.TuningSettings,
-        "validity": schema.ValiditySettings,
-        "solver_study": schema.SolverStudySettings,
-    }
-)
-
 
 @dataclass(frozen=True)
 class Job:
-    """A rule's inputs, outputs, typed settings and device, as Snakemake hands them to a script.
+    """A rule's inputs, outputs, settings and device, as Snakemake hands them to a script.
 
     Attributes:
-        settings: `params.settings` with sections of the configuration as their own types.
+        settings: The dataclass of the rule's stage (see `conffusion.pipeline.settings`), whose digest is the rule's
+            parameter of that name; None for a rule without one.
         params: All parameters, as they came.
-        raw_config: The configuration as Snakemake holds it; `config` has the types.
         log: The log file, if there is one.
-        precision: "auto", "float32" or "bfloat16".
-        device: "cuda" where the rule holds a GPU, else "cpu".
+        device_name: "cuda" where the rule holds a GPU, else "cpu".
         threads: Threads of the job.
     """
 
     input: Any
     output: Any
     wildcards: Any
-    settings: Mapping[str, Any]
+    settings: Any
     params: Any
-    raw_config: Mapping[str, Any]
     log: str | None
-    precision: str
     device_name: str
     threads: int
-
-    @property
-    def config(self) -> schema.Config:
-        """The whole configuration, for what changes no number, such as batch sizes: an edit of it repeats nothing."""
-        return parse_config(dict(self.raw_config), source="config")
 
     def device(self) -> "Device":
         """Device and precision of the job; imports torch, so only after the GPU has been claimed."""
         from conffusion.core.device import keep_freed_memory, select_device
 
         keep_freed_memory()
-        return select_device(self.device_name, self.precision, self.threads)
+        return select_device(self.device_name, self.settings.precision, self.threads)
 
 
 @contextmanager
@@ -91,20 +68,35 @@ def run_job(snakemake: Any) -> Iterator[Job]:
     n_gpus = int(snakemake.resources.get("gpu", 0))
     record = recorded(log or "", str(snakemake.rule), wants_gpu=n_gpus > 0)
     with clear_errors(), record as recorder, _gpus(n_gpus, recorder):
-        values = dict(snakemake.params.get("settings", {}))
-        precision = values.pop("precision", "auto")
         yield Job(
             snakemake.input,
             snakemake.output,
             snakemake.wildcards,
-            typed_settings(values),
+            _settings(snakemake) if "settings" in snakemake.params.keys() else None,
             snakemake.params,
-            snakemake.config,
             log,
-            precision,
             "cuda" if n_gpus else "cpu",
             snakemake.threads,
         )
+
+
+def _settings(snakemake: Any) -> "StageSettings":
+    """The job's settings, made as the rule made those whose digest it has.
+
+    Raises:
+        ConfigError: If they have another digest.
+    """
+    from conffusion.pipeline.plan import Plan
+    from conffusion.pipeline.rule_settings import RuleSettings
+
+    make = RuleSettings(Plan(parse_config(dict(snakemake.config), source="config")))
+    settings = make(str(snakemake.rule), **snakemake.wildcards)
+    if settings.digest != snakemake.params.settings:
+        raise ConfigError(
+            "what this job depends on has changed since Snakemake was started, such as a file that the configuration "
+            "names; run the same command again"
+        )
+    return settings
 
 
 @contextmanager
@@ -146,14 +138,6 @@ def is_device_failure(error: Exception) -> bool:
     """Whether torch reports a lost GPU or connection between GPUs, and not a fault of the program."""
     text = str(error)
     return any(sign in text for sign in _DEVICE_FAILURES) and "device-side assert" not in text
-
-
-def typed_settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a rule with sections of the configuration as their own types."""
-    return {
-        name: _SECTIONS[name](**value) if name in _SECTIONS and value is not None else value
-        for name, value in values.items()
-    }
 
 
 def start_log(path: str | None, name: str, *, empty: bool = True, level: int = logging.INFO) -> None:

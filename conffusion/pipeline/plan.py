@@ -1,10 +1,9 @@
-"""What a configuration asks for: names, files, shards, and the settings that each stage depends on."""
+"""What a configuration asks for: names, files, shards, memory."""
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -13,7 +12,7 @@ from conffusion.core.layout import RunLayout
 from conffusion.data.splits import SPLITS
 from conffusion.methods.registry import METHODS, Method, get_method
 from conffusion.pipeline.network_size import network_size
-from conffusion.tasks import TASKS, pinned_settings
+from conffusion.tasks import TASKS
 
 POOL = ("calibration", "test")  # what bounds are evaluated on
 PROTOCOL_NAMES = ("paper", "guaranteed")
@@ -31,14 +30,9 @@ _WEIGHT_COPIES = {
     "import_prior": 4, "train_prior": 5, "sample_variants": 3, "finetune_method": 5, "predict_bounds": 3,
     "trace_candidates": 3,
 }  # fmt: skip
-# Of config.sampling: how variants are made and kept, not what they are.
-_SAMPLING_EXECUTION = ("batch_size", "compile", "images_per_shard", "shards_per_share", "variants_url")
 _AVERAGE_COPIES = 2  # the average, and the weights put aside while it is validated
 _RENDERED_COPIES = 4  # of the images that a prior is trained on, in 8 bits
 _MB_PER_VALUE = 4e-6  # float32
-
-# Settings of fine-tuning that do not change what comes out; as parameters of a rule they have one value.
-_WITHOUT_EFFECT = {"keep_candidates": True, "processes": 1, "checkpoint_every_minutes": 10.0}
 
 
 @dataclass(frozen=True)
@@ -198,16 +192,9 @@ class Plan:
         folder = "images" if size == self.image_size(task) else f"images-{size}"
         return str(self.layout.images(task, split, folder))
 
-    def image_settings(self, task: str, folder: str) -> dict[str, Any]:
-        """What the images of a task in one of its folders depend on; `folder` as in the path that `images` gives."""
-        settings = self.config.tasks[task]
-        return {
-            **self.settings("split_images"),
-            "task": task,
-            "degradation": pinned_settings(task, settings.degradation),
-            "resample": settings.resample,
-            "side": int(folder.removeprefix("images-")) if "-" in folder else self.image_size(task),
-        }
+    def side_in(self, task: str, folder: str) -> int:
+        """Side of the images of a task in one of its folders, as in the path that `images` gives."""
+        return int(folder.removeprefix("images-")) if "-" in folder else self.image_size(task)
 
     def memory_mb(self, stage: str, task: str, method_run: str = "") -> int:
         """Memory to reserve for a job of a task: small at the default scale, gigabytes at the paper's."""
@@ -242,99 +229,12 @@ class Plan:
         n_kept = batch_size * size.n_kept if self.config.device != "cuda" else 0
         return (copies * size.n_parameters + n_kept) * _MB_PER_VALUE
 
-    def settings(self, stage: str, task: str = "", method_run: str = "") -> dict[str, Any]:
-        """What the numbers of a stage depend on, as plain values; a change reruns the stage.
-
-        Args:
-            stage: Name of the rule.
-            task: Task of the job, where it has one.
-            method_run: Method, with its replicate, of the job, where it has one.
-        """
-        config = self.config.model_dump()
-        shared, quirks = {"seed": self.config.seed}, {"official_quirks": self.config.official_quirks}
-        if stage == "split_images":
-            return {**shared, "dataset": config["dataset"], "image_size": self.largest_image_size}
-        if stage == "sample_variants":
-            prior = self._network(self.config.tasks[task].prior)
-            return {**shared, "prior": prior, "variants": self._variants(), "precision": self.config.precision}
-        if stage == "study_solver":
-            prior = self._network(self.config.tasks[task].prior)
-            study = {"n_images": self.config.solver_study.n_images, "dtype": self.config.sampling.dtype}
-            return {**shared, "prior": prior, **study, "precision": self.config.precision}
-        if stage == "sample_priors":
-            priors = {name: config["priors"][name] for name in self.used_priors if config["priors"][name]["schedule"]}
-            return {**shared, "priors": priors, "sampling": config["sampling"], "precision": self.config.precision}
-        if stage == "finetune_method":
-            return {**shared, **quirks, **self._finetuning(task, method_run), "precision": self.config.precision}
-        if stage == "try_settings":
-            finetuning = {**self._finetuning(task, method_run), "tuned": None}
-            return {**shared, **quirks, **finetuning, "tuning": config["tuning"], "precision": self.config.precision}
-        if stage == "predict_bounds":
-            return {**shared, **quirks, "precision": self.config.precision}
-        if stage == "trace_candidates":
-            return {**shared, "precision": self.config.precision}
-        if stage == "extract_bounds":
-            return {"alpha": self.config.calibration.alpha}
-        if stage == "calibrate_method":
-            return {**shared, **quirks, "calibration": config["calibration"]}
-        if stage == "assess_validity":
-            return {**shared, **quirks, "calibration": config["calibration"], "validity": config["validity"]}
-        raise ValueError(f"{stage}: is not a stage with settings")
-
-    def _variants(self) -> dict[str, Any]:
-        """What the numbers of variants depend on: not on batches and files."""
-        settings = self.config.sampling.model_dump(exclude=set(_SAMPLING_EXECUTION))
-        if settings["adaptive_stopping"]["precision"] is None:
-            return {**settings, "adaptive_stopping": None}
-        return {**settings, "quantile": self.config.calibration.alpha / 2}
-
-    def prior_settings(self, name: str) -> dict[str, Any]:
-        """What the training of one prior depends on."""
-        prior = self.config.priors[name]
-        degradation = {}
-        if prior.task in self.config.tasks:
-            degradation = pinned_settings(prior.task, self.config.tasks[prior.task].degradation)
-        return {
-            "seed": self.config.seed,
-            "name": name,
-            "prior": prior.model_dump(),
-            "degradation": degradation,
-            "image_size": prior.image_size or self.config.image_size,
-            "precision": self.config.precision,
-        }
-
-    def import_settings(self, name: str) -> dict[str, Any]:
-        """What the conversion of an official file depends on."""
-        prior = self.config.priors[name].model_copy(update={"training": None, "task": None, "image_size": None})
-        return {"prior": prior.model_dump(), "name": name}
-
     def training_images(self, name: str) -> list[str]:
         """Manifest of the images that a prior is trained on, where they are the run's own."""
         training, task = self.config.priors[name].training, self.config.priors[name].task
         if training is None or training.images != "dataset":
             return []
         return [self.images(task or self.tasks[0], "finetune")]
-
-    def _network(self, name: str) -> dict[str, Any]:
-        """Settings of a prior's network without those of its weights, which are an input."""
-        return (
-            self.config.priors[name]
-            .model_copy(update={"training": None, "checkpoint": None, "source": None})
-            .model_dump()
-        )
-
-    def _finetuning(self, task: str, method_run: str) -> dict[str, Any]:
-        config = self.config.model_dump()
-        finetuning = config["finetuning"]
-        tuned = finetuning["tuned"][task][method_of(method_run).name]
-        return {
-            "method": method_of(method_run).name,
-            "replicate": replicate_of(method_run),
-            "prior": self._network(self.prior_name(task, method_run)),
-            "tuned": tuned,
-            "finetuning": {**finetuning, "tuned": {}, **_WITHOUT_EFFECT},
-            "calibration": config["calibration"],
-        }
 
 
 def _rounded_mb(needed: float) -> int:

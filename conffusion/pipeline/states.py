@@ -2,13 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from conffusion.config.schema import Section
 from conffusion.core.device import Device
 from conffusion.pipeline.job import Job
 from conffusion.training.state import StateFolder
@@ -16,11 +14,10 @@ from conffusion.training.state import StateFolder
 
 def job_states(
     folder: str | Path,
-    checkpoint_every_minutes: float,
+    minutes: float,
     device: Device,
     *,
-    settings: Mapping[str, Any],
-    code: str,
+    digests: Sequence[str],
     inputs: Iterable[str | Path],
     n_processes: int = 1,
 ) -> StateFolder:
@@ -28,26 +25,22 @@ def job_states(
 
     Args:
         folder: A folder of this job's own.
-        checkpoint_every_minutes: Between two states.
+        minutes: Between two states.
         device: Kind of device and precision.
-        settings: What the job depends on, sections of the configuration included.
-        code: Digest of the code behind the job.
+        digests: Of the job's settings, and of the code behind it.
         inputs: Files that it reads: weights, and manifests of stores.
         n_processes: How many processes share the job.
     """
-    plain = {name: value.model_dump() if isinstance(value, Section) else value for name, value in settings.items()}
     contents = [_sha256(path) for path in inputs]
     numbers = [device.torch_device.type, device.bfloat16, n_processes, torch.__version__]
-    text = json.dumps([plain, code, contents, numbers], sort_keys=True)
-    return StateFolder(folder, hashlib.sha256(text.encode()).hexdigest(), checkpoint_every_minutes)
+    text = json.dumps([*digests, contents, numbers])
+    return StateFolder(folder, hashlib.sha256(text.encode()).hexdigest(), minutes)
 
 
-def states_of(job: Job, device: Device) -> StateFolder:
+def states_of(job: Job, device: Device, minutes: float) -> StateFolder:
     """States of a rule's job in one process; the rule's parameter `state` names their folder."""
-    minutes = job.config.finetuning.checkpoint_every_minutes
-    return job_states(
-        job.params.state, minutes, device, settings=job.settings, code=job.params.code, inputs=list(job.input)
-    )
+    digests = (job.settings.digest, job.params.code)
+    return job_states(job.params.state, minutes, device, digests=digests, inputs=list(job.input))
 
 
 def _sha256(path: str | Path) -> str:

@@ -11,7 +11,8 @@ from conffusion.core.device import Device
 from conffusion.methods.competition import Score
 from conffusion.methods.models import save_predictor
 from conffusion.methods.protocols import PROTOCOLS
-from conffusion.pipeline.stages.fitting import FinetuningInputs, FinetuningJob, FinetuningRun
+from conffusion.pipeline.settings import FinetuningStage
+from conffusion.pipeline.stages.fitting import FinetuningInputs, FinetuningRun
 from conffusion.store import atomic_path, link_or_copy, remove_leftovers
 from conffusion.training.parallel import ALONE, Processes
 from conffusion.training.state import StateFolder
@@ -35,7 +36,7 @@ class FinetuningOutputs:
 
 
 def finetune_method(
-    job: FinetuningJob,
+    job: FinetuningStage,
     inputs: FinetuningInputs,
     outputs: FinetuningOutputs,
     states: StateFolder,

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from conffusion.config.schema import CalibrationSettings, FinetuningSettings, MethodTuning, PriorSettings
+from conffusion.config.schema import FinetuningSettings, MethodTuning
 from conffusion.core.arrays import to_pm1
 from conffusion.core.device import Device
 from conffusion.core.randomness import keyed_generator
@@ -17,8 +17,8 @@ from conffusion.methods.competition import Competition, Score, ValidationImages,
 from conffusion.methods.models import PredictorSpec
 from conffusion.methods.predictor import BoundPredictor
 from conffusion.methods.protocols import get_protocol, official_grid
-from conffusion.methods.registry import Method
 from conffusion.models.networks import load_prior
+from conffusion.pipeline.settings import FinetuningStage
 from conffusion.pipeline.stages.prediction import predict_store
 from conffusion.store import SealedStore, open_store, read_array
 from conffusion.tasks import DegradedImages, build_task
@@ -32,38 +32,9 @@ from conffusion.training.state import StateFolder
 PATIENT_PROTOCOL = "guaranteed"  # early stopping waits for better checkpoints of this one
 
 
-@dataclass(frozen=True)
-class FinetuningJob:
-    """Everything that decides what a fine-tuning run computes.
-
-    Attributes:
-        method: The system to fit.
-        replicate: 0, 1, ...: another seed for each.
-        prior: The prior whose architecture, and weights if the method is pretrained, are used.
-        tuned: Learning rate, prediction time and steps of this task and method.
-        finetuning: Settings that all methods share.
-        calibration: alpha, delta and the bound under which checkpoints compete.
-        seed: The run's seed.
-        official_quirks: Whether checkpoints of the protocol "paper" compete with the quirks of the official code.
-    """
-
-    method: Method
-    replicate: int
-    prior: PriorSettings
-    tuned: MethodTuning
-    finetuning: FinetuningSettings
-    calibration: CalibrationSettings
-    seed: int
-    official_quirks: bool = False
-
-    @property
-    def run_seed(self) -> int:
-        """Seed of initialisation, data order and noise of this replicate."""
-        return self.seed_of("finetune")
-
-    def seed_of(self, purpose: str) -> int:
-        """Seed of one purpose of this replicate."""
-        return int(keyed_generator(purpose, self.seed, self.method.name, self.replicate).integers(2**31))
+def seed_of(settings: FinetuningStage, purpose: str) -> int:
+    """Seed of one purpose of a replicate: "finetune" for initialisation, data order and noise."""
+    return int(keyed_generator(purpose, settings.seed, settings.method.name, settings.replicate).integers(2**31))
 
 
 @dataclass(frozen=True)
@@ -81,6 +52,11 @@ class FinetuningInputs:
     splits: Path
     images: Mapping[str, Path]
     sampled_bounds: Path | None
+
+    @property
+    def files(self) -> list[Path]:
+        """All files."""
+        return [self.prior, self.splits, *self.images.values(), *filter(None, [self.sampled_bounds])]
 
 
 @dataclass(frozen=True)
@@ -124,9 +100,9 @@ class FinetuningRun:
     """
 
     def __init__(
-        self, job: FinetuningJob, inputs: FinetuningInputs, device: Device, processes: Processes = ALONE
+        self, job: FinetuningStage, inputs: FinetuningInputs, device: Device, processes: Processes = ALONE
     ) -> None:
-        seed_everything(job.run_seed)
+        seed_everything(seed_of(job, "finetune"))
         self._job, self._device, self._processes = job, device, processes
         self._stores = {split: open_store(path) for split, path in inputs.images.items()}
         self._images = {split: _validation_images(store, inputs.splits) for split, store in self._stores.items()}
@@ -142,7 +118,7 @@ class FinetuningRun:
         self.competition = Competition()
         _check_parts(job.finetuning.batch_size, processes.n, smallest_part(self.predictor))
         if not processes.is_first:  # the networks are the same by now; dropout need not be
-            torch.manual_seed(job.run_seed + processes.rank)
+            torch.manual_seed(seed_of(job, "finetune") + processes.rank)
 
     def run(self, validate: Callable[[int], Mapping[str, Score]], states: StateFolder | None = None) -> None:
         """Fine-tune, going on from the latest state if there is one.
@@ -218,7 +194,7 @@ class FinetuningRun:
         )  # fmt: skip
         stops = validation_steps(tuned.n_steps, shared.validate_every, first=shared.validate_first_step)
         problem = self._problem(self._data, OBJECTIVES[str(self._job.method.loss)])
-        return _Phase(problem, settings, stops, self._job.run_seed)
+        return _Phase(problem, settings, stops, seed_of(self._job, "finetune"))
 
     def _sharpening(self) -> _Phase:
         """Width at the risk level, on the truth, whatever the method was fitted to."""
@@ -231,7 +207,7 @@ class FinetuningRun:
         sharpening = Sharpening(self._job.calibration.alpha, self._processes)
         problem = self._problem(replace(self._data, lower=truth, upper=truth), sharpening)
         stops = validation_steps(own.n_steps, shared.validate_every)
-        return _Phase(problem, settings, stops, self._job.seed_of("sharpen"))
+        return _Phase(problem, settings, stops, seed_of(self._job, "sharpen"))
 
     def _problem(self, data: TrainingSet, objective: Objective) -> BoundFitting:
         return BoundFitting(self.predictor, data, objective, self._job.calibration.alpha / 2, self._device)
@@ -259,7 +235,7 @@ def _validation_images(store: SealedStore, splits: Path) -> ValidationImages:
 
 
 def _training_set(
-    job: FinetuningJob, store: SealedStore, sampled_bounds: Path | None, predictor: BoundPredictor, device: Device
+    job: FinetuningStage, store: SealedStore, sampled_bounds: Path | None, predictor: BoundPredictor, device: Device
 ) -> TrainingSet:
     condition = to_pm1(read_array(store["condition"]))
     lower = upper = to_pm1(read_array(store["target"]))

@@ -1,7 +1,7 @@
 """Splits, and the images of every task."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from conffusion.core.randomness import keyed_generator
 from conffusion.data.datasets import Dataset, build_dataset
 from conffusion.data.parallel import DEFAULT_WORKERS
 from conffusion.data.splits import assign_splits, read_splits, write_splits
+from conffusion.pipeline.settings import ImageStage, SplitStage
 from conffusion.store import ArraySpec, new_store
 from conffusion.tasks import build_task
 
@@ -35,9 +36,7 @@ def configured_dataset(
 
 
 def split_images(
-    dataset: DatasetSettings,
-    image_size: int,
-    seed: int,
+    settings: SplitStage,
     output: str | Path,
     check: Callable[[pd.DataFrame], object] = lambda splits: None,
     workers: int = DEFAULT_WORKERS,
@@ -48,8 +47,8 @@ def split_images(
         DataError: If an image is unreadable, or there are too few for the splits asked for.
         ConffusionError: Whatever `check` has against the table; nothing is written then.
     """
-    table = configured_dataset(dataset, image_size, seed, workers=workers).table()
-    splits = assign_splits(table, dataset.splits.model_dump(), seed)
+    table = configured_dataset(settings.dataset, settings.image_size, settings.seed, workers=workers).table()
+    splits = assign_splits(table, settings.dataset.splits.model_dump(), settings.seed)
     for split, rows in splits.groupby("split", sort=False):
         LOGGER.info("%s: %d images in %d groups", split, len(rows), rows["group"].nunique())
     check(splits)
@@ -57,14 +56,8 @@ def split_images(
 
 
 def prepare_images(
-    dataset: DatasetSettings,
-    image_size: int,
-    seed: int,
-    task: str,
-    degradation: Mapping[str, Any],
+    settings: ImageStage,
     *,
-    side: int,
-    resample: str,
     splits: str | Path,
     split: str,
     output: str | Path,
@@ -75,31 +68,26 @@ def prepare_images(
     Rows stand in a seeded random order, fixed before any result is seen, because the betting bound depends on order.
 
     Args:
-        dataset: Which images.
-        image_size: Side of the run's largest images, which decides how photographs are cut.
-        seed: The run's seed.
-        task: Name of the task.
-        degradation: Its settings.
-        side: Side of the images to store.
-        resample: How photographs are resized: "bicubic" or "bilinear".
+        settings: Which images, and how they are degraded.
         splits: splits.csv.
         split: Name of the split.
         output: Store to write.
         workers: Threads that read and decode files.
     """
+    seed, side = settings.seed, settings.side
     rows = read_splits(splits)
     rows = rows[rows["split"] == split]
     order = keyed_generator("order", seed, split).permutation(len(rows))
     ids = [str(image_id) for image_id in rows["image_id"].sort_values().to_numpy()[order]]
-    images = configured_dataset(dataset, image_size, seed, resample, workers)
+    images = configured_dataset(settings.dataset, settings.image_size, seed, settings.resample, workers)
     sized = cache(images.at_side)  # files are listed once for all blocks
-    corrupt = build_task(task, **degradation)
+    corrupt = build_task(settings.task, **settings.degradation)
     layout = {
         "target": ArraySpec((3, side, side), np.float32),
         "condition": ArraySpec((3, side, side), np.float32),
         "mask": ArraySpec((3, side, side), np.uint8),
     }
-    attributes = {"task": task, "split": split, "seed": seed, "degradation": dict(degradation)}
+    attributes = {"task": settings.task, "split": split, "seed": seed, "degradation": dict(settings.degradation)}
     with new_store(output, layout, ids, attributes) as writer:
         for part in iterate_blocks(len(ids), max(1, BLOCK_BYTES // layout["target"].row_bytes)):
             load = partial(_load, sized, ids[part])

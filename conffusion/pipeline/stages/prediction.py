@@ -15,6 +15,7 @@ from conffusion.methods.one_pass import iterate_bounds, predict_bounds
 from conffusion.methods.predictor import BoundPredictor
 from conffusion.methods.protocols import get_protocol
 from conffusion.methods.quirks import NO_QUIRK, Quirk
+from conffusion.pipeline.settings import PredictionStage
 from conffusion.pipeline.stages.bounds import new_bounds
 from conffusion.pipeline.stages.evaluation import pool_curves
 from conffusion.store import SealedStore, atomic_path, open_store
@@ -23,28 +24,27 @@ from conffusion.tasks import DegradedImages
 
 def predict_method_bounds(
     protocol: str,
-    seed: int,
+    settings: PredictionStage,
     device: Device,
     *,
     model: str | Path,
     images: Sequence[str | Path],
     outputs: Sequence[str | Path],
-    official_quirks: bool = False,
 ) -> None:
     """Bounds of the given image stores by the protocol's checkpoint, before calibration."""
-    rules = get_protocol(protocol, official_quirks=official_quirks)
+    rules = get_protocol(protocol, official_quirks=settings.official_quirks)
     predictor, training = load_predictor(model)
     device.place(predictor)
     progress = Progress(f"predicting, protocol {protocol}", len(images), unit="splits")
     for path, output in zip(images, outputs, strict=True):
         store = open_store(path)
-        degraded = DegradedImages.of_store(store, seed)
+        degraded = DegradedImages.of_store(store, settings.seed)
         quirk = rules.quirk(training["step"], calibrating=store.attributes["split"] != "test")
         attributes = {"checkpoint_step": training["step"], "forward_passes_per_image": 1}
         seconds = []
         with new_bounds(output, degraded.shape, store.image_ids, protocol, attributes) as writer:
             for lower, upper, taken in iterate_bounds(
-                predictor, DegradedImages.of_store(store, seed), device, quirk=quirk
+                predictor, DegradedImages.of_store(store, settings.seed), device, quirk=quirk
             ):
                 writer.append(lower, upper)
                 seconds.append(taken)

@@ -12,6 +12,7 @@ from conffusion.core.device import Device
 from conffusion.core.randomness import keyed_normal
 from conffusion.models.denoiser import ClassDenoiser
 from conffusion.models.networks import load_prior, load_weights
+from conffusion.pipeline.settings import PriorSamplesStage
 from conffusion.pipeline.stages.sampling import VariantSource
 from conffusion.sampling import sample_ancestral
 from conffusion.store import open_store, read_array
@@ -70,9 +71,7 @@ def generations(
 
 
 def sample_priors(
-    priors: Mapping[str, PriorSettings],
-    sampling: SamplingSettings,
-    seed: int,
+    settings: PriorSamplesStage,
     device: Device,
     *,
     checkpoints: Mapping[str, str | Path],
@@ -82,20 +81,25 @@ def sample_priors(
     """Samples of every diffusion prior, as one array each in an .npz file.
 
     Args:
-        priors: Settings by name.
-        sampling: Settings of the sampler for conditional priors.
-        seed: The run's seed.
+        settings: Of the priors by name, and of the sampler for conditional ones.
         device: Device and precision.
         checkpoints: Weights by name of the prior.
         images: Test images by task.
         output: File to write.
     """  # fmt: skip
     rows: dict[str, FloatArray] = {}
-    for name, prior in priors.items():
+    seed = settings.seed
+    for name, prior in settings.priors.items():
         if prior.task is not None:
             rows[name] = restorations(
-                prior, sampling, seed, device, checkpoint=checkpoints[name], images=images[prior.task], n_images=6
-            )
+                prior,
+                settings.sampling,
+                seed,
+                device,
+                checkpoint=checkpoints[name],
+                images=images[prior.task],
+                n_images=6,
+            )  # fmt: skip
         elif prior.schedule is not None:
             rows[name] = generations(prior, seed, device, checkpoint=checkpoints[name], n_images=12)
     np.savez(output, **rows)  # type: ignore[arg-type]

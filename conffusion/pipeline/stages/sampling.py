@@ -16,6 +16,7 @@ from conffusion.core.device import Device
 from conffusion.errors import DataError
 from conffusion.models.networks import load_prior, load_weights
 from conffusion.models.schedules import NoiseSchedule
+from conffusion.pipeline.settings import SamplingStage
 from conffusion.sampling import AdaptiveStopping, ChainSampler, Drawn, Solver, draw_variants
 from conffusion.sampling.batch_size import fastest_batch_size
 from conffusion.store import ArraySpec, new_store, open_store
@@ -83,17 +84,13 @@ class VariantSource:
 
 
 def sample_variants(
-    prior: PriorSettings,
-    sampling: SamplingSettings,
-    alpha: float,
-    seed: int,
+    settings: SamplingStage,
     device: Device,
     *,
     checkpoint: str | Path,
     images: str | Path,
     shard: tuple[int, int],
     output: str | Path,
-    most_images: int | None = None,
 ) -> None:
     """Draw and store the variants of one shard of images, while more are drawn.
 
@@ -101,23 +98,20 @@ def sample_variants(
     (images,), how many were.
 
     Args:
-        prior: Settings of the task's diffusion prior.
-        sampling: Settings of the sampler.
-        alpha: Risk level, whose quantiles have to settle where `sampling.adaptive_stopping` asks for it.
-        seed: The run's seed.
+        settings: Of the prior and the sampler.
         device: Device and precision.
         checkpoint: Weights of the prior.
         images: Image store of the split.
         shard: (k, K): the k-th of K nearly equal parts of the split's rows, counted from 0.
         output: Store to write.
-        most_images: Only the first images of the split; None takes all.
     Raises:
         CheckpointError: If the prior is unreadable or of another architecture.
         StoreError: If the images are incomplete, or the disk refuses.
     """
-    degraded = DegradedImages.of_store(open_store(images), seed)
-    degraded = degraded.part(shard_rows(min(len(degraded), most_images or len(degraded)), *shard))
-    source = VariantSource(prior, sampling, _adaptive_stopping(sampling, alpha), device, checkpoint)
+    prior, sampling = settings.prior, settings.sampling
+    degraded = DegradedImages.of_store(open_store(images), settings.seed)
+    degraded = degraded.part(shard_rows(min(len(degraded), settings.n_images or len(degraded)), *shard))
+    source = VariantSource(prior, sampling, _adaptive_stopping(settings), device, checkpoint)
     batch_size = source.batch_size(degraded)
     n_images, n_variants = len(degraded), sampling.n_variants
     layout = {
@@ -126,7 +120,7 @@ def sample_variants(
     }
     attributes = {
         "task": degraded.task.name,
-        "seed": seed,
+        "seed": settings.seed,
         "sampling": {**sampling.model_dump(), "batch_size": batch_size},
         "schedule": prior.schedule.model_dump() if prior.schedule else {},
     }
@@ -140,9 +134,11 @@ def sample_variants(
         writer.attributes["seconds_per_image"] = (time.perf_counter() - start) / n_images
 
 
-def _adaptive_stopping(sampling: SamplingSettings, alpha: float) -> AdaptiveStopping | None:
-    precision = sampling.adaptive_stopping.precision
-    return None if precision is None else AdaptiveStopping(precision, alpha / 2, sampling.adaptive_stopping.round)
+def _adaptive_stopping(settings: SamplingStage) -> AdaptiveStopping | None:
+    rule = settings.sampling.adaptive_stopping
+    if rule.precision is None or settings.quantile is None:
+        return None
+    return AdaptiveStopping(rule.precision, settings.quantile, rule.round)
 
 
 def _padded(variants: npt.NDArray[Any], n_variants: int) -> npt.NDArray[Any]:

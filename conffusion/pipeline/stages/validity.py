@@ -9,11 +9,11 @@ import pandas as pd
 
 from conffusion.calibration.families import Family
 from conffusion.calibration.rules import RULES
-from conffusion.config.schema import CalibrationSettings, ValiditySettings
 from conffusion.core.choices import PLAIN_FAMILIES
 from conffusion.core.progress import Progress
 from conffusion.evaluation.validity import LossCurves, assess_validity
 from conffusion.methods.protocols import COMPARISON
+from conffusion.pipeline.settings import ValidityStage
 from conffusion.pipeline.stages.calibration import matching_stores
 from conffusion.pipeline.stages.evaluation import pool_curves
 from conffusion.store import atomic_path, read_json
@@ -61,12 +61,8 @@ class _Series:
 def assess_method_validity(
     task: str,
     method: str,
-    calibration: CalibrationSettings,
-    validity: ValiditySettings,
-    seed: int,
+    settings: ValidityStage,
     files: ValidityFiles,
-    *,
-    official_quirks: bool = False,
 ) -> None:
     """Rows of validity.csv for one method.
 
@@ -77,28 +73,25 @@ def assess_method_validity(
     Args:
         task: Name of the task.
         method: Name of the method.
-        calibration: alpha, delta, bound and families.
-        validity: Sizes and number of draws.
-        seed: The run's seed.
+        settings: What is drawn, and what is guaranteed.
         files: What is read and written.
-        official_quirks: Whether the run repeats these quirks, so that the paper's curves are those of the candidate.
     """
     records = {name: read_json(path) for name, path in files.calibrations.items()}
     own_size = int(records["guaranteed"]["n_bound"])  # images, or groups where there are groups
-    rows, sizes = [], validity.calibration_sizes or [own_size]
-    all_series = [*_protocols(records, files, official_quirks), *_comparisons(records, files)]
+    rows, sizes = [], settings.validity.calibration_sizes or [own_size]
+    all_series = [*_protocols(records, files, settings.official_quirks), *_comparisons(records, files)]
     progress = Progress("drawing calibration sets", len(all_series) * len(sizes), unit="settings")
     for series in all_series:
         for n in sizes:
             outcome = assess_validity(
                 series.curves,
                 n=n,
-                n_draws=validity.n_draws,
-                alpha=calibration.alpha,
-                delta=calibration.delta,
+                n_draws=settings.validity.n_draws,
+                alpha=settings.calibration.alpha,
+                delta=settings.calibration.delta,
                 ucb=series.ucb,
                 unit=series.unit,
-                seed=seed,
+                seed=settings.seed,
                 reselect=series.reselect,
             )
             rows.append(
@@ -109,7 +102,7 @@ def assess_method_validity(
                     "bound": series.bound,
                     "family": series.family,
                     "n": n,
-                    "n_draws": validity.n_draws,
+                    "n_draws": settings.validity.n_draws,
                     "violation_rate": outcome.violation_rate,
                     "standard_error": outcome.standard_error,
                     "infeasible_rate": outcome.infeasible_rate,

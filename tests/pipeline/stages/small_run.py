@@ -16,10 +16,11 @@ from conffusion.config.schema import (
 )
 from conffusion.core.device import Device
 from conffusion.methods.registry import get_method
+from conffusion.pipeline.settings import FinetuningStage, ImageStage, PredictionStage, SamplingStage, SplitStage
 from conffusion.pipeline.stages.bounds import extract_bounds
 from conffusion.pipeline.stages.calibration import CalibrationFiles, calibrate_method
 from conffusion.pipeline.stages.evaluation import EvaluationFiles, evaluate_method
-from conffusion.pipeline.stages.finetuning import FinetuningInputs, FinetuningJob, FinetuningOutputs, finetune_method
+from conffusion.pipeline.stages.finetuning import FinetuningInputs, FinetuningOutputs, finetune_method
 from conffusion.pipeline.stages.images import prepare_images, split_images
 from conffusion.pipeline.stages.prediction import predict_method_bounds, trace_candidates
 from conffusion.pipeline.stages.sampling import sample_variants
@@ -106,12 +107,16 @@ class SmallRun:
         return self.method_run("n_conffusion", protocol) / "model.safetensors"
 
     def prepare(self) -> None:
-        split_images(faces(), SIDE, SEED, self.splits)
+        split_images(self.split_stage(), self.splits)
         for split in SIZES:
-            prepare_images(
-                faces(), SIDE, SEED, self.task, DEGRADATION[self.task], side=SIDE, resample="bicubic",
-                splits=self.splits, split=split, output=self.images(split),
-            )  # fmt: skip
+            prepare_images(self.image_stage(), splits=self.splits, split=split, output=self.images(split))
+
+    @staticmethod
+    def split_stage(dataset: DatasetSettings | None = None, seed: int = SEED) -> SplitStage:
+        return SplitStage(dataset or faces(), SIDE, seed, CALIBRATION)
+
+    def image_stage(self) -> ImageStage:
+        return ImageStage(faces(), SIDE, SEED, self.task, DEGRADATION[self.task], "bicubic", SIDE)
 
     def train_prior(self) -> None:
         write_prior(
@@ -119,10 +124,16 @@ class SmallRun:
             output=self.prior,
         )  # fmt: skip
 
+    def sampling_stage(self, sampling: SamplingSettings = SAMPLING, **changes: Any) -> SamplingStage:
+        values = {
+            "prior": prior_settings(self.task), "sampling": sampling, "quantile": CALIBRATION.alpha / 2, "seed": SEED,
+            "precision": "float32",
+        }  # fmt: skip
+        return SamplingStage(**{**values, **changes})
+
     def sample(self, split: str, k: int, n_shards: int, sampling: SamplingSettings = SAMPLING) -> None:
         sample_variants(
-            prior_settings(self.task), sampling, CALIBRATION.alpha, SEED, CPU, checkpoint=self.prior,
-            images=self.images(split), shard=(k, n_shards), output=self.shard(split, k),
+            self.sampling_stage(sampling), CPU, checkpoint=self.prior, images=self.images(split), shard=(k, n_shards), output=self.shard(split, k),
         )  # fmt: skip
 
     def extract(self, split: str, n_shards: int) -> None:
@@ -134,12 +145,12 @@ class SmallRun:
         images = {split: self.images(split) for split in ("finetune", "selection", "calibration")}
         return FinetuningInputs(self.prior, self.splits, images, sampled_bounds)
 
-    def finetuning_job(self, method: str = "n_conffusion", **changes: Any) -> FinetuningJob:
+    def finetuning_job(self, method: str = "n_conffusion", **changes: Any) -> FinetuningStage:
         values: dict[str, Any] = {
             "method": get_method(method), "replicate": 0, "prior": prior_settings(self.task), "tuned": TUNED,
             "finetuning": FINETUNING, "calibration": CALIBRATION, "seed": SEED,
         }  # fmt: skip
-        return FinetuningJob(**{**values, **changes})
+        return FinetuningStage(**{**values, **changes})
 
     def outputs(self) -> FinetuningOutputs:
         models = {protocol: self.model(protocol) for protocol in PROTOCOLS}
@@ -148,14 +159,14 @@ class SmallRun:
     def states(self, minutes: float = 10) -> StateFolder:
         return StateFolder(self.root / "state" / self.task, "digest", minutes)
 
-    def finetune(self, job: FinetuningJob | None = None, sampled_bounds: Path | None = None) -> None:
+    def finetune(self, job: FinetuningStage | None = None, sampled_bounds: Path | None = None) -> None:
         inputs = self.finetuning_inputs(sampled_bounds)
         finetune_method(job or self.finetuning_job(), inputs, self.outputs(), self.states(), CPU)
 
     def predict(self, protocol: str) -> None:
         splits = ("selection", "calibration", "test")
         predict_method_bounds(
-            protocol, SEED, CPU, model=self.model(protocol), images=[self.images(split) for split in splits],
+            protocol, PredictionStage(SEED), CPU, model=self.model(protocol), images=[self.images(split) for split in splits],
             outputs=[self.bounds("n_conffusion", protocol, split) for split in splits],
         )  # fmt: skip
 

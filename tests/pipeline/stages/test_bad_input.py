@@ -20,8 +20,6 @@ from tests.methods.small_specs import SIDE
 from tests.pipeline.stages.small_run import (
     CALIBRATION,
     CPU,
-    DEGRADATION,
-    SAMPLING,
     SEED,
     SmallRun,
     faces,
@@ -154,10 +152,7 @@ def test_prior_of_another_architecture_stops_sampling_and_fine_tuning(run: Small
 
     def sample() -> None:
         sample_variants(
-            wider,
-            SAMPLING,
-            0.1,
-            SEED,
+            run.sampling_stage(prior=wider),
             CPU,
             checkpoint=run.prior,
             images=run.images("test"),
@@ -238,7 +233,7 @@ def test_folder_with_too_few_images_for_its_shares_is_refused(tmp_path: Path) ->
         **{**values, "name": "folder", "splits": shares, "folder": {**values["folder"], "path": str(folder)}}
     )
     with pytest.raises(DataError, match=r"'selection' would be empty.*dataset.splits.selection"):
-        split_images(dataset, SIDE, SEED, output)
+        split_images(SmallRun.split_stage(dataset), output)
     assert not output.exists()
 
 
@@ -248,10 +243,7 @@ def test_damaged_splits_stop_the_preparation_of_images(run: SmallRun) -> None:
     output = run.root / "again.json"
 
     def prepare() -> None:
-        prepare_images(
-            faces(), SIDE, SEED, run.task, DEGRADATION[run.task], side=SIDE, resample="bicubic", splits=run.splits,
-            split="test", output=output,
-        )  # fmt: skip
+        prepare_images(run.image_stage(), splits=run.splits, split="test", output=output)
 
     refused(DataError, prepare, run.splits, lines[1].split(",")[0])
     assert nothing_at(output)

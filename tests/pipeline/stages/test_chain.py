@@ -17,6 +17,7 @@ from conffusion.config.schema import SharpeningSettings, ValiditySettings
 from conffusion.evaluation.validity import LossCurves
 from conffusion.methods.models import load_predictor
 from conffusion.metrics import image_losses
+from conffusion.pipeline.settings import ValidityStage
 from conffusion.pipeline.stages.fitting import candidate_steps
 from conffusion.pipeline.stages.images import split_images
 from conffusion.pipeline.stages.validity import ValidityFiles, assess_method_validity
@@ -33,7 +34,6 @@ from tests.pipeline.stages.small_run import (
     SIZES,
     TUNED,
     SmallRun,
-    faces,
 )
 
 METHODS = ("dm_sb", "n_conffusion")
@@ -75,9 +75,9 @@ def test_rows_stand_in_a_random_order_that_depends_on_the_seed(finished: SmallRu
     ids = list(open_store(finished.images("calibration")).image_ids)
     assert ids != sorted(ids)
     other = SmallRun(tmp_path, finished.task)
-    split_images(faces(), SIDE, SEED, other.splits)
+    split_images(other.split_stage(), other.splits)
     assert other.splits.read_bytes() == finished.splits.read_bytes()
-    split_images(faces(), SIDE, SEED + 1, other.splits)
+    split_images(other.split_stage(seed=SEED + 1), other.splits)
     assert other.splits.read_bytes() != finished.splits.read_bytes()
 
 
@@ -300,7 +300,7 @@ def test_validity_has_a_row_for_each_protocol_and_one_for_reselection(finished: 
             output,
         )  # fmt: skip
         drawn = ValiditySettings(calibration_sizes=[10, 24], n_draws=50)
-        assess_method_validity(finished.task, method, CALIBRATION, drawn, SEED, files)
+        assess_method_validity(finished.task, method, ValidityStage(CALIBRATION, drawn, SEED), files)
         table = pd.read_csv(output)
         rows = [(row.protocol, "reselected" in row.bound, row.n) for row in table.itertuples()]
         expected = [("paper", False, 10), ("paper", False, 24), ("guaranteed", False, 10), ("guaranteed", False, 24)]
@@ -323,7 +323,7 @@ def test_every_bound_and_family_is_compared_on_the_guaranteed_bounds(copied: Sma
         copied.splits, tmp_path / "validity.csv",
     )  # fmt: skip
     drawn = ValiditySettings(calibration_sizes=[24], n_draws=50)
-    assess_method_validity(copied.task, "dm_sb", CALIBRATION, drawn, SEED, files)
+    assess_method_validity(copied.task, "dm_sb", ValidityStage(CALIBRATION, drawn, SEED), files)
     table = pd.read_csv(files.output)
     rows = table[table["protocol"] == "comparison"]
     chosen = json.loads(files.calibrations["guaranteed"].read_text())["scaling"]

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from conffusion.config.schema import PriorSettings
+from conffusion.pipeline.settings import PriorSamplesStage
 from conffusion.pipeline.stages.prior_samples import generations, restorations, sample_priors
 from conffusion.store import open_store, read_array
 from conffusion.training.priors import write_prior
@@ -60,6 +61,7 @@ def test_every_diffusion_prior_is_in_the_file(
     checkpoints = {"own": copied.prior, "generic": generic[1], "encoder": tmp_path / "not_read"}
     output = tmp_path / "samples.npz"
     images = {copied.task: copied.images("test")}
-    sample_priors(priors, SAMPLING, SEED, CPU, checkpoints=checkpoints, images=images, output=output)
+    stage = PriorSamplesStage(priors, SAMPLING, SEED, "float32")
+    sample_priors(stage, CPU, checkpoints=checkpoints, images=images, output=output)
     with np.load(output) as samples:
         assert {name: len(rows) for name, rows in samples.items()} == {"own": 6, "generic": N_CLASSES}

@@ -1,12 +1,10 @@
 """Training that is killed at any moment and started again leaves the same files as training that was left alone."""
 
-import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -73,9 +71,9 @@ def test_pretraining_that_is_killed_again_and_again_ends_the_same(tmp_path: Path
 
 
 START = """
-import json, sys
-from conffusion.pipeline.finetuning import FinetuningCall, finetune_with
-finetune_with(2, FinetuningCall(**json.loads(sys.argv[1])))
+import sys
+from conffusion.pipeline.finetuning import FinetuningCall, finetune_in_processes
+finetune_in_processes(FinetuningCall.from_json(sys.argv[1]))
 """
 
 
@@ -100,31 +98,23 @@ def until(condition: Callable[[], bool], seconds: float = 120) -> bool:
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks for processes in /proc")
 def test_processes_end_with_their_killed_job_and_leave_a_state(copied: SmallRun) -> None:
-    job, inputs, outputs = copied.finetuning_job(), copied.finetuning_inputs(), copied.outputs()
-    finetuning = FINETUNING.model_copy(update={"validate_every": 10**6})
-    settings = {
-        "method": job.method.name, "replicate": 0, "prior": job.prior.model_dump(), "seed": job.seed,
-        "tuned": TUNED.model_copy(update={"n_steps": 10**6}).model_dump(), "finetuning": finetuning.model_dump(),
-        "calibration": job.calibration.model_dump(), "official_quirks": False,
-    }  # fmt: skip
-    files = {"prior": inputs.prior, "splits": inputs.splits, **inputs.images}
-    written = {**outputs.models, "candidates": outputs.candidates, "curve": outputs.curve}
+    job = copied.finetuning_job(
+        tuned=TUNED.model_copy(update={"n_steps": 10**6}),
+        finetuning=FINETUNING.model_copy(
+            update={"validate_every": 10**6, "processes": 2, "checkpoint_every_minutes": 0}
+        ),
+    )
     folder, log = copied.root / "several", copied.root / "several.log"
-    call = FinetuningCall(
-        settings, {name: str(path) for name, path in files.items()},
-        {name: str(path) for name, path in written.items()}, str(folder), "code", 0, "cpu", "float32", 1, str(log),
-    )  # fmt: skip
-    with subprocess.Popen(
-        [sys.executable, "-c", START, json.dumps(asdict(call))], cwd=ROOT, stderr=subprocess.DEVNULL
-    ) as parent:
+    call = FinetuningCall(job, copied.finetuning_inputs(), copied.outputs(), str(folder), "code", "cpu", 1, str(log))
+    with subprocess.Popen([sys.executable, "-c", START, call.to_json()], cwd=ROOT, stderr=subprocess.DEVNULL) as parent:
         saved = until(lambda: any(folder.glob("step-*.json")))
         assert len(running(str(folder))) == 4  # torchrun, its two processes, and the job
         parent.kill()
     assert saved
     assert until(lambda: not running(str(folder)))
-    states = job_states(folder, 0, CPU, settings=settings, code="code", inputs=call.inputs.values(), n_processes=2)
+    states = job_states(folder, 0, CPU, digests=(job.digest, "code"), inputs=call.inputs.files, n_processes=2)
     state = states.latest()
     assert state is not None and len(state["torch"]) == 2
     assert "state after step 20 saved" in log.read_text()
-    alone = job_states(folder, 0, CPU, settings=settings, code="code", inputs=call.inputs.values())
+    alone = job_states(folder, 0, CPU, digests=(job.digest, "code"), inputs=call.inputs.files)
     assert alone.latest() is None  # one process would add up other numbers

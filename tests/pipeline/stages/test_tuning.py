@@ -9,9 +9,10 @@ import pytest
 from conffusion.config import load_config
 from conffusion.config.schema import TuningSettings
 from conffusion.errors import ConfigError
-from conffusion.pipeline.stages.tuning import choose_settings, trial_settings, try_settings, with_trial
+from conffusion.pipeline.stages.tuning import choose_settings, try_settings
+from conffusion.pipeline.trials import trial_settings
 from conffusion.store import write_json
-from tests.pipeline.stages.small_run import CPU, SmallRun
+from tests.pipeline.stages.small_run import CPU, SEED, SmallRun
 
 ROOT = Path(__file__).parents[3]
 TIMES = {"sr3": [0.1, 0.4], "encoder": [0.0]}
@@ -51,8 +52,7 @@ def test_trials_do_not_repeat_before_the_grid_is_used_up(n_rates: int, n_times: 
 
 
 def test_trial_is_recorded_with_its_settings_and_repeats(copied: SmallRun, tmp_path: Path) -> None:
-    job = with_trial(copied.finetuning_job(), TUNING, 4)
-    assert job.tuned == trial_settings(TUNING, "sr3", job.seed, 4)
+    job = copied.finetuning_job(tuned=trial_settings(TUNING, "sr3", SEED, 4))
     sizes = []
     for name in ("a.json", "b.json"):
         try_settings(job, copied.finetuning_inputs(), tmp_path / name, copied.states(), CPU)
