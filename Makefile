@@ -64,15 +64,15 @@ setup: $(VENV)/.set-up
 
 setup-dev: $(VENV)/.set-up-dev
 
-# The S3 server of the system tests, and Snakemake's storage plugin, have a place of their own: what they need does not go
-# together with requirements.lock.
+# The S3 server of the system tests, and Snakemake's storage plugin, have separate environments: their requirements conflict
+# with requirements.lock.
 .venv-moto/.set-up: Makefile
 	$(PYTHON) -m venv .venv-moto
 	.venv-moto/bin/python -m pip install --quiet $(MOTO)
 	.venv-moto/bin/python -m pip install --quiet --no-deps --target .venv-moto/plugin $(S3_PLUGIN)
 	@touch $@
 
-# The stamps keep a finished set-up from being repeated; an edited lock or pyproject.toml makes them stale.
+# The stamps mark a finished set-up; an edited lock or pyproject.toml makes them stale.
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11 or later, or name it as in 'make PYTHON=python3.12 all'" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$$($(PYTHON) --version 2>&1) is too old: Python 3.11 or later is needed; name one as in 'make PYTHON=python3.12 all'" >&2; exit 1; }

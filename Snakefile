@@ -1,5 +1,5 @@
 # conffusion: calibrated per-pixel confidence intervals for image restoration.
-#   .venv/bin/snakemake all --cores 8 --resources gpu=2        (the target first: list options swallow what follows)
+#   .venv/bin/snakemake all --cores 8 --resources gpu=2        (target first: list options take what follows as values)
 #   .venv/bin/snakemake --cores 2 --configfile config/smoke.yaml
 
 

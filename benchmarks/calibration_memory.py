@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from conffusion.calibration import Family, calibrate, fit_family
+from conffusion.calibration import Family, LabelledBounds, calibrate, fit_family
 from conffusion.core.arrays import FloatArray
 from conffusion.core.randomness import keyed_generator
 from conffusion.errors import CalibrationError
@@ -88,7 +88,8 @@ def _fitted(name: str, size: Shape, seed: int) -> Family:
     """The family, fitted to a few other images where it has a shape."""
     if name in ("multiplicative", "additive", "interval"):
         return Family(name)
-    return fit_family(name, *made_up_bounds((_N_FITTED, *size[1:]), seed + 1), level=0.08, seed=seed)
+    images = LabelledBounds(*made_up_bounds((_N_FITTED, *size[1:]), seed + 1))
+    return fit_family(name, images, level=0.08, seed=seed)
 
 
 def _rows(

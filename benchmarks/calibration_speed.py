@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks import peers_calibration as peers
 from benchmarks.calibration_memory import Record, Table, made_up_bounds
-from conffusion.calibration import Calibration, Family, calibrate
+from conffusion.calibration import Calibration, Family, LabelledBounds, calibrate
 from conffusion.calibration.krcps import fit_pixel_groups
 from conffusion.core.arrays import FloatArray
 
@@ -125,7 +125,7 @@ def measure_speed(options: argparse.Namespace) -> list[Table]:
 
 
 def _calibrated(arrays: Arrays, request: Mapping[str, Any]) -> Calibration:
-    return calibrate(*arrays, **request)
+    return calibrate(*arrays, **{"scaling": "multiplicative", **request})
 
 
 def _agrees(apart: float) -> str:
@@ -241,7 +241,9 @@ def _pixel_groups(arrays: Arrays, options: argparse.Namespace) -> Calibration:
     n_fitted = _n_fitted(options)
     lower, upper, target = (array[n_fitted:] for array in arrays)
     fitting = [array[:n_fitted] for array in arrays]
-    family = Family("pixel_groups", fit_pixel_groups(*fitting, n_groups=KRCPS_GROUPS, level=options.alpha))
+    family = Family(
+        "pixel_groups", fit_pixel_groups(LabelledBounds(*fitting), n_groups=KRCPS_GROUPS, level=options.alpha)
+    )
     promise = {"alpha": options.alpha, "delta": options.delta}
     return calibrate(lower, upper, target, scaling=family, ucb="official", unit="image", **promise)
 

@@ -6,15 +6,15 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 
 from benchmarks.calibration_memory import Record, Table
-from conffusion.calibration import Family
-from conffusion.calibration.record import FAMILY_FILE, read_calibration
+from conffusion.calibration import CalibrationOptions, Family
+from conffusion.calibration.record import read_calibration
 from conffusion.config.schema import CalibrationSettings
-from conffusion.core.choices import PLAIN_FAMILIES, BoundName, FamilyName, UnitName
+from conffusion.core.choices import FAMILIES, PLAIN_FAMILIES, BoundName, UnitName
+from conffusion.core.layout import ResultFolder
 from conffusion.errors import StoreError
 from conffusion.evaluation.validity import LossCurves, assess_validity
 from conffusion.pipeline.stages.calibration import CalibrationFiles, calibrate_method, matching_stores
@@ -63,7 +63,7 @@ class Subject:
         """Its calibration.json."""
         return self.run / self.task / self.method / protocol / "calibration.json"
 
-    def curves(self, protocol: str, family: str | Family) -> LossCurves:
+    def curves(self, protocol: str, family: Family) -> LossCurves:
         """Loss curves on the pool."""
         pairs = [matching_stores(*self.stores(protocol, split)) for split in POOL_SPLITS]
         return pool_curves(pairs, self.run / "splits.csv", family)
@@ -136,18 +136,14 @@ def _subjects(run: Path, methods: list[str]) -> list[Subject]:
 def _chosen(subject: Subject, record: Record, options: argparse.Namespace) -> Chosen:
     """The family of the guaranteed protocol, and how it came about."""
     path = subject.record("guaranteed")
-    if path.with_name(FAMILY_FILE).is_file() and "chosen_among" in record:
+    if ResultFolder(path.parent).family.is_file() and "chosen_among" in record:
         return Chosen(read_calibration(path).family, record["scaling"], _choice(record, "by the run"))
     selection = subject.stores("guaranteed", "selection")
     if not options.fit or not selection[0].is_dir():
         remedy = "it has no selection bounds to fit on" if options.fit else "`--fit` chooses one on the split selection"
-        text = (
-            f"No {FAMILY_FILE}: the run is of older code. Family: {record['scaling']}, the only one it had; {remedy}."
-        )
+        text = f"No family.json: the run is of older code. Family: {record['scaling']}, the only one it had; {remedy}."
         return Chosen(Family(record["scaling"]), f"{record['scaling']} (older code)", text)
-    settings = CalibrationSettings(
-        alpha=record["alpha"], delta=record["delta"], ucb="star", families=list(get_args(FamilyName))
-    )
+    settings = CalibrationSettings(alpha=record["alpha"], delta=record["delta"], ucb="star", families=list(FAMILIES))
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "calibration.json"
         files = CalibrationFiles(
@@ -169,8 +165,8 @@ def _choice(record: Record, where: str) -> str:
 
 def _procedures(subject: Subject, family: Family, unit: UnitName) -> Iterator[Procedure]:
     """The paper's protocol first; then what leads from plain WSR to the guaranteed protocol; then pixels again."""
-    yield Procedure(PAPER, "multiplicative", subject.curves("paper", "multiplicative"), "official", "pixel")
-    curves = {name: subject.curves("guaranteed", name) for name in PLAIN_FAMILIES}
+    yield Procedure(PAPER, "multiplicative", subject.curves("paper", Family("multiplicative")), "official", "pixel")
+    curves = {name: subject.curves("guaranteed", Family(name)) for name in PLAIN_FAMILIES}
     chosen = curves[family.name] if family.name in curves else subject.curves("guaranteed", family)
     yield Procedure(PLAIN, "multiplicative", curves["multiplicative"], "wsr", unit)
     for name in PLAIN_FAMILIES:
@@ -193,18 +189,11 @@ def _rows(procedures: list[Procedure], n: int, record: Record, options: argparse
     """One row per procedure, all from the same draws."""
     rows: list[Record] = []
     for procedure in procedures:
-        request = {
-            "n": n,
-            "n_draws": options.draws,
-            "alpha": record["alpha"],
-            "delta": record["delta"],
-            "ucb": procedure.ucb,
-            "unit": procedure.unit,
-            "seed": options.seed,
-        }
-        outcome = assess_validity([procedure.curves], **request)
+        asked = CalibrationOptions(record["alpha"], record["delta"], ucb=procedure.ucb, unit=procedure.unit)
+        drawing = {"n": n, "n_draws": options.draws, "seed": options.seed}
+        outcome = assess_validity([procedure.curves], asked, **drawing)
         # Where the losses stand in for the sizes, the mean size at lambda_hat is the risk there.
-        risk = assess_validity([replace(procedure.curves, sizes=procedure.curves.losses)], **request)
+        risk = assess_validity([replace(procedure.curves, sizes=procedure.curves.losses)], asked, **drawing)
         rows.append(
             {
                 "n": n,

@@ -12,7 +12,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from conffusion.calibration.krcps import ConvexProblem, quantile_groups
+from benchmarks.krcps_convex import ConvexProblem
+from conffusion.calibration.krcps import quantile_groups
 from conffusion.calibration.ucb import OfficialVariant, official_ucb
 from conffusion.core.arrays import FloatArray, IntArray
 

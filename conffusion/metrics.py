@@ -7,17 +7,17 @@ upper - lower in units of the [0, 1] pixel range, negative where crossed. Bounds
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from conffusion.core.arrays import ArrayLike, BoolArray, FloatArray, as_numpy, check_same_shape, is_zarr, iterate_blocks
-from conffusion.errors import ConfigError, DataError, ShapeError
+from conffusion.core.arrays import ArrayLike, BoolArray, FloatArray
+from conffusion.core.labelled_bounds import LabelledBounds
+from conffusion.errors import ConfigError, DataError
 
 Stratify: TypeAlias = Literal["pixel", "image", "image_channel"]
 IntArray: TypeAlias = npt.NDArray[np.int64]
-_BLOCK_PIXELS = 1 << 18
 _QUARTERS = (0.25, 0.5, 0.75)
 
 
@@ -68,7 +68,7 @@ def evaluate(
         The metrics.
     Raises:
         ShapeError: If shapes do not match.
-        DataError: If a value is NaN or no pixel is evaluated.
+        DataError: If a value is NaN, no pixel is evaluated, or the mask holds other values than 0 and 1.
         ConfigError: If stratify is unknown.
     Source:
         Sizes and strata as in Angelopoulos et al. 2022, "Image-to-image regression with distribution-free
@@ -76,10 +76,10 @@ def evaluate(
     """
     if stratify not in ("pixel", "image", "image_channel"):
         raise ConfigError(f"stratify = {stratify!r}: must be 'pixel', 'image' or 'image_channel'")
-    data = open_intervals(lower, upper, target, mask)
+    images = LabelledBounds(lower, upper, target, mask)
     if stratify == "pixel":
-        return _evaluate_pixels(data)
-    return _evaluate_units(data.unit_sums(per_channel=stratify == "image_channel"))
+        return _evaluate_pixels(images)
+    return _evaluate_units(_unit_sums(images, per_channel=stratify == "image_channel"))
 
 
 def image_losses(
@@ -96,55 +96,68 @@ def image_losses(
         (risk, size): (N,) float64 each; NaN for an image without evaluated pixels.
     Raises:
         ShapeError: If shapes do not match.
-        DataError: If a value is NaN or no pixel is evaluated.
+        DataError: If a value is NaN, no pixel is evaluated, or the mask holds other values than 0 and 1.
     """
-    sums = open_intervals(lower, upper, target, mask).unit_sums(per_channel=False)
+    sums = _unit_sums(LabelledBounds(lower, upper, target, mask), per_channel=False)
     with np.errstate(invalid="ignore"):
         return sums.misses / sums.pixels, sums.sizes / sums.pixels
 
 
-def size_quartile_edges(lower: ArrayLike, upper: ArrayLike, mask: ArrayLike | None = None) -> FloatArray:
+def size_quartile_edges(images: LabelledBounds) -> FloatArray:
     """(3,) quartiles q25, q50, q75 of the sizes of all evaluated pixels, linearly interpolated.
 
-    Args:
-        lower: (N, C, H, W) lower bounds; NumPy array, torch tensor or zarr array.
-        upper: Upper bounds, same shape.
-        mask: Same shape, or (N, 1, H, W); pixels where it is 1 are evaluated.
     Raises:
-        ShapeError: If shapes do not match.
-        DataError: If a bound is NaN or no pixel is evaluated.
+        DataError: As `evaluate`.
     """
-    return size_quantiles(open_intervals(lower, upper, lower, mask), _QUARTERS)
+    return size_quantiles(images, _QUARTERS)
 
 
-def stratified_counts(
-    lower: ArrayLike, upper: ArrayLike, target: ArrayLike, mask: ArrayLike | None, edges: FloatArray
-) -> tuple[IntArray, IntArray]:
+def stratified_counts(images: LabelledBounds, edges: FloatArray) -> tuple[IntArray, IntArray]:
     """Missed and evaluated pixels of each image by quarter of pixel size, with given edges.
 
     Args:
-        lower: (N, C, H, W) lower bounds; NumPy array, torch tensor or zarr array.
-        upper: Upper bounds, same shape.
-        target: Truth, same shape, in [0, 1].
-        mask: Same shape, or (N, 1, H, W); pixels where it is 1 are evaluated.
+        images: Intervals and truth.
         edges: (3,) increasing sizes; a size equal to an edge belongs to the quarter below it.
     Returns:
         (misses, pixels): (N, 4) int64 each. The column sums give the stratified risk of `evaluate`.
     Raises:
-        ShapeError: If shapes do not match.
-        DataError: If a value is NaN or no pixel is evaluated.
+        DataError: As `evaluate`.
     """
-    return _stratified_counts(open_intervals(lower, upper, target, mask), edges)
+    misses, pixels = (np.zeros((images.n_images, 4), dtype=np.int64) for _ in range(2))
+    for block in measured_blocks(images):
+        stratum = sum((block.sizes > edge).astype(np.int8) for edge in edges)
+        for quarter in range(4):
+            inside = block.chosen & (stratum == quarter)
+            pixels[block.rows, quarter] = inside.sum(axis=(1, 2))
+            misses[block.rows, quarter] = (inside & block.missed).sum(axis=(1, 2))
+    return misses, pixels
 
 
 @dataclass(frozen=True)
-class Block:
+class MeasuredBlock:
     """Consecutive images, (n_rows, n_channels, n_pixels) each: sizes, misses and which pixels are evaluated."""
 
     rows: slice
     sizes: FloatArray
     missed: BoolArray
     chosen: BoolArray
+
+
+def measured_blocks(images: LabelledBounds) -> Iterator[MeasuredBlock]:
+    """Sizes and misses, some images at a time.
+
+    Raises:
+        DataError: If an evaluated value is NaN, or the mask holds other values than 0 and 1.
+    """
+    for block in images.blocks():
+        shape = (block.n_rows, images.shape[1] if len(images.shape) > 1 else 1, -1)
+        chosen, target = block.evaluated.reshape(shape), block.target.reshape(shape)
+        sizes = (block.upper - block.lower).astype(np.float32).reshape(shape)
+        if np.isnan(np.where(chosen, sizes + target, 0.0)).any():
+            rows = block.rows
+            raise DataError(f"lower, upper or target holds NaN in images {rows.start} to {rows.stop - 1}")
+        missed = ~((block.lower <= block.target) & (block.target <= block.upper)).reshape(shape)
+        yield MeasuredBlock(block.rows, sizes, missed, chosen)
 
 
 @dataclass(frozen=True)
@@ -156,85 +169,25 @@ class _UnitSums:
     pixels: FloatArray
 
 
-@dataclass(frozen=True)
-class Intervals:
-    """Arrays of one call; nothing is read before it is asked for."""
-
-    lower: ArrayLike
-    upper: ArrayLike
-    target: ArrayLike
-    mask: ArrayLike | None
-
-    @property
-    def n_images(self) -> int:
-        """Number of images N."""
-        return int(self.target.shape[0])
-
-    def blocks(self) -> Iterator[Block]:
-        """Sizes and misses, some images at a time."""
-        for rows in iterate_blocks(self.n_images, self._block_rows()):
-            lower, upper, target = (np.asarray(array[rows]) for array in (self.lower, self.upper, self.target))
-            yield _measure(rows, lower, upper, target, None if self.mask is None else np.asarray(self.mask[rows]))
-
-    def unit_sums(self, per_channel: bool) -> _UnitSums:
-        """Sums per image, or per (image, channel) pair."""
-        axis = 2 if per_channel else (1, 2)
-        parts = []
-        for block in self.blocks():
-            misses = (block.missed & block.chosen).sum(axis=axis)
-            sizes = np.where(block.chosen, block.sizes, 0.0).sum(axis=axis, dtype=np.float64)
-            totals = (misses, sizes, block.chosen.sum(axis=axis))
-            parts.append([np.asarray(total, dtype=np.float64).reshape(-1) for total in totals])
-        sums = _UnitSums(*(np.concatenate(column) for column in zip(*parts, strict=True)))
-        if not sums.pixels.any():
-            raise DataError("the mask selects no pixel: it must be 1 where pixels are evaluated")
-        return sums
-
-    def sizes(self) -> Iterator[FloatArray]:
-        """Sizes of the evaluated pixels, float32, block by block."""
-        for block in self.blocks():
-            yield block.sizes[block.chosen]
-
-    def _block_rows(self) -> int:
-        arrays = (self.lower, self.upper, self.target, self.mask)
-        chunk = max((int(array.chunks[0]) for array in arrays if array is not None and is_zarr(array)), default=1)
-        per_image = max(1, int(np.prod(self.target.shape[1:], dtype=np.int64)))
-        return chunk * max(1, _BLOCK_PIXELS // per_image // chunk)
+def _unit_sums(images: LabelledBounds, *, per_channel: bool) -> _UnitSums:
+    """Sums per image, or per (image, channel) pair."""
+    axis = 2 if per_channel else (1, 2)
+    parts = []
+    for block in measured_blocks(images):
+        misses = (block.missed & block.chosen).sum(axis=axis)
+        sizes = np.where(block.chosen, block.sizes, 0.0).sum(axis=axis, dtype=np.float64)
+        totals = (misses, sizes, block.chosen.sum(axis=axis))
+        parts.append([np.asarray(total, dtype=np.float64).reshape(-1) for total in totals])
+    sums = _UnitSums(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+    if not sums.pixels.any():
+        raise DataError("the mask selects no pixel: it must be 1 where pixels are evaluated")
+    return sums
 
 
-def open_intervals(lower: ArrayLike, upper: ArrayLike, target: ArrayLike, mask: ArrayLike | None) -> Intervals:
-    """Check the shapes and wrap the arrays of `evaluate`; zarr arrays stay on disk.
-
-    Raises:
-        ShapeError: If shapes do not match or the arrays are empty.
-    """
-    shape = check_same_shape(lower=lower, upper=upper, target=target)
-    if not shape or 0 in shape:
-        raise ShapeError(f"target has shape {shape}: at least one image with at least one pixel is needed")
-    if mask is not None and tuple(mask.shape) not in (shape, (*shape[:1], 1, *shape[2:])):
-        raise ShapeError(f"mask has shape {tuple(mask.shape)} but target has {shape}: they must be equal")
-    mask = None if mask is None else _keep_zarr(mask)
-    return Intervals(_keep_zarr(lower), _keep_zarr(upper), _keep_zarr(target), mask)
-
-
-def _keep_zarr(array: ArrayLike) -> ArrayLike:
-    return array if is_zarr(array) else as_numpy(array)
-
-
-def _measure(
-    rows: slice,
-    lower: npt.NDArray[Any],
-    upper: npt.NDArray[Any],
-    target: npt.NDArray[Any],
-    mask: npt.NDArray[Any] | None,
-) -> Block:
-    shape = (len(target), target.shape[1] if target.ndim > 1 else 1, -1)
-    chosen = np.broadcast_to(True if mask is None else mask == 1, target.shape).reshape(shape)
-    sizes = (upper - lower).astype(np.float32).reshape(shape)
-    if np.isnan(np.where(chosen, sizes + target.reshape(shape), 0.0)).any():
-        raise DataError(f"lower, upper or target holds NaN in images {rows.start} to {rows.stop - 1}")
-    missed = ~((lower <= target) & (target <= upper)).reshape(shape)
-    return Block(rows, sizes, missed, chosen)
+def _sizes(images: LabelledBounds) -> Iterator[FloatArray]:
+    """Sizes of the evaluated pixels, float32, block by block."""
+    for block in measured_blocks(images):
+        yield block.sizes[block.chosen]
 
 
 def _evaluate_units(sums: _UnitSums) -> Metrics:
@@ -247,45 +200,34 @@ def _evaluate_units(sums: _UnitSums) -> Metrics:
     return Metrics(float(risks.mean()), float(sizes.mean()), float(median), totals / np.maximum(counts, 1))
 
 
-def _evaluate_pixels(data: Intervals) -> Metrics:
-    sums = data.unit_sums(per_channel=False)
-    edges = size_quantiles(data, _QUARTERS)
-    misses, pixels = (table.sum(axis=0) for table in _stratified_counts(data, edges))
+def _evaluate_pixels(images: LabelledBounds) -> Metrics:
+    sums = _unit_sums(images, per_channel=False)
+    edges = size_quantiles(images, _QUARTERS)
+    misses, pixels = (table.sum(axis=0) for table in stratified_counts(images, edges))
     stratified = np.divide(misses, pixels, out=np.full(4, np.nan), where=pixels > 0)
     n_pixels = float(sums.pixels.sum())
     risk, size = float(sums.misses.sum()) / n_pixels, float(sums.sizes.sum()) / n_pixels
     return Metrics(risk, size, float(edges[1]), stratified)
 
 
-def _stratified_counts(data: Intervals, edges: FloatArray) -> tuple[IntArray, IntArray]:
-    misses, pixels = (np.zeros((data.n_images, 4), dtype=np.int64) for _ in range(2))
-    for block in data.blocks():
-        stratum = sum((block.sizes > edge).astype(np.int8) for edge in edges)
-        for quarter in range(4):
-            inside = block.chosen & (stratum == quarter)
-            pixels[block.rows, quarter] = inside.sum(axis=(1, 2))
-            misses[block.rows, quarter] = (inside & block.missed).sum(axis=(1, 2))
-    return misses, pixels
-
-
-def size_quantiles(data: Intervals, levels: tuple[float, ...]) -> FloatArray:
+def size_quantiles(images: LabelledBounds, levels: tuple[float, ...]) -> FloatArray:
     """Linearly interpolated quantiles of the sizes of all evaluated pixels, exact in float32, by radix selection."""
-    high_bits = sum(np.bincount(_keys(sizes) >> 16, minlength=1 << 16) for sizes in data.sizes())
+    high_bits = sum(np.bincount(_keys(sizes) >> 16, minlength=1 << 16) for sizes in _sizes(images))
     n_pixels = int(np.sum(high_bits))
     if n_pixels == 0:
         raise DataError("the mask selects no pixel: it must be 1 where pixels are evaluated")
     ranks = np.array(levels) * (n_pixels - 1)
     wanted = np.unique(np.concatenate([np.floor(ranks), np.ceil(ranks)])).astype(np.int64)
-    found = _order_statistics(data, np.cumsum(high_bits), wanted)
+    found = _order_statistics(images, np.cumsum(high_bits), wanted)
     low, high = (found[np.searchsorted(wanted, rounded(ranks))] for rounded in (np.floor, np.ceil))
     return np.asarray(low + (ranks - np.floor(ranks)) * (high - low))
 
 
-def _order_statistics(data: Intervals, cumulative: IntArray, ranks: IntArray) -> FloatArray:
+def _order_statistics(images: LabelledBounds, cumulative: IntArray, ranks: IntArray) -> FloatArray:
     """Sizes of the given ranks (0 = smallest), from the cumulative counts of the upper 16 bits of their keys."""
     prefixes = np.searchsorted(cumulative, ranks, side="right")
     low_bits = {int(prefix): np.zeros(1 << 16, dtype=np.int64) for prefix in prefixes}
-    for sizes in data.sizes():
+    for sizes in _sizes(images):
         keys = _keys(sizes)
         upper = keys >> 16
         for prefix, counts in low_bits.items():

@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from benchmarks import calibration, calibration_memory, common, data, forward, gpu, peers_calibration, predict, sampling
+from conffusion.calibration import Family
+from conffusion.core.labelled_bounds import LabelledBounds
 from conffusion.evaluation.validity import loss_curves
 from conffusion.store import write_json, write_store
 
@@ -241,7 +243,7 @@ def test_realised_risk_is_the_risk_of_the_pool(tmp_path: Path, finished_run: Pat
     """In a single draw, risk and size are those of the pool at one point of its curves."""
     bounds = [calibration_memory.made_up_bounds((SPLITS[split], 1, 8, 8), seed) for split, seed in POOL]
     lower, upper, target = (np.concatenate(arrays) for arrays in zip(*bounds, strict=True))
-    curves = loss_curves(lower, upper, target, None, "multiplicative")
+    curves = loss_curves(LabelledBounds(lower, upper, target), Family("multiplicative"))
     paper = width(tmp_path, finished_run, "--n", "4000", "--draws", "1")[0]["rows"][0]
     at = int(np.argmin(np.abs(curves.losses.mean(axis=0) - paper["risk"])))
     assert curves.losses[:, at].mean() == pytest.approx(paper["risk"], rel=1e-5)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from conffusion import __version__
 from conffusion.cli import make_parser
+from conffusion.config.load import RENAMED_KEYS
 from conffusion.inference.model_file import write_package
 from conffusion.tasks import build_task
 from tests.inference.small_package import small_package
@@ -166,20 +167,31 @@ def test_relative_links_lead_somewhere(page: str) -> None:
         assert not anchor or anchor in anchors(target), f"{page} links to {link}, which is no heading there"
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_paths_in_the_repository_exist(page: str) -> None:
+    for path in re.findall(r"`((?:conffusion|tests|docs|rules|config|profiles|benchmarks)/[\w./-]+)`", text(page)):
+        assert (ROOT / path).exists(), f"{page} names {path}, which does not exist"
+
+
+def test_changelog_lists_the_renamed_keys() -> None:
+    listed = dict(re.findall(r"^\| `([\w.]+)` \| `([\w.]+)` \|$", text("CHANGELOG.md"), flags=re.MULTILINE))
+    assert RENAMED_KEYS.items() <= listed.items()
+
+
 def test_start_page_lists_every_page() -> None:
     listed = {((ROOT / "docs") / link).resolve().relative_to(ROOT).as_posix() for link in links("docs/index.md")}
     assert {page for page in PAGES if page != "docs/index.md"} <= listed
 
 
-def test_map_of_the_house_shows_the_import_contract() -> None:
+def test_table_of_the_package_layout_shows_the_import_contract() -> None:
     contracts = tomllib.loads(text("pyproject.toml"))["tool"]["importlinter"]["contracts"]
     (layers,) = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
     contract = [set(re.findall(r"\w+", layer)) for layer in reversed(layers)]
 
     shown: dict[int, set[str]] = {}
-    for floor, rooms in re.findall(r"^\| (\d+) \| ([^|]+) \|", text("CONTRIBUTING.md"), flags=re.MULTILINE):
-        shown.setdefault(int(floor), set()).update(re.findall(r"`(\w+)`", rooms))
-    assert [shown[floor] for floor in sorted(shown)] == contract
+    for layer, rooms in re.findall(r"^\| (\d+) \| ([^|]+) \|", text("CONTRIBUTING.md"), flags=re.MULTILINE):
+        shown.setdefault(int(layer), set()).update(re.findall(r"`(\w+)`", rooms))
+    assert [shown[layer] for layer in sorted(shown)] == contract
 
 
 def test_citation_names_this_version_and_the_paper() -> None:

@@ -151,7 +151,6 @@ def test_an_interrupt_is_answered_in_one_sentence(folder: Path, number: int) -> 
         child.kill()
     assert child.returncode != 0
     first, last = [line for line in text.splitlines() if "mind this" not in line]
-    assert first.startswith("1 job to run") and last.endswith(
-        "interrupted: 0 of 1 job finished and kept; the same command goes on from there"
-    )
+    assert first.startswith("1 job to run")
+    assert last.endswith("interrupted: 0 of 1 job finished and kept; the same command goes on from there")
     assert "Traceback" not in text and "Error" not in text

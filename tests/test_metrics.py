@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from conffusion.core.labelled_bounds import LabelledBounds
 from conffusion.errors import ConfigError, DataError, ShapeError
 from conffusion.metrics import evaluate, image_losses, size_quartile_edges, stratified_counts
 from tests import calibration_fixtures, conformance
@@ -56,7 +57,7 @@ def test_pixel_metrics_equal_brute_force(values, shades, masked):
     assert found.risk == pytest.approx(risk)
     assert found.interval_size_mean == pytest.approx(size, abs=1e-6)
     assert found.interval_size_median == pytest.approx(median, abs=1e-12)
-    assert np.allclose(size_quartile_edges(lower, upper, chosen), edges, rtol=0, atol=1e-12)
+    assert np.allclose(size_quartile_edges(LabelledBounds(lower, upper, target, chosen)), edges, rtol=0, atol=1e-12)
     assert np.allclose(found.stratified_risk, risks, equal_nan=True)
 
 
@@ -69,7 +70,7 @@ def test_zarr_and_torch_give_what_numpy_gives(photos, kind, tmp_path, monkeypatc
         stored.append(zarr.create_array(tmp_path / f"{index}", shape=array.shape, dtype="f4", chunks=(5, 3, 4, 7)))
         stored[-1][:] = array
     monkeypatch.setattr(zarr.Array, "__array__", lambda *_, **__: pytest.fail("read whole"))
-    monkeypatch.setattr("conffusion.metrics._BLOCK_PIXELS", 500)
+    monkeypatch.setattr("conffusion.core.labelled_bounds._READ_PIXELS", 500)
     for arrays in (stored, [torch.from_numpy(array) for array in (*photos, mask)]):
         found = evaluate(*arrays, stratify=kind)
         assert (found.risk, found.interval_size_median) == (expected.risk, expected.interval_size_median)
@@ -80,7 +81,8 @@ def test_zarr_and_torch_give_what_numpy_gives(photos, kind, tmp_path, monkeypatc
 def test_tables_per_image_add_up(photos):
     mask = np.random.default_rng(1).random(photos[0].shape) < 0.6
     whole = evaluate(*photos, mask)
-    misses, pixels = stratified_counts(*photos, mask, size_quartile_edges(*photos[:2], mask))
+    images = LabelledBounds(*photos, mask)
+    misses, pixels = stratified_counts(images, size_quartile_edges(images))
     assert misses.shape == pixels.shape == (12, 4)
     assert np.allclose(misses.sum(axis=0) / pixels.sum(axis=0), whole.stratified_risk)
     assert pixels.sum() == mask.sum()

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from benchmarks import peers_calibration as peers
-from conffusion.calibration import calibrate
 from conffusion.losses import pinball_loss
 from tests import calibration_fixtures, conformance
+from tests.calibration_in_order import calibrate
 
 IM2IM = conformance.load("stats/calibrate_im2im_uq")[0]
 INTERVALS = conformance.load("stats/krcps_intervals")

@@ -27,7 +27,7 @@ from conffusion.pipeline.planned import planned_jobs
 from conffusion.pipeline.records import gpus_held
 from conffusion.pipeline.status import read_status
 from conffusion.store import open_store
-from conffusion.training.priors import architecture_of, write_prior
+from conffusion.training.priors import PriorJob, architecture_of, write_prior
 
 ROOT = Path(__file__).parents[1]
 PARTS = ("Snakefile", "rules", "workflow_scripts", "config", "profiles", "envs")
@@ -129,7 +129,7 @@ def provide_prior(config: Config, name: str, output: Path) -> None:
         short = prior.model_copy(update={"training": training})
         degradation = config.tasks[prior.task].degradation if prior.task else {}
         cpu = Device(torch.device("cpu"), bfloat16=False)
-        write_prior(name, short, degradation, image_size=config.image_size, seed=1, device=cpu, output=output)
+        write_prior(PriorJob(name, short, degradation, config.image_size, 1), cpu, output=output)
     else:
         output.parent.mkdir(exist_ok=True)
         shutil.copy(shipped, output)

@@ -3,12 +3,14 @@
 from conffusion.pipeline.job import run_job
 
 with run_job(snakemake) as job:  # noqa: F821
-    from conffusion.pipeline.stages.prior_samples import sample_priors
+    from conffusion.pipeline.stages.prior_samples import PriorSampleFiles, sample_priors
 
     sample_priors(
         job.settings,
         job.device(),
-        checkpoints=dict(zip(job.params.names, job.input.checkpoints, strict=True)),
-        images=dict(zip(job.params.tasks, job.input.images, strict=True)),
-        output=job.output.samples,
+        PriorSampleFiles(
+            checkpoints=dict(zip(job.params.names, job.input.checkpoints, strict=True)),
+            images=dict(zip(job.params.tasks, job.input.images, strict=True)),
+            output=job.output.samples,
+        ),
     )

@@ -4,17 +4,13 @@ from conffusion.pipeline.job import run_job
 
 with run_job(snakemake) as job:  # noqa: F821
     from conffusion.pipeline.states import states_of
-    from conffusion.training.priors import write_prior
+    from conffusion.training.priors import PriorJob, write_prior
 
     settings, device = job.settings, job.device()
     write_prior(
-        settings.name,
-        settings.prior,
-        settings.degradation,
-        image_size=settings.image_size,
-        seed=settings.seed,
-        device=device,
-        output=job.output.checkpoint,
+        PriorJob(settings.name, settings.prior, settings.degradation, settings.image_size, settings.seed),
+        device,
         images=next(iter(job.input.get("images", [])), None),
+        output=job.output.checkpoint,
         states=states_of(job, device, settings.checkpoint_every_minutes),
     )

@@ -8,17 +8,20 @@ from conffusion.calibration.estimator import IntervalCalibrator, Selection
 from conffusion.calibration.families import Family
 from conffusion.calibration.fitting import attainable_risk, choose_family, fit_family
 from conffusion.calibration.guarantee import Guarantee
-from conffusion.calibration.learn_then_test import LearnThenTest, learn_then_test
-from conffusion.calibration.procedure import calibrate
-from conffusion.calibration.promise_parts import PromisePart
-from conffusion.calibration.promises import (
+from conffusion.calibration.guarantee_parts import GuaranteePart
+from conffusion.calibration.guarantees import (
     EveryGroup,
+    Guarantees,
     ImageQuantile,
     MeanRisk,
+    PromisePart,
     Promises,
     WidestQuarter,
+    calibrate_guarantees,
     calibrate_promises,
 )
+from conffusion.calibration.learn_then_test import LearnThenTest, learn_then_test
+from conffusion.calibration.procedure import CalibrationOptions, calibrate
 from conffusion.calibration.record import Calibration, CalibrationRecord, read_calibration, write_calibration
 from conffusion.calibration.scaling import critical_lambda
 from conffusion.calibration.ucb import (
@@ -29,15 +32,20 @@ from conffusion.calibration.ucb import (
     official_ucb,
 )
 from conffusion.calibration.variance import clt_ucb, empirical_bernstein_ucb
+from conffusion.core.labelled_bounds import LabelledBounds
 
 __all__ = [
     "Calibration",
+    "CalibrationOptions",
     "CalibrationRecord",
     "EveryGroup",
     "Family",
     "Guarantee",
+    "GuaranteePart",
+    "Guarantees",
     "ImageQuantile",
     "IntervalCalibrator",
+    "LabelledBounds",
     "LearnThenTest",
     "MeanRisk",
     "PromisePart",
@@ -47,6 +55,7 @@ __all__ = [
     "attainable_risk",
     "bentkus_ucb",
     "calibrate",
+    "calibrate_guarantees",
     "calibrate_promises",
     "choose_family",
     "clt_ucb",

@@ -1,42 +1,26 @@
-"""Calibration with the manners of scikit-learn: parameters in the constructor, then fit, transform and score."""
+"""Calibration with the interface of scikit-learn: parameters in the constructor, then fit, transform and score."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 
 from conffusion.calibration.families import Family
 from conffusion.calibration.fitting import attainable_risk, choose_family
-from conffusion.calibration.pixels import open_pixels
-from conffusion.calibration.procedure import calibrate
+from conffusion.calibration.pixels import Pixels
+from conffusion.calibration.procedure import CalibrationOptions, calibrate_images
 from conffusion.calibration.record import Calibration
 from conffusion.calibration.units import make_units
-from conffusion.core.arrays import ArrayLike, FloatArray, GroupLabels, as_numpy
-from conffusion.core.choices import BoundName
+from conffusion.core.arrays import ArrayLike, FloatArray, GroupLabels
+from conffusion.core.choices import DEFAULT_ALPHA, DEFAULT_DELTA, DEFAULT_SCALING, BoundName
+from conffusion.core.labelled_bounds import LabelledBounds
 from conffusion.errors import CalibrationError, ConfigError
 
 _PARAMETERS = ("alpha", "delta", "scaling", "ucb")
 _UNCALIBRATED = Family("interval"), 1.0  # leaves bounds as they are
 
 
-@dataclass(frozen=True, eq=False)
-class Selection:
-    """Images that choose and fit the set family, and calibrate nothing; a plain tuple of the first three will do.
-
-    Attributes:
-        lower: (N, C, H, W) lower bounds in [0, 1].
-        upper: Upper bounds, same shape.
-        target: Truth, same shape.
-        mask: Same shape, or (N, 1, H, W), 1 where a pixel counts; None counts all.
-        groups: (N,) label of each image's group; None where every image is its own.
-    """
-
-    lower: ArrayLike
-    upper: ArrayLike
-    target: ArrayLike
-    mask: ArrayLike | None = None
-    groups: GroupLabels | None = None
+Selection = LabelledBounds  # former name, for the images of `fit(..., selection=...)`
 
 
 class IntervalCalibrator:
@@ -46,10 +30,10 @@ class IntervalCalibrator:
 
     Args:
         alpha: Risk level, in (0, 1): share of true pixel values that may lie outside, on average over new images.
-        delta: Error level, in (0, 1): how often the promise may fail, over calibration sets.
+        delta: Error level, in (0, 1): how often the risk may exceed alpha all the same, over calibration sets.
         scaling: Set family: "multiplicative", "additive" or "interval"; a `Family`; or, with a `selection` to choose
             and fit on, any name or several names of families.
-        ucb: Bound, as in `calibrate`.
+        ucb: Bound, as in `calibrate`; None = the recommended one.
 
     Attributes:
         calibration_: The `Calibration`; this and what follows exist after `fit`.
@@ -73,11 +57,11 @@ class IntervalCalibrator:
 
     def __init__(
         self,
-        alpha: float = 0.1,
-        delta: float = 0.1,
+        alpha: float = DEFAULT_ALPHA,
+        delta: float = DEFAULT_DELTA,
         *,
-        scaling: str | Family | Sequence[str] = "interval",
-        ucb: BoundName = "star",
+        scaling: str | Family | Sequence[str] = DEFAULT_SCALING,
+        ucb: BoundName | None = None,
     ) -> None:
         self.alpha, self.delta, self.scaling, self.ucb = alpha, delta, scaling, ucb
 
@@ -89,9 +73,9 @@ class IntervalCalibrator:
         *,
         mask: ArrayLike | None = None,
         groups: GroupLabels | None = None,
-        selection: Selection | tuple[ArrayLike, ...] | None = None,
+        selection: LabelledBounds | tuple[ArrayLike, ...] | None = None,
     ) -> Self:
-        """Find the smallest scale that keeps the promise.
+        """Find the smallest scale that controls the risk.
 
         Args:
             lower: (N, C, H, W) lower bounds in [0, 1], in any order; NumPy array, torch tensor, or zarr array, which is
@@ -100,21 +84,20 @@ class IntervalCalibrator:
             target: Truth, same shape, in [0, 1].
             mask: Same shape, or (N, 1, H, W), 1 where a pixel counts; None counts all.
             groups: (N,) label of each image's group; images of a group may depend on each other.
-            selection: Other images, on which the set family is chosen and fitted; None: `scaling` needs no fit.
+            selection: Other images, on which the set family is chosen and fitted, as `LabelledBounds` or as a tuple of
+                its first arrays; None: `scaling` needs no fit.
         Returns:
             Itself.
         Raises:
             ConfigError: If a parameter is invalid, or the scaling and the selection do not go together.
             ShapeError: If shapes do not match.
             DataError: As `calibrate`.
-            CalibrationError: If no scale keeps the promise; says how many images or groups would be needed.
+            CalibrationError: If no scale controls the risk; says how many images or groups would be needed.
         """
-        n_units = int(lower.shape[0]) if groups is None else len(np.unique(as_numpy(groups)))
-        family, self.family_sizes_ = self._choose(selection, n_units)
-        self.calibration_: Calibration = calibrate(
-            lower, upper, target, alpha=self.alpha, delta=self.delta, mask=mask, groups=groups, scaling=family,
-            ucb=self.ucb, order_seed=0,
-        )  # fmt: skip
+        images = LabelledBounds(lower, upper, target, mask, groups)
+        family, self.family_sizes_ = self._choose(selection, images.n_units)
+        options = CalibrationOptions(self.alpha, self.delta, family, self.ucb)
+        self.calibration_: Calibration = calibrate_images(images, options)
         self.lambda_hat_ = self.calibration_.lambda_hat
         return self
 
@@ -149,7 +132,7 @@ class IntervalCalibrator:
             DataError: As `calibrate`.
         """
         calibration = self._fitted()
-        images = Selection(lower, upper, target, mask, groups)
+        images = LabelledBounds(lower, upper, target, mask, groups)
         return float(_unit_losses(images, calibration.family, calibration.lambda_hat).mean())
 
     def score(
@@ -160,7 +143,7 @@ class IntervalCalibrator:
         mask: ArrayLike | None = None,
         groups: GroupLabels | None = None,
     ) -> float:
-        """Coverage, 1 - `risk`: more is better, as scikit-learn has it; promised is 1 - alpha on average."""
+        """Coverage, 1 - `risk`: more is better, as scikit-learn has it; 1 - alpha is guaranteed on average."""
         return 1.0 - self.risk(lower, upper, target, mask, groups)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
@@ -189,7 +172,7 @@ class IntervalCalibrator:
         return self.calibration_
 
     def _choose(
-        self, selection: Selection | tuple[ArrayLike, ...] | None, n_units: int
+        self, selection: LabelledBounds | tuple[ArrayLike, ...] | None, n_units: int
     ) -> tuple[str | Family, dict[str, float]]:
         """The set family, and the sizes of those that it was chosen among."""
         if selection is None:
@@ -201,15 +184,14 @@ class IntervalCalibrator:
                 f"scaling = {self.scaling.name!r}: is a family already; leave the selection out, or give names"
             )
         names = [self.scaling] if isinstance(self.scaling, str) else list(self.scaling)
-        images = selection if isinstance(selection, Selection) else Selection(*selection)
+        images = selection if isinstance(selection, LabelledBounds) else LabelledBounds(*selection)
         losses = _unit_losses(images, *_UNCALIBRATED)
         level = attainable_risk(losses, n=n_units, alpha=self.alpha, delta=self.delta, ucb=self.ucb)
-        bounds = images.lower, images.upper, images.target
-        return choose_family(names, *bounds, mask=images.mask, groups=images.groups, level=level)
+        return choose_family(names, images, level=level)
 
 
-def _unit_losses(images: Selection, family: Family, scale: float) -> FloatArray:
+def _unit_losses(images: LabelledBounds, family: Family, scale: float) -> FloatArray:
     """(n_units,) losses at a scale."""
-    pixels = open_pixels(images.lower, images.upper, images.target, images.mask, family)
+    pixels = Pixels.of(images, family)
     units = make_units(None, pixels.totals(), images.groups)
     return units.losses(pixels.count_above(np.array([scale])))[:, 0]

@@ -5,7 +5,7 @@ Numbers in it never round in its favour (`conffusion.core.percent`).
 
 from dataclasses import dataclass
 
-from conffusion.calibration.rules import Promise, get_rule
+from conffusion.calibration.risk_bounds import Strength, get_bound
 from conffusion.core.choices import RECOMMENDED_BOUND, BoundName, UnitName
 from conffusion.core.percent import exact_percent, exact_percent_of_rest
 
@@ -31,9 +31,9 @@ class Guarantee:
     ucb: BoundName = RECOMMENDED_BOUND
 
     @property
-    def strength(self) -> Promise:
+    def strength(self) -> Strength:
         """What kind of guarantee it is, as `RiskBound.guarantee`; "none" where pixels were counted."""
-        return "none" if self.unit == "pixel" else get_rule(self.ucb).promise
+        return "none" if self.unit == "pixel" else get_bound(self.ucb).strength
 
     @property
     def holds(self) -> bool:

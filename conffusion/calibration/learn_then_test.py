@@ -1,15 +1,16 @@
-"""Learn then test: scales that keep a risk which may rise and fall with lambda."""
+"""Learn then test: scales that control a risk which may rise and fall with lambda."""
 
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
 
-from conffusion.calibration.rules import Level, finite_sample_rule
+from conffusion.calibration.risk_bounds import Level, finite_sample_bound
 from conffusion.calibration.shortfall import missing
 from conffusion.calibration.ucb import check_level, checked_losses
+from conffusion.calibration.units import in_random_order
 from conffusion.core.arrays import ArrayLike, BoolArray, FloatArray, as_numpy
-from conffusion.core.choices import BoundName
+from conffusion.core.choices import DEFAULT_ALPHA, DEFAULT_DELTA, ORDER_SEED, RECOMMENDED_BOUND, BoundName
 from conffusion.errors import CalibrationError, ConfigError, DataError, ShapeError
 
 Method: TypeAlias = Literal["fixed_sequence", "bonferroni"]
@@ -21,7 +22,7 @@ class LearnThenTest:
 
     Attributes:
         lambda_hat: Smallest accepted scale.
-        valid: (n_lambdas,) bool, whether each scale is accepted. All of them keep the promise at once.
+        valid: (n_lambdas,) bool, whether each scale is accepted. The risk is controlled at all of them at once.
         risk: Mean loss at lambda_hat, in [0, 1].
         risk_ucb: Upper confidence bound of the risk at lambda_hat at the error level of its test, at most alpha.
         alpha: Risk level.
@@ -46,10 +47,11 @@ def learn_then_test(
     losses: ArrayLike,
     lambdas: ArrayLike,
     *,
-    alpha: float,
-    delta: float,
-    ucb: BoundName = "hoeffding_bentkus",
+    alpha: float = DEFAULT_ALPHA,
+    delta: float = DEFAULT_DELTA,
+    ucb: BoundName | None = None,
     method: Method = "fixed_sequence",
+    order_seed: int | None = ORDER_SEED,
 ) -> LearnThenTest:
     """Accept scales whose risk is at most alpha, where the risk may rise and fall with lambda.
 
@@ -58,13 +60,13 @@ def learn_then_test(
     that fails; it is the stronger where the risk falls most of the way, and finds nothing if the last lambda fails.
 
     Args:
-        losses: (n_units, n_lambdas), in [0, 1]; one independent row per image or group, in an order that does not
-            depend on the losses.
+        losses: (n_units, n_lambdas), in [0, 1]; one independent row per image or group, in any order.
         lambdas: (n_lambdas,) finite, increasing; chosen without looking at the losses.
         alpha: Risk level, in (0, 1).
         delta: Probability that any accepted scale has a risk above alpha, in (0, 1).
-        ucb: Bound that holds for any number of units (`Rule.promise`): "hoeffding_bentkus", "wsr" and others.
+        ucb: Bound that holds for any number of units (`RiskBound.strength`); None = the recommended one.
         method: "fixed_sequence" or "bonferroni".
+        order_seed: As in `calibrate`.
     Returns:
         The accepted scales.
     Raises:
@@ -80,20 +82,21 @@ def learn_then_test(
     check_level("delta", delta)
     if method not in ("fixed_sequence", "bonferroni"):
         raise ConfigError(f"method = {method!r}: must be 'fixed_sequence' or 'bonferroni'")
-    rule = finite_sample_rule(ucb)
-    table, scales = _checked_table(losses, lambdas)
+    name = ucb or RECOMMENDED_BOUND
+    bound, (table, scales) = finite_sample_bound(name), _checked_table(losses, lambdas)
+    table = table if order_seed is None else in_random_order(table, order_seed)
     level = Level(alpha, delta / len(scales) if method == "bonferroni" else delta, len(table))
-    valid = rule.passes(table, level)
+    valid = bound.passes(table, level)
     if method == "fixed_sequence":
         valid = np.logical_and.accumulate(valid[::-1])[::-1]
     if not valid.any():
         best = -1 if method == "fixed_sequence" else int(table.mean(axis=0).argmin())
-        why = missing(rule, table[:, best], level, "unit", f"at lambda = {scales[best]:g}")
+        why = missing(bound, table[:, best], level, "unit", f"at lambda = {scales[best]:g}")
         raise CalibrationError(f"{method} accepts no lambda: {why}")
     first = int(valid.argmax())
     column = table[:, first]
-    risk, bound = float(column.mean()), rule.bound(column, level)
-    return LearnThenTest(float(scales[first]), valid, risk, bound, alpha, delta, len(table), ucb, method)
+    risk, risk_ucb = float(column.mean()), bound.value(column, level)
+    return LearnThenTest(float(scales[first]), valid, risk, risk_ucb, alpha, delta, len(table), name, method)
 
 
 def _checked_table(losses: ArrayLike, lambdas: ArrayLike) -> tuple[FloatArray, FloatArray]:

@@ -10,11 +10,11 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy import special
 
 from conffusion.calibration.features import SMALLEST_SIZE, pixel_features
 from conffusion.core.arrays import FloatArray, IntArray, check_same_shape
+from conffusion.core.labelled_bounds import LabelledBounds
 from conffusion.core.randomness import keyed_generator
 from conffusion.errors import DataError
 
@@ -145,26 +145,14 @@ class _Sample:
         return max(float(critical[order[min(at, len(order) - 1)]]), 1e-3)
 
 
-def fit_learned_scale(
-    lower: FloatArray,
-    upper: FloatArray,
-    target: FloatArray,
-    mask: npt.NDArray[Any] | None,
-    weights: FloatArray,
-    *,
-    level: float,
-    seed: int = 0,
-) -> LearnedScale:
+def fit_learned_scale(images: LabelledBounds, weights: FloatArray, *, level: float, seed: int = 0) -> LearnedScale:
     """Minimise mean width + price x smoothed misses, with the price that holds the risk at `level`.
 
     A miss is smoothed as the logistic function of log(distance of the truth / reach) / 0.1, and the price moves with
     the risk of each batch. 500 steps of Adam with decoupled weight decay.
 
     Args:
-        lower: (N, C, H, W) lower bounds, in [0, 1], of images that calibrate nothing.
-        upper: Upper bounds, same shape.
-        target: Truth, same shape.
-        mask: Same shape, or (N, 1, H, W); pixels where it is 1 are evaluated. None evaluates all.
+        images: Bounds and truth, (N, C, H, W), in memory, of images that calibrate nothing.
         weights: (N,) weight of each image in the risk, adding up to 1.
         level: Risk at which to minimise, in (0, 1).
         seed: Seed of the draws; the result is a function of the arguments.
@@ -175,7 +163,7 @@ def fit_learned_scale(
         Adam with decoupled weight decay: Loshchilov and Hutter 2019 (arXiv 1711.05101), algorithm 2.
     """
     generator = keyed_generator("learned scale", seed)
-    sample = _draw(lower, upper, target, mask, weights, generator)
+    sample = _draw(images, weights, generator)
     mean, deviation = sample.mean_and_deviation()
     scale = sample.critical_quantile(level)
     inner = generator.uniform(-1, 1, (len(mean) + 1, _HIDDEN)).astype(np.float32) / np.float32(np.sqrt(len(mean)))
@@ -240,25 +228,18 @@ class _Adam:
             layer -= rate * mean / (np.sqrt(square) + 1e-8)
 
 
-def _draw(
-    lower: FloatArray,
-    upper: FloatArray,
-    target: FloatArray,
-    mask: npt.NDArray[Any] | None,
-    weights: FloatArray,
-    generator: np.random.Generator,
-) -> _Sample:
+def _draw(images: LabelledBounds, weights: FloatArray, generator: np.random.Generator) -> _Sample:
     """Evaluated pixels of every image, at most a quarter of a million in all."""
     parts = []
-    for k in range(len(weights)):
-        low, high = _bounds_of(lower, upper, k)
-        truth = np.ascontiguousarray(target[k : k + 1], dtype=np.float64)
-        chosen = _chosen(mask, k, truth.shape)
+    limit = max(1, _MAX_PIXELS // images.n_images)
+    for k, image in enumerate(images.blocks(1)):
+        low, high = _bounds_of(image.lower, image.upper, 0)
+        truth = np.ascontiguousarray(image.target, dtype=np.float64)
+        chosen = np.flatnonzero(image.evaluated)
         if not len(chosen):
             raise DataError(f"the mask selects no pixel in image {k}: leave the image out")
         if not np.isfinite(truth.reshape(-1)[chosen]).all():
             raise DataError(f"target is NaN or infinite at evaluated pixels of image {k}: replace or mask them")
-        limit = max(1, _MAX_PIXELS // len(weights))
         if len(chosen) > limit:
             chosen = np.sort(generator.choice(chosen, limit, replace=False))
         planes = [(low + high) / 2, _half_size(low, high), truth]
@@ -279,13 +260,6 @@ def _bounds_of(lower: FloatArray, upper: FloatArray, k: int) -> tuple[FloatArray
             " where nothing is evaluated"
         )
     return low, high
-
-
-def _chosen(mask: Any, k: int, shape: tuple[int, ...]) -> IntArray:
-    """Flat positions of the evaluated pixels of one image."""
-    if mask is None:
-        return np.arange(int(np.prod(shape)))
-    return np.flatnonzero(np.broadcast_to(np.asarray(mask[k : k + 1]) == 1, shape))
 
 
 def _standardise(features: FloatArray, mean: FloatArray, deviation: FloatArray) -> FloatArray:

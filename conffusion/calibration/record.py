@@ -1,7 +1,8 @@
 """The calibrated scale, what it guarantees, and the one form in which it is kept.
 
-Whoever finds a scale (the workflow, `conffusion calibrate`, Python) writes `calibration.json` with `write_calibration`;
-models in one file hold `Calibration.to_dict`. `read_record` and `Calibration.from_dict` read all of these.
+The workflow, `conffusion calibrate` and Python write `calibration.json` with `write_calibration`, and family.json
+beside it for the fitted shape, which is long. Models in one file hold `Calibration.to_dict`. `read_record` and
+`Calibration.from_dict` read all of these.
 """
 
 import math
@@ -14,12 +15,12 @@ import numpy as np
 
 from conffusion.calibration.families import Family, Shape
 from conffusion.calibration.guarantee import Guarantee
-from conffusion.calibration.rules import RULES
+from conffusion.calibration.risk_bounds import BOUNDS
 from conffusion.core.arrays import ArrayLike, FloatArray, as_numpy, check_same_shape
 from conffusion.core.choices import FAMILIES, UNITS, BoundName, UnitName
+from conffusion.core.layout import ResultFolder
 from conffusion.errors import ConfigError, StoreError
 
-FAMILY_FILE = "family.json"  # beside calibration.json: the fitted shape, which is long
 _N_BEFORE = "n"  # what models in one file and `conffusion calibrate` called `n_bound`
 
 
@@ -156,7 +157,7 @@ def write_calibration(path: str | Path, record: CalibrationRecord) -> None:
 
     family = record.calibration.family
     if family.shape is not None or record.chosen_among is not None:
-        write_json(Path(path).with_name(FAMILY_FILE), family.to_dict())
+        write_json(ResultFolder(Path(path).parent).family, family.to_dict())
     write_json(path, record.to_dict())
 
 
@@ -174,9 +175,9 @@ def read_record(path: str | Path, *, with_shape: bool = True) -> CalibrationReco
 
     values = read_json(path)
     calibration = Calibration.from_dict(values, source=path)
-    family_file = Path(path).with_name(FAMILY_FILE)
     if with_shape and Family.has_shape(calibration.scaling):
-        calibration = replace(calibration, shape=_read_family(family_file, calibration.scaling).shape)
+        family = _read_family(ResultFolder(Path(path).parent).family, calibration.scaling)
+        calibration = replace(calibration, shape=family.shape)
     return CalibrationRecord(calibration, **{name: values[name] for name in _FACTS if name in values})
 
 
@@ -214,7 +215,7 @@ _TYPES: Mapping[str, type] = {
     "unit": str,
     "n_images": int,
 }
-_CHOICES: Mapping[str, Collection[str]] = {"ucb": RULES, "unit": UNITS, "scaling": FAMILIES}
+_CHOICES: Mapping[str, Collection[str]] = {"ucb": BOUNDS, "unit": UNITS, "scaling": FAMILIES}
 _FACTS = tuple(field.name for field in fields(CalibrationRecord) if field.name != "calibration")
 _ALWAYS_WRITTEN = ("split", "selected_on", "checkpoint_step")
 

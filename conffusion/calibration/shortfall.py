@@ -1,39 +1,39 @@
-"""What to tell where no scale keeps the promise: how far it is away, and how many units would mend it."""
+"""What to tell where no scale controls the risk: how far the bound is from alpha, and how many units would do."""
 
 from dataclasses import replace
 
-from conffusion.calibration.rules import Level, Rule
-from conffusion.calibration.search import Question
+from conffusion.calibration.risk_bounds import Level, RiskBound
+from conffusion.calibration.search import RiskTest
 from conffusion.core.arrays import FloatArray
 
 _MAX_UNITS_NAMED = 1 << 20
 
 
-def shortfall(question: Question, losses: FloatArray, where: str) -> str:
-    """What went wrong and how many units would mend it, from the losses (n_units,) at the most favourable lambda."""
-    return f"no lambda_hat: {missing(question.rule, losses, question.level, question.units.noun, where)}"
+def shortfall(risk_test: RiskTest, losses: FloatArray, where: str) -> str:
+    """What went wrong and how many units would do, from the losses (n_units,) at the most favourable lambda."""
+    return f"no lambda_hat: {missing(risk_test.bound, losses, risk_test.level, risk_test.units.noun, where)}"
 
 
-def missing(rule: Rule, losses: FloatArray, level: Level, unit: str, where: str) -> str:
-    """The same without a search: for losses judged by a rule."""
+def missing(bound: RiskBound, losses: FloatArray, level: Level, unit: str, where: str) -> str:
+    """The same without a search: for losses judged by a bound."""
     risk = float(losses.mean())
     found = (
-        f"the upper bound of the risk is {rule.bound(losses, level):.4g} > alpha = {level.alpha:g} {where}, with n ="
+        f"the upper bound of the risk is {bound.value(losses, level):.4g} > alpha = {level.alpha:g} {where}, with n ="
         f" {level.n} {unit}s, delta = {level.delta:g} and risk {risk:.4g} there"
     )
     if risk >= level.alpha:
         return (
-            f"{found}; a risk of alpha or more is left, so no number of {unit}s would do: mend bounds or targets, which"
-            " must lie in [0, 1], lower <= upper"
+            f"{found}; a risk of alpha or more is left, so no number of {unit}s would do: correct bounds or targets,"
+            " which must lie in [0, 1], lower <= upper"
         )
-    return f"{found}; about {_units_needed(rule, losses, level)} {unit}s would be needed, or a larger alpha or delta"
+    return f"{found}; about {_units_needed(bound, losses, level)} {unit}s would be needed, or a larger alpha or delta"
 
 
-def _units_needed(rule: Rule, losses: FloatArray, level: Level) -> str:
+def _units_needed(bound: RiskBound, losses: FloatArray, level: Level) -> str:
     """Smallest number of units, by doubling and bisection, at which losses like these would pass, as text."""
 
     def enough(n: int) -> bool:
-        return rule.would_pass(losses, replace(level, n=n))
+        return bound.would_pass(losses, replace(level, n=n))
 
     low, high = level.n, 2 * level.n
     while not enough(high):

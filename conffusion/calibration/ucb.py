@@ -119,7 +119,7 @@ def conformal_risk_control_ucb(risk: float, n: int) -> float:
     """Mean of the n losses and one more of 1, the largest possible: n / (n + 1) risk + 1 / (n + 1).
 
     It is not an upper confidence bound and knows no delta. The smallest lambda at which it is at most alpha has a
-    risk of at most alpha on average over calibration sets; for a single set nothing is promised. That needs losses
+    risk of at most alpha on average over calibration sets; for a single set nothing is guaranteed. That needs losses
     that never rise with lambda and can be brought down to alpha, as those of growing intervals are.
 
     Args:

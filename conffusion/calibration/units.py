@@ -7,8 +7,9 @@ import numpy as np
 
 from conffusion.core.arrays import FloatArray, GroupLabels, IntArray, as_numpy
 from conffusion.core.choices import UnitName
+from conffusion.core.labelled_bounds import check_labels
 from conffusion.core.randomness import keyed_generator
-from conffusion.errors import ConfigError, DataError, ShapeError
+from conffusion.errors import ConfigError, DataError
 
 Counts: TypeAlias = IntArray | FloatArray  # of pixels, or whole-numbered sums of their weights
 
@@ -67,8 +68,13 @@ class Units:
 
 
 def random_places(n_units: int, seed: int) -> IntArray:
-    """(n_units,) place of each unit in a random order."""
+    """(n_units,) place of each unit in a random order, for bounds that bet on losses."""
     return keyed_generator("unit order", seed).permutation(n_units)
+
+
+def in_random_order(losses: FloatArray, seed: int) -> FloatArray:
+    """Losses (n_units, ...) in the order of `random_places`."""
+    return losses[np.argsort(random_places(len(losses), seed))]
 
 
 def make_units(name: UnitName | None, n_pixels: IntArray, groups: GroupLabels | None) -> Units:
@@ -123,15 +129,14 @@ def index_by_appearance(groups: GroupLabels, n_images: int) -> IntArray:
         ShapeError: If there is not one label per image.
         DataError: If a label is None or NaN.
     """
-    labels = as_numpy(groups)
-    if labels.shape != (n_images,):
-        raise ShapeError(f"groups has shape {labels.shape}: one label for each of {n_images} images is needed")
-    if labels.dtype.kind in "fO":
-        missing = [label is None or label != label for label in labels.tolist()]
-        if any(missing):
-            raise DataError(f"the group of image {missing.index(True)} is missing: give every image a label")
+    labels = check_labels("groups", groups, n_images)
     _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[inverse]
+
+
+def unit_means(values: FloatArray, groups: GroupLabels | None) -> FloatArray:
+    """Values of images (N, ...), or their means over the images of each group where there are labels."""
+    return values if groups is None else group_means(values, group_index(groups, len(values)))
 
 
 def group_means(values: FloatArray, group: IntArray) -> FloatArray:

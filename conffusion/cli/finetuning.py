@@ -27,11 +27,13 @@ def add(commands: Any) -> None:
         help=purpose,
         description=purpose
         + ": checks everything, shows a plan with an estimate of time, asks, trains, calibrates, and "
-        "measures the promise on images that took no part. The same command again goes on where it was interrupted.",
+        "checks the guarantee on images that took no part. The same command again goes on where it was interrupted.",
     )
-    command.add_argument("images", type=Path, help="folder, .zip or .tar of clean images: PNG, JPEG, TIFF, PGM, BMP")
+    command.add_argument(
+        "images", type=Path, help="folder, .zip or .tar of clean images: PNG, JPEG, TIFF, PGM, BMP, zarr"
+    )
     command.add_argument("--output", type=Path, required=True, help="file to write, ending in .conffusion")
-    command.add_argument("--name", default="", help="what people shall call the model")
+    command.add_argument("--name", default="", help="name of the model (default: that of the file)")
     _add_task(command)
     _add_images(command)
     _add_model(command)
@@ -42,10 +44,10 @@ def add(commands: Any) -> None:
 
 def _add_task(command: argparse.ArgumentParser) -> None:
     task = command.add_mutually_exclusive_group(required=True)
-    task.add_argument("--task", choices=tuple(_SETTINGS.values()), help="what the model shall undo")
+    task.add_argument("--task", choices=tuple(_SETTINGS.values()), help="the corruption that the model undoes")
     task.add_argument(
         "--degradation", metavar="FILE.py:FUNCTION",
-        help="or a function of yours that corrupts one image: (C, H, W) float32 in [0, 1] and a "
+        help="your own function that corrupts one image instead: (C, H, W) float32 in [0, 1] and a "
         "numpy.random.Generator to an image of the same shape; the file is run",
     )  # fmt: skip
     command.add_argument("--factor", type=int, help="super_resolution: by how much a side is reduced (default: 4)")
@@ -68,6 +70,10 @@ def _add_images(command: argparse.ArgumentParser) -> None:
     group = command.add_mutually_exclusive_group()
     group.add_argument("--group-pattern", help="regular expression on file names; its part in brackets is the group")
     group.add_argument("--group-csv", type=Path, help="table with columns file, group")
+    command.add_argument(
+        "--value-range", type=float, nargs=2, metavar=("LOW", "HIGH"),
+        help="sample values that stand for black and white (default: by the type of the samples)",
+    )  # fmt: skip
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:
@@ -83,11 +89,13 @@ def _add_model(command: argparse.ArgumentParser) -> None:
 
 def _add_execution(command: argparse.ArgumentParser) -> None:
     command.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="CPU cores to use (default: all)")
-    command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    command.add_argument(
+        "--device", default="auto", choices=("auto", "cpu", "cuda"), help="where to compute (default: auto)"
+    )
     command.add_argument(
         "--workflow", type=Path, help="clone of conffusion (default: the current folder, or the package's)"
     )
-    command.add_argument("--yes", action="store_true", help="do not ask")
+    command.add_argument("--yes", action="store_true", help="go on without asking")
     command.add_argument("--plan-only", action="store_true", help="check, show the plan, write the settings, and end")
 
 
@@ -146,9 +154,18 @@ def _request(options: argparse.Namespace) -> "Request":
         images=options.images, task=task, degradation=checked_degradation(task, given), output=options.output,
         name=options.name, method=options.method, image_size=options.image_size, fit=options.fit,
         tile_size=options.tile_size, max_tiles=options.max_tiles, group_pattern=options.group_pattern,
-        group_csv=options.group_csv, alpha=options.alpha, delta=options.delta, steps=options.steps,
-        device=options.device, cores=options.cores,
+        group_csv=options.group_csv, value_range=_value_range(options), alpha=options.alpha, delta=options.delta,
+        steps=options.steps, device=options.device, cores=options.cores,
     )  # fmt: skip
+
+
+def _value_range(options: argparse.Namespace) -> tuple[float, float] | None:
+    if options.value_range is None:
+        return None
+    low, high = options.value_range
+    if not low < high:
+        raise ConfigError(f"--value-range {low:g} {high:g}: expected two numbers, LOW below HIGH")
+    return low, high
 
 
 def _check_numbers(options: argparse.Namespace) -> None:

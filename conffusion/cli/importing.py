@@ -16,7 +16,11 @@ def add(commands: Any) -> None:
     command = commands.add_parser("import-checkpoint", help=purpose, description=purpose)
     command.add_argument("checkpoint", help="the official file: *_gen.pth, 200_Network.pth, 128x128_diffusion.pt, ...")
     command.add_argument("output", help="file to write, ending in .safetensors")
-    command.add_argument("--prior", required=True, help="its entry under `priors`, as sr3_celebahq: which network")
+    command.add_argument(
+        "--prior",
+        required=True,
+        help="entry under `priors` of the network, for example sr3_celebahq",
+    )
     command.add_argument(
         "--finetuned", metavar="TASK/METHOD", help="the file is a fine-tuned network with bound heads, for example "
         "super_resolution/n_conffusion; the prediction time is that of finetuning.tuned",
@@ -44,7 +48,7 @@ def _import_checkpoint(options: argparse.Namespace) -> str:
     if options.finetuned is not None:
         scale += (
             f"; read at prediction time {spec.prediction_time:g}, maps_timestep {spec.maps_timestep} (official "
-            "networks want those of config/paper.yaml: give it with --configfile)"
+            "networks need those of config/paper.yaml: give it with --configfile)"
         )
     source = record["source"]
     return f"{options.output}: {options.prior}, from {source['file']} (sha256 {source.get('sha256')}){scale}"

@@ -11,12 +11,14 @@ from conffusion.errors import ConfigError
 
 def add_configfile(command: argparse.ArgumentParser) -> None:
     """`--configfile`, as Snakemake has it."""
-    command.add_argument("--configfile", nargs="*", default=[], help="overlays laid over config.yaml, weakest first")
+    command.add_argument(
+        "--configfile", nargs="*", default=[], help="overlays over config.yaml, weakest first (default: none)"
+    )
 
 
 def add_licence(command: argparse.ArgumentParser) -> None:
     """`--licence`, of a package that is written."""
-    command.add_argument("--licence", help="text file: the licence under which the model is passed on")
+    command.add_argument("--licence", help="text file with the licence of the model (default: none)")
 
 
 def licence_text(options: argparse.Namespace) -> str:

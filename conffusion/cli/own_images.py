@@ -25,7 +25,7 @@ def _add_package(commands: Any) -> None:
     command = commands.add_parser("package", help=purpose, description=purpose)
     command.add_argument("model", help="results/<run>/<task>/<method>[/<protocol>]")
     command.add_argument("--output", required=True, help="file to write, ending in .conffusion")
-    command.add_argument("--name", default="", help="what people shall call the model")
+    command.add_argument("--name", default="", help="name of the model (default: run, task and method)")
     add_licence(command)
     command.set_defaults(run=_package)
 
@@ -35,7 +35,9 @@ def _add_predict(commands: Any) -> None:
     command = commands.add_parser("predict", help=purpose, description=purpose)
     command.add_argument("model", help=MODEL)
     command.add_argument("images", nargs="+", help="images (PNG, TIFF, JPEG, PGM, zarr) and folders of them")
-    command.add_argument("--output", required=True, help="folder for the predictions; what is there is not made again")
+    command.add_argument(
+        "--output", required=True, help="folder for the predictions; images predicted there already are skipped"
+    )
     _add_groups(command)
     _add_reading(command)
     _add_computing(command)
@@ -43,7 +45,7 @@ def _add_predict(commands: Any) -> None:
 
 
 def _add_calibrate(commands: Any) -> None:
-    purpose = "find the scale that keeps the promise on your own images"
+    purpose = "find the scale at which the risk is controlled on your own images"
     command = commands.add_parser(
         "calibrate",
         help=purpose,
@@ -54,7 +56,11 @@ def _add_calibrate(commands: Any) -> None:
     command.add_argument(
         "--output", required=True, help="folder for model.conffusion, calibration.json, curve, verdict"
     )
-    command.add_argument("--description", default="", help="of the images, for the model card")
+    command.add_argument(
+        "--description",
+        default="",
+        help="description of the images, for the model card (default: where they come from)",
+    )
     add_licence(command)
     _add_reading(command)
     _add_computing(command)
@@ -62,12 +68,12 @@ def _add_calibrate(commands: Any) -> None:
 
 
 def _add_evaluate(commands: Any) -> None:
-    purpose = "check the promise on images whose truth is known and that calibrated nothing"
+    purpose = "check the guarantee on images with known truth that took no part in the calibration"
     command = commands.add_parser("evaluate", help=purpose, description=purpose)
     _add_pairs(command)
-    command.add_argument("--alpha", type=float, help="promised risk level of arrays; a model has its own")
+    command.add_argument("--alpha", type=float, help="risk level of the guarantee, for arrays; a model has its own")
     command.add_argument(
-        "--lambda-hat", type=float, help="scale to apply to arrays first; without it they are calibrated"
+        "--lambda-hat", type=float, help="scale to apply to arrays first (default: none, they are calibrated already)"
     )
     command.add_argument("--output", required=True, help="folder for predictions, metrics.json and the verdict")
     _add_reading(command)
@@ -76,17 +82,20 @@ def _add_evaluate(commands: Any) -> None:
 
 
 def _add_pairs(command: argparse.ArgumentParser) -> None:
-    command.add_argument("model", nargs="?", help=MODEL + "; none with arrays")
+    command.add_argument("model", nargs="?", help=MODEL + "; left out with arrays")
     command.add_argument(
-        "--images", nargs="+", default=[], help="corrupted images; none: made from the truths by the task"
+        "--images", nargs="+", default=[], help="corrupted images (default: made from the truths by the task)"
     )
-    command.add_argument("--targets", nargs="+", default=[], help="truths, with the names of the images")
+    command.add_argument("--targets", nargs="+", default=[], help="true images, with the names of the corrupted ones")
     for name, what in (("lower", "lower bounds"), ("upper", "upper bounds"), ("target", "truths")):
         command.add_argument(
             f"--{name}", help=f"{what} of any method: .npy, zarr or TIFF stack, (N, C, H, W) in [0, 1]"
         )
     command.add_argument(
-        "--scaling", default="interval", choices=("multiplicative", "additive", "interval"), help="set family of arrays"
+        "--scaling",
+        default="interval",
+        choices=("multiplicative", "additive", "interval"),
+        help="set family of arrays (default: interval)",
     )
     _add_groups(command)
 
@@ -98,9 +107,20 @@ def _add_groups(command: argparse.ArgumentParser) -> None:
 
 
 def _add_promise(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--alpha", type=float, default=0.1, help="risk level: share of values that may lie outside")
-    command.add_argument("--delta", type=float, default=0.1, help="error level: how often the promise may fail")
-    command.add_argument("--ucb", default="star", help="bound: star, wsr, hoeffding_bentkus, ... (docs/guarantee.md)")
+    command.add_argument(
+        "--alpha", type=float, default=0.1, help="risk level: share of pixel values that may lie outside (default: 0.1)"
+    )
+    command.add_argument(
+        "--delta",
+        type=float,
+        default=0.1,
+        help="error level: probability with which the guarantee may fail (default: 0.1)",
+    )
+    command.add_argument(
+        "--ucb",
+        default="star",
+        help="bound: star, wsr, hoeffding_bentkus, ...; see docs/guarantee.md (default: %(default)s)",
+    )
 
 
 def _add_reading(command: argparse.ArgumentParser) -> None:
@@ -118,8 +138,10 @@ def _add_reading(command: argparse.ArgumentParser) -> None:
 
 
 def _add_computing(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
-    command.add_argument("--batch-size", type=int, default=64, help="tiles per network call")
+    command.add_argument(
+        "--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where to compute (default: auto)"
+    )
+    command.add_argument("--batch-size", type=int, default=64, help="tiles per network call (default: 64)")
     command.add_argument("--threads", type=int, help="CPU threads (default: as many as there are cores)")
     command.add_argument("--no-pictures", action="store_true", help="only the results: no overview, no heat map")
 

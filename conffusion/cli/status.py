@@ -9,11 +9,18 @@ from typing import Any
 
 def add(commands: Any) -> None:
     """Add the command."""
-    purpose = "say how far a run is: jobs done, rate, time left, what runs where, failures with the end of their logs"
+    purpose = "show how far a run is: jobs done, rate, time left, what runs where, failures with the end of their logs"
     command = commands.add_parser("status", help=purpose, description=purpose)
-    command.add_argument("results", help="results/<run>; nothing else is read, so any machine that sees it will do")
-    command.add_argument("--watch", type=float, metavar="SECONDS", help="say it again every so many seconds")
-    command.add_argument("--json", action="store_true", help="for programs")
+    command.add_argument(
+        "results", help="results/<run>; nothing else is read, so it works on any machine that sees this folder"
+    )
+    command.add_argument(
+        "--watch",
+        type=float,
+        metavar="SECONDS",
+        help="show it again every so many seconds until the run is complete (default: once)",
+    )
+    command.add_argument("--json", action="store_true", help="as JSON, for programs")
     command.set_defaults(run=_status)
 
 

@@ -17,18 +17,20 @@ def add(commands: Any) -> None:
     purpose = "write one HTML page to look at predictions in a browser: no server, no network"
     command = commands.add_parser("view", help=purpose, description=purpose)
     command.add_argument(
-        "path", nargs="+", help="a folder of predictions (several of the same images: methods to compare), or a run of"
-        " the workflow, results/<run>",
+        "path", nargs="+", help="a folder of predictions (or several of the same images, to compare methods), or a"
+        " run of the workflow, results/<run>",
     )  # fmt: skip
-    command.add_argument("--output", help=f"page to write; else PATH/{PAGE}")
-    command.add_argument("--task", help="of a run; else its first")
-    command.add_argument("--method", nargs="+", default=[], help="of a run; else all")
-    command.add_argument("--protocol", default="guaranteed", help="of a run: guaranteed (the default) or paper")
+    command.add_argument("--output", help=f"page to write (default: PATH/{PAGE})")
+    command.add_argument("--task", help="task of a run (default: its first)")
+    command.add_argument("--method", nargs="+", default=[], help="methods of a run (default: all)")
     command.add_argument(
-        "--max-side", type=_positive, metavar="PIXELS", help="reduce larger images to every k-th pixel; else only as "
-        "much as a page that a browser can hold needs",
+        "--protocol", default="guaranteed", help="protocol of a run, guaranteed or paper (default: guaranteed)"
+    )
+    command.add_argument(
+        "--max-side", type=_positive, metavar="PIXELS", help="reduce larger images to every k-th pixel (default: only "
+        "where the page would be too large for a browser)",
     )  # fmt: skip
-    command.add_argument("--first", type=_positive, metavar="N", help="show the first N images only")
+    command.add_argument("--first", type=_positive, metavar="N", help="show the first N images only (default: all)")
     command.add_argument("--open", action="store_true", help="open the page in the browser")
     command.set_defaults(run=_view)
 

@@ -16,9 +16,9 @@ from conffusion.pipeline.plan import Plan
 def add(commands: Any) -> None:
     """Add the commands."""
     for name, run, purpose in (
-        ("check", describe, "check a configuration and say what a run of it would do"),
-        ("doctor", _doctor, "check versions, device, files, checkpoints and disk, and say what to mend"),
-        ("estimate", _estimate, "time the real code on this machine and say what a run would cost"),
+        ("check", describe, "check a configuration and show what a run of it would do"),
+        ("doctor", _doctor, "check versions, device, files, checkpoints and disk, and show how to fix what is wrong"),
+        ("estimate", _estimate, "estimate time, disk and memory of a run, from the real code timed on this machine"),
     ):
         command = commands.add_parser(name, help=purpose, description=purpose)
         add_configfile(command)

@@ -2,9 +2,17 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from conffusion.core.choices import PLAIN_FAMILIES, FamilyName, FiniteSampleBound, SolverName
+from conffusion.core.choices import (
+    PLAIN_FAMILIES,
+    FamilyName,
+    FiniteSampleBound,
+    NetworkName,
+    ScheduleName,
+    SolverName,
+    StoredType,
+)
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
 Probability = Annotated[float, Field(gt=0, lt=1)]
@@ -49,6 +57,14 @@ class FolderSettings(Section):
     max_tiles_per_image: Count | None
     group_pattern: str | None
     group_csv: str | None
+    value_range: tuple[float, float] | None
+
+    @field_validator("value_range")
+    @classmethod
+    def _low_below_high(cls, value_range: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value_range is not None and not value_range[0] < value_range[1]:
+            raise ValueError("must be two numbers, the first below the second")
+        return value_range
 
 
 class DatasetSettings(Section):
@@ -79,7 +95,7 @@ class TaskSettings(Section):
 class ScheduleSettings(Section):
     """Arguments of `conffusion.sampling.noise_schedule`."""
 
-    name: Literal["linear", "cosine", "quad", "const", "warmup10", "warmup50"]
+    name: ScheduleName
     n_timesteps: Count
     linear_start: PositiveFloat
     linear_end: PositiveFloat
@@ -101,10 +117,7 @@ class PriorTraining(Section):
 class PriorSettings(Section):
     """One pretrained network: what it is, and where its weights come from."""
 
-    network: Literal[
-        "sr3", "palette", "adm", "resnext_small", "resnest_small", "resnext50_32x4d", "resnext101_32x8d", "resnest14d",
-        "resnest50d", "resnest101e",
-    ]  # fmt: skip
+    network: NetworkName
     options: dict[str, Any]
     schedule: ScheduleSettings | None
     task: Name | None
@@ -115,7 +128,7 @@ class PriorSettings(Section):
 
 
 class AdaptiveStoppingSettings(Section):
-    """When the variants of an image are enough."""
+    """When to stop drawing variants of an image."""
 
     precision: PositiveFloat | None
     round: Annotated[int, Field(ge=2)]
@@ -133,7 +146,7 @@ class SamplingSettings(Section):
     compile: Annotated[bool, EXECUTION_ONLY]
     images_per_shard: Annotated[Count, EXECUTION_ONLY]
     shards_per_share: Annotated[Count, EXECUTION_ONLY]
-    dtype: Literal["uint8", "float16", "float32"]
+    dtype: StoredType
     variants_url: Annotated[BucketUrl | None, EXECUTION_ONLY]
 
 
@@ -167,7 +180,7 @@ class SolverStudySettings(Section):
 
 
 class MethodTuning(Section):
-    """What the search chose for one method on one task."""
+    """Settings that the search chose for one method on one task."""
 
     learning_rate: PositiveFloat
     prediction_time: Share
@@ -182,7 +195,7 @@ class SharpeningSettings(Section):
 
 
 class FinetuningSettings(Section):
-    """What all fine-tuning runs share, and the tuned rest."""
+    """Settings that all fine-tuning runs share, and tuned ones per task and method."""
 
     batch_size: Count
     micro_batch_size: Count | None
@@ -211,7 +224,7 @@ class TuningSettings(Section):
 
 
 class CalibrationSettings(Section):
-    """The promise, and how lambda_hat is found."""
+    """Levels of the guarantee, and how lambda_hat is found."""
 
     alpha: Probability
     delta: Probability
@@ -225,7 +238,7 @@ class CalibrationSettings(Section):
 
 
 class ValiditySettings(Section):
-    """The assessment of the promise over redrawn calibration sets."""
+    """The assessment of the guarantee over redrawn calibration sets."""
 
     calibration_sizes: list[Count] | None
     n_draws: Annotated[int, Field(ge=1)]

@@ -9,14 +9,20 @@ FiniteSampleBound: TypeAlias = Literal[
 ]  # hold for any number of independent losses
 BoundName: TypeAlias = FiniteSampleBound | Literal["clt", "conformal_risk_control", "official"]
 UnitName: TypeAlias = Literal["image", "group", "pixel"]
-UnetName: TypeAlias = Literal["sr3", "palette", "adm"]
 SolverName: TypeAlias = Literal["dpmpp_2m_sde", "dpmpp_2m", "ancestral"]
+StoredType: TypeAlias = Literal["uint8", "float16", "float32"]  # of variants
+ScheduleName: TypeAlias = Literal["linear", "cosine", "quad", "const", "warmup10", "warmup50"]
+UNetKind: TypeAlias = Literal["sr3", "palette", "adm"]
+EncoderName: TypeAlias = Literal[
+    "resnext_small", "resnest_small", "resnext50_32x4d", "resnext101_32x8d", "resnest14d", "resnest50d", "resnest101e"
+]
+NetworkName: TypeAlias = Literal[UNetKind, EncoderName]
 
 PLAIN_FAMILIES: tuple[ScalingName, ...] = get_args(ScalingName)
 FAMILIES: tuple[FamilyName, ...] = get_args(FamilyName)
 FINITE_SAMPLE_BOUNDS: tuple[FiniteSampleBound, ...] = get_args(FiniteSampleBound)
 UNITS: tuple[UnitName, ...] = get_args(UnitName)
-UNET_KINDS: tuple[UnetName, ...] = get_args(UnetName)
+UNET_KINDS: tuple[UNetKind, ...] = get_args(UNetKind)
 
 DEFAULT_ALPHA = 0.1
 DEFAULT_DELTA = 0.1

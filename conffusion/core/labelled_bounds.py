@@ -73,6 +73,7 @@ class LabelledBounds:
 
     Raises:
         ShapeError: If shapes do not match, an array is empty, or there is not one label per image.
+        DataError: If a label is None or NaN.
     """
 
     lower: ArrayLike
@@ -92,10 +93,7 @@ class LabelledBounds:
             array = getattr(self, name)
             object.__setattr__(self, name, array if array is None or is_zarr(array) else as_numpy(array))
         if self.groups is not None:
-            labels = as_numpy(self.groups)
-            object.__setattr__(self, "groups", labels)
-            if labels.shape != shape[:1]:
-                raise ShapeError(f"groups has shape {labels.shape}: one label for each of {shape[0]} images is needed")
+            object.__setattr__(self, "groups", check_labels("groups", self.groups, shape[0]))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -200,6 +198,23 @@ def check_mask_shape(name: str, mask: ArrayLike | None, shape: tuple[int, ...]) 
     """Raise ShapeError unless `mask` is None, or of the given shape, or has one channel for all."""
     if mask is not None and tuple(mask.shape) not in (shape, (*shape[:1], 1, *shape[2:])):
         raise ShapeError(f"{name} has shape {tuple(mask.shape)} but the bounds have {shape}: they must be equal")
+
+
+def check_labels(name: str, labels: GroupLabels, n_images: int) -> npt.NDArray[Any]:
+    """The labels of images, (N,), as an array.
+
+    Raises:
+        ShapeError: If there is not one for each image.
+        DataError: If one is None or NaN.
+    """
+    array = as_numpy(labels)
+    if array.shape != (n_images,):
+        raise ShapeError(f"{name} has shape {array.shape}: one label for each of {n_images} images is needed")
+    if array.dtype.kind in "fO":
+        missing = [label is None or label != label for label in array.tolist()]
+        if any(missing):
+            raise DataError(f"{name}: that of image {missing.index(True)} is missing: give every image a label")
+    return array
 
 
 def evaluated(mask: npt.NDArray[Any], first: int) -> BoolArray:

@@ -15,10 +15,6 @@ from conffusion.data.folder import FolderDataset
 class Dataset(Protocol):
     """Images with stable names."""
 
-    @property
-    def has_groups(self) -> bool:
-        """Whether several images may share a group, so that the group is the unit of the guarantee."""
-
     def table(self) -> pd.DataFrame:
         """One row an image: image_id, group and source, all text; without groups, group is the image id."""
 

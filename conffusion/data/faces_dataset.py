@@ -42,11 +42,6 @@ class FacesDataset:
             if getattr(self, key) < 1:
                 raise ConfigError(f"dataset.faces.{key} = {getattr(self, key)}: must be at least 1")
 
-    @property
-    def has_groups(self) -> bool:
-        """False: every portrait shows another person."""
-        return False
-
     def table(self) -> pd.DataFrame:
         """Columns image_id (`face-000123`), group (the image itself) and source (`faces/<population>`), all text."""
         ids = [f"{ID_PREFIX}{index:06d}" for index in range(self.n_images)]

@@ -1,11 +1,13 @@
 """Any folder or archive of a user's images as a dataset, with rules that say which images belong together."""
 
 import logging
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from stat import S_ISDIR
 from typing import Literal, get_args
 
 import numpy as np
@@ -17,27 +19,30 @@ from conffusion.data.grouping import compile_pattern, groups_by_pattern, groups_
 from conffusion.data.known_sizes import Size, Stamp, read_known_sizes, write_known_sizes
 from conffusion.data.parallel import DEFAULT_WORKERS, map_files
 from conffusion.errors import ConfigError, DataError
-from conffusion.images.reading import SUFFIXES, check_min_side, naming_file, read_image, read_pixels, read_size
+from conffusion.images.image import Image, ImageSequence, kinds_of_warnings, naming_file, open_images
+from conffusion.images.listing import KINDS, list_source
 from conffusion.images.resize import PixelArray, Resample, from_uint8, resize_pixels
 from conffusion.images.sources import Source, open_source
-
-__all__ = ["Fit", "FolderDataset", "read_image"]
 
 LOGGER = logging.getLogger(__name__)
 
 Fit = Literal["crop", "resize", "tile"]
+MAX_PIXELS = 2**28  # of one photograph; tiles are cut from very large ones
 _PATTERN_KEY = "dataset.folder.group_pattern"
+_IMAGE_ID = re.compile(r"(?P<file>.+?)(\[(?P<page>\d+)\])?(#(?P<tile>\d+))?", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class FolderDataset:
-    """Images of a folder and its subfolders, or of an archive; see `conffusion.images.reading` for the formats.
+    """Images of a folder and its subfolders, or of an archive; see `open_images` for the formats.
+
+    Every page of a TIFF stack and every image of a zarr array is an image.
 
     Attributes:
         path: The folder, or a .zip or uncompressed .tar archive of it, which is read in place.
         image_size: Side of the square images, in pixels.
-        pattern: Glob below the folder, or for the names in the archive; hidden files and files without an image suffix
-            are passed over.
+        pattern: Glob below the folder, or for the names in the archive; of the files that match, those that
+            `conffusion.images.listing.list_source` takes for images.
         fit: `crop`: the shorter edge is resized to `image_size`, then the centre is cut out. `resize`: squeezed to a
             square. `tile`: non-overlapping squares of `tile_size` source pixels on a centred grid, each resized to
             `image_size`. Images are never enlarged: smaller ones are errors.
@@ -46,10 +51,11 @@ class FolderDataset:
         group_pattern: Regular expression, searched in the path below the folder (with `/`); its group named `group`, or
             else its first one, is the group of the image: a person, a photograph, a patient.
         group_csv: CSV with the columns file (path below the folder) and group, on disk. Further rows are allowed.
+        value_range: Sample values that stand for 0 and 1; None: by the type of the samples, see `open_images`.
         resample: Filter of all resizing; see `conffusion.images.resize.resize_pixels`.
         workers: Number of threads that read and decode files; the images do not depend on it.
 
-    Without a group rule every image is its own group, except that the tiles of one photograph form a group.
+    Without a group rule every image is its own group, except that the tiles and the pages of one file form a group.
 
     Raises:
         ConfigError: If a setting is out of range or contradicts another.
@@ -63,6 +69,7 @@ class FolderDataset:
     max_tiles_per_image: int | None = None
     group_pattern: str | None = None
     group_csv: str | Path | None = None
+    value_range: tuple[float, float] | None = None
     resample: Resample = "bicubic"
     workers: int = field(default=DEFAULT_WORKERS, repr=False, compare=False)
 
@@ -87,11 +94,10 @@ class FolderDataset:
             raise ConfigError("dataset.folder: give either group_pattern or group_csv, not both")
         if self.group_pattern is not None:
             compile_pattern(self.group_pattern, _PATTERN_KEY)
-
-    @property
-    def has_groups(self) -> bool:
-        """Whether several images may share a group, so that the group is the unit of the guarantee."""
-        return self.fit == "tile" or self.group_pattern is not None or self.group_csv is not None
+        if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
+            raise ConfigError(
+                f"dataset.folder.value_range = {list(self.value_range)}: must be two numbers, low below high"
+            )
 
     @property
     def source_side(self) -> int:
@@ -99,44 +105,88 @@ class FolderDataset:
         return self.tile_size or self.image_size
 
     def table(self) -> pd.DataFrame:
-        """All images, by path and then by tile; every file's header has been read, now or by an earlier command.
+        """All images, by path, page and tile; every file's header has been read, now or by an earlier command.
 
         Returns:
-            Columns image_id (path below the folder, for tiles followed by `#` and the tile's place on the grid), group
-            and source (path below the folder), all text.
+            Columns image_id (path below the folder, followed by `[k]` for page k of several, and for tiles by `#` and
+            the tile's number on the grid), group and source (path below the folder), all text.
         Raises:
             DataError: If there are no images, a file is damaged or too small, or a file has no group.
         """
         groups = self._groups()
         rows = [
-            (image_id, groups.get(file, image_id), file)
-            for file, size in zip(self.files, self._sizes(), strict=True)
-            for image_id in self._image_ids(file, *size)
+            (image_id, groups.get(file, file if len(sizes) > 1 else image_id), file)
+            for file, sizes in zip(self.files, self.sizes(self.files), strict=True)
+            for image_id in self._image_ids(file, sizes)
         ]
         return pd.DataFrame(rows, columns=["image_id", "group", "source"], dtype=str)
 
     def load(self, image_ids: Sequence[str]) -> FloatArray:
-        """Images in the order given; consecutive tiles of one photograph read its file once.
+        """Images in the order given; each file is opened once. Warnings about values are logged, by their kind.
 
         Returns:
             (len(image_ids), 3, image_size, image_size) float32 in [0, 1].
         Raises:
             DataError: If a file is missing or damaged, or an id does not belong to the folder.
         """
-        images = np.empty((len(image_ids), 3, self.image_size, self.image_size), dtype=np.float32)
-        source = self._source
-        keyed = [(*self._split_id(image_id), k) for k, image_id in enumerate(image_ids)]
-
-        def fill(rows: list[tuple[str, int, int]]) -> None:  # writes at once: each thread holds one photograph
-            file = rows[0][0]
-            pixels = read_pixels(source, file, min_side=self.source_side)
-            with naming_file(source.describe(file)):
-                for _, tile, k in rows:
-                    images[k] = _to_image(self._fit(pixels, tile))
-
-        photographs = [list(rows) for _, rows in groupby(keyed, key=lambda row: row[0])]
-        map_files(fill, photographs, workers=self.workers, label=f"reading {self.path}")
+        images, warnings = self.load_with_warnings(image_ids)
+        for warning, count in warnings.items():
+            LOGGER.warning("%s: %d of the images read: %s", self.path, count, warning)
         return images
+
+    def load_with_warnings(self, image_ids: Sequence[str]) -> tuple[FloatArray, Mapping[str, int]]:
+        """As `load`, and the kinds of warnings about values with the number of pages that each holds for."""
+        images = np.empty((len(image_ids), 3, self.image_size, self.image_size), dtype=np.float32)
+        files: dict[str, list[tuple[int, int, int]]] = {}  # page, tile and row of each image of a file
+        for k, image_id in enumerate(image_ids):
+            file, page, tile = self._split_id(image_id)
+            files.setdefault(file, []).append((page, tile, k))
+
+        def fill(file: str) -> list[str]:  # writes at once: each thread holds one photograph
+            opened, warnings = self._open(file), []
+            for page, rows in groupby(sorted(files[file]), key=lambda row: row[0]):
+                if page >= len(opened):
+                    raise DataError(f"{opened.path}: has {len(opened)} images, so no [{page}]; rebuild the splits")
+                image = opened[page]
+                warnings += image.warnings
+                pixels = _colour(image)
+                with naming_file(image.name):
+                    self._check_side(*pixels.shape[:2])
+                    for _, tile, k in rows:
+                        images[k] = _to_image(self._fit(pixels, tile))
+            return warnings
+
+        found = map_files(fill, list(files), workers=self.workers, label=f"reading {self.path}")
+        return images, kinds_of_warnings(warning for warnings in found for warning in warnings)
+
+    def sizes(self, files: Sequence[str]) -> list[list[Size]]:
+        """(height, width) of every image of each file as stored, before any rotation; surely large enough.
+
+        Raises:
+            DataError: If a file is damaged or too small.
+        """
+        known = read_known_sizes(self.path)
+
+        def find(file: str) -> tuple[tuple[str, Stamp], list[Size]]:
+            with naming_file(self._source.describe(file)):
+                status = self._source.at(file).stat()
+            key = file, (status.st_size, status.st_mtime_ns)
+            is_known = key in known and not S_ISDIR(status.st_mode)  # the time of a zarr folder says too little
+            if is_known:
+                sizes = known[key]
+            else:
+                opened = self._open(file)
+                opened.verify()
+                sizes = [*opened.sizes]
+            with naming_file(self._source.describe(file)):
+                for size in sizes:
+                    self._check_side(*size)
+            return key, sizes
+
+        found = map_files(find, files, workers=self.workers, label=f"checking {self.path}")
+        if any(key not in known for key, _ in found):
+            write_known_sizes(self.path, {**known, **dict(found)})
+        return [sizes for _, sizes in found]
 
     def at_side(self, side: int) -> "FolderDataset":
         """The same photographs or tiles under the same names, each reduced from its source to `side` pixels.
@@ -151,19 +201,23 @@ class FolderDataset:
         return open_source(self.path)
 
     @cached_property
-    def files(self) -> list[str]:
+    def files(self) -> Sequence[str]:
         """Image files below the folder, as sorted paths with `/`."""
-        below = [PurePosixPath(file) for file in self._source.files(self.pattern)]
-        shown = [file for file in below if not any(part.startswith((".", "__MACOSX")) for part in file.parts)]
-        files = sorted({file.as_posix() for file in shown if file.suffix.lower() in SUFFIXES})
-        if not files:
+        listing = list_source(self._source, self.pattern)
+        passed_over = listing.passed_over()
+        if not listing.images:
             raise DataError(
-                f"{self.path}: no images match dataset.folder.pattern = {self.pattern!r} ({len(shown)} other files); "
-                f"images end in {', '.join(SUFFIXES)}"
+                f"{self.path}: no images match dataset.folder.pattern = {self.pattern!r} "
+                f"(there: {passed_over or 'nothing'}); images end in {KINDS}"
             )
-        if len(files) < len(shown):
-            LOGGER.warning("%s: %d files of other types are passed over", self.path, len(shown) - len(files))
-        return files
+        if passed_over:
+            LOGGER.warning("%s: passed over: %s", self.path, passed_over)
+        return listing.images
+
+    def _open(self, file: str) -> ImageSequence:
+        with naming_file(self._source.describe(file)):
+            location = self._source.at(file)
+        return open_images(location, max_pixels=MAX_PIXELS, value_range=self.value_range)
 
     def _groups(self) -> dict[str, str]:
         """Group of each file; empty where no rule joins images."""
@@ -176,35 +230,30 @@ class FolderDataset:
             return groups_by_table(self.files, self.group_csv, self.path)
         return {file: file for file in self.files} if self.fit == "tile" else {}
 
-    def _sizes(self) -> list[Size]:
-        """(height, width) of every photograph as stored, surely large enough."""
-        source, known = self._source, read_known_sizes(self.path)
+    def _image_ids(self, file: str, sizes: Sequence[Size]) -> Iterator[str]:
+        for page, (height, width) in enumerate(sizes):
+            name = f"{file}[{page}]" if len(sizes) > 1 else file
+            if self.fit != "tile":
+                yield name
+                continue
+            n_tiles = (height // self.source_side) * (width // self.source_side)
+            yield from (f"{name}#{tile}" for tile in _spread(n_tiles, self.max_tiles_per_image or n_tiles))
 
-        def find(file: str) -> tuple[tuple[str, Stamp], Size]:
-            with naming_file(source.describe(file)):
-                key = (file, source.stamp(file))
-            size = known.get(key) or read_size(source, file)
-            with naming_file(source.describe(file)):
-                check_min_side(*size, self.source_side)
-            return key, size
-
-        found = map_files(find, self.files, workers=self.workers, label=f"checking {self.path}")
-        if any(key not in known for key, _ in found):
-            write_known_sizes(self.path, {**known, **dict(found)})
-        return [size for _, size in found]
-
-    def _image_ids(self, file: str, height: int, width: int) -> list[str]:
-        if self.fit != "tile":
-            return [file]
-        n_tiles = (height // self.source_side) * (width // self.source_side)
-        return [f"{file}#{tile}" for tile in _spread(n_tiles, self.max_tiles_per_image or n_tiles)]
-
-    def _split_id(self, image_id: str) -> tuple[str, int]:
-        """File and tile of an id; the tile is 0 where photographs are not cut."""
-        file, mark, tile = image_id.rpartition("#") if self.fit == "tile" else (image_id, "", "0")
-        if not file or not tile.isdecimal() or Path(file).is_absolute() or ".." in Path(file).parts:
+    def _split_id(self, image_id: str) -> tuple[str, int, int]:
+        """File, page and tile of an id; page and tile are 0 where a file has one image and photographs are not cut."""
+        match = _IMAGE_ID.fullmatch(image_id)
+        file = match["file"] if match else ""
+        is_tile = match is not None and match["tile"] is not None
+        if match is None or is_tile != (self.fit == "tile") or Path(file).is_absolute() or ".." in Path(file).parts:
             raise DataError(f"{image_id!r} is not an image of {self.path} with fit: {self.fit}; rebuild the splits")
-        return file, int(tile)
+        return file, int(match["page"] or 0), int(match["tile"] or 0)
+
+    def _check_side(self, height: int, width: int) -> None:
+        if min(height, width) < self.source_side:
+            raise DataError(
+                f"is too small: {width}x{height} pixels, but the shorter edge must have at least {self.source_side}; "
+                "remove the file or choose a smaller image_size or dataset.folder.tile_size"
+            )
 
     def _fit(self, pixels: PixelArray, tile: int) -> PixelArray:
         if self.fit == "crop":
@@ -241,6 +290,12 @@ def _spread(n_available: int, n_wanted: int) -> Iterator[int]:
     """At most `n_wanted` of range(n_available), evenly spread and in order."""
     n_kept = min(n_available, n_wanted)
     return ((2 * k + 1) * n_available // (2 * n_kept) for k in range(n_kept))
+
+
+def _colour(image: Image) -> PixelArray:
+    """(H, W, 3): uint8 where the file has 256 grey levels, which are resized as such, else float32 in [0, 1]."""
+    samples = image.samples if image.has_grey_levels else image.pixels.transpose(1, 2, 0)
+    return np.repeat(samples, 3, axis=2) if samples.shape[2] == 1 else samples
 
 
 def _to_image(pixels: PixelArray) -> npt.NDArray[np.float32]:

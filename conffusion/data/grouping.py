@@ -1,6 +1,7 @@
 """Which images belong together: a person, a scanner, a photograph. By a pattern in their paths, or by a table."""
 
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -24,11 +25,11 @@ def groups_by_pattern(
         ConfigError: If the expression is none, or has no part in brackets.
         DataError: If it finds no group in a path.
     """
-    pattern = compile_pattern(expression, key)
+    pattern = compile_pattern(unicodedata.normalize("NFC", expression), key)
     part = "group" if "group" in pattern.groupindex else 1
     groups = {}
     for file in files:
-        match = pattern.search(file)
+        match = pattern.search(unicodedata.normalize("NFC", file))  # names with accents have two spellings
         group = match.group(part) if match else None
         if not group:
             raise DataError(f"{describe(file)}: {key} = {expression!r} finds no group in {file!r}; {remedy}")
@@ -47,17 +48,19 @@ def groups_by_table(files: Sequence[str], csv: str | Path, below: object) -> dic
         DataError: If the table is unreadable, lists a file twice, or gives no group for one.
     """
     rows = read_text_table(csv, ("file", "group"))
+    rows["file"] = rows["file"].str.normalize("NFC")
     if rows["file"].duplicated().any():
         twice = rows.loc[rows["file"].duplicated(), "file"].iloc[0]
         raise DataError(f"{csv}: lists the file {twice!r} twice; keep one row")
     groups = dict(zip(rows["file"], rows["group"], strict=True))
-    missing = [file for file in files if not groups.get(file)]
+    found = {file: groups.get(unicodedata.normalize("NFC", file)) for file in files}
+    missing = [file for file, group in found.items() if not group]
     if missing:
         raise DataError(
             f"{csv}: gives no group for {missing[0]!r} ({len(missing)} files in all); add rows with the path below "
             f"{below} in the column file"
         )
-    return {file: groups[file] for file in files}
+    return {file: group for file, group in found.items() if group}
 
 
 def compile_pattern(expression: str, key: str) -> re.Pattern[str]:

@@ -17,8 +17,7 @@ from PIL import Image
 
 from conffusion.core.randomness import keyed_generator
 from conffusion.errors import ConfigError, DataError
-from conffusion.images.reading import read_pixels
-from conffusion.images.sources import FolderSource
+from conffusion.images.image import open_images
 
 Photo: TypeAlias = npt.NDArray[np.uint8]  # (H, W, 3)
 PhotoSplit = Literal["train", "validation"]
@@ -185,6 +184,6 @@ def _read_photo(entry: PhotoFile) -> Photo:
             f"the dataset 'photos' needs the package {entry.package}, which is not installed: "
             "run pip install 'conffusion[priors]' (needed to train the priors only)"
         )
-    photo = read_pixels(FolderSource(Path(spec.submodule_search_locations[0])), entry.file)
+    photo = open_images(Path(spec.submodule_search_locations[0]) / entry.file)[0].samples  # 8 bits, colour
     height, width = photo.shape[:2]
     return photo[entry.margin : height - entry.margin, entry.margin : width - entry.margin]

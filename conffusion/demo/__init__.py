@@ -1,4 +1,4 @@
-"""Made-up portraits in two populations, drawn from scratch: unlimited data with nobody's face in it."""
+"""Procedural portraits in two populations: any number of images, none of a real person."""
 
 from conffusion.demo.populations import POPULATIONS
 from conffusion.demo.render import render_faces

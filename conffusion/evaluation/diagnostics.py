@@ -1,7 +1,7 @@
 """Where coverage comes from: risk of intervals by size, by position and by group of images, and along the scale.
 
-The first three functions take calibrated intervals of images whose truth is known, `risk_curve` takes bounds before
-calibration. NumPy and SciPy only; zarr is streamed. What they return describes a data set: the promise on the risk is
+The first three functions take calibrated intervals, `risk_curve` bounds before calibration. NumPy and SciPy only; zarr
+is streamed. What they return describes a data set: the guarantee of the risk is
 that of `conffusion.calibration.calibrate`, over all pixels and images, and not for a bin, a position or a group.
 """
 
@@ -13,15 +13,16 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from conffusion.calibration.families import Family
-from conffusion.calibration.rules import Level, get_rule
+from conffusion.calibration.families import get_family
+from conffusion.calibration.procedure import CalibrationOptions
+from conffusion.calibration.risk_bounds import Level, get_bound
 from conffusion.calibration.ucb import check_level
-from conffusion.calibration.units import group_index, group_means, random_places
-from conffusion.core.arrays import ArrayLike, FloatArray, GroupLabels, IntArray, as_numpy
-from conffusion.core.choices import BoundName
+from conffusion.calibration.units import in_random_order, unit_means
+from conffusion.core.arrays import FloatArray, IntArray, as_numpy
+from conffusion.core.labelled_bounds import LabelledBounds
 from conffusion.errors import ConfigError, DataError, ShapeError
-from conffusion.evaluation.validity import LossCurves, loss_curves
-from conffusion.metrics import Block, image_losses, open_intervals, size_quantiles
+from conffusion.evaluation.validity import loss_curves
+from conffusion.metrics import MeasuredBlock, image_losses, measured_blocks, size_quantiles
 
 
 @dataclass(frozen=True)
@@ -96,19 +97,14 @@ class RiskCurve:
     n_units: int
 
 
-def reliability_by_size(
-    lower: ArrayLike, upper: ArrayLike, target: ArrayLike, mask: ArrayLike | None = None, *, n_bins: int = 4
-) -> SizeReliability:
+def reliability_by_size(images: LabelledBounds, *, n_bins: int = 4) -> SizeReliability:
     """Risk, number and mean size of pixels in bins of interval size that hold equally many pixels.
 
     Bins are left-open, so ties stay together and bins can be uneven; with 4 bins the risk is the size-stratified risk
     of `conffusion.metrics.evaluate`. An honest predictor has about the same risk in every bin.
 
     Args:
-        lower: (N, C, H, W) calibrated lower bounds; NumPy array, torch tensor or zarr array (read in blocks).
-        upper: Upper bounds, same shape.
-        target: Truth, same shape, in [0, 1].
-        mask: Same shape, or (N, 1, H, W); pixels where it is 1 are evaluated. None evaluates all.
+        images: Calibrated intervals and truth, (N, C, H, W).
         n_bins: Number of bins, at least 2.
     Raises:
         ConfigError: If n_bins is below 2.
@@ -118,28 +114,17 @@ def reliability_by_size(
         Angelopoulos et al. 2022 (arXiv 2202.05265), size-stratified risk.
     """
     _check_at_least(2, n_bins=n_bins)
-    data = open_intervals(lower, upper, target, mask)
-    edges = size_quantiles(data, tuple(np.arange(1, n_bins) / n_bins))
-    pixels, misses, sizes = sum((_bin_sums(block, edges) for block in data.blocks()), np.zeros((3, n_bins)))
+    edges = size_quantiles(images, tuple(np.arange(1, n_bins) / n_bins))
+    blocks = measured_blocks(images)
+    pixels, misses, sizes = sum((_bin_sums(block, edges) for block in blocks), np.zeros((3, n_bins)))
     return SizeReliability(edges, _ratio(misses, pixels), pixels.astype(np.int64), _ratio(sizes, pixels))
 
 
-def risk_by_position(
-    lower: ArrayLike,
-    upper: ArrayLike,
-    target: ArrayLike,
-    mask: ArrayLike | None = None,
-    *,
-    n_rows: int = 8,
-    n_columns: int = 8,
-) -> PositionRisk:
+def risk_by_position(images: LabelledBounds, *, n_rows: int = 8, n_columns: int = 8) -> PositionRisk:
     """Risk over a grid of image positions, pooled over images and channels.
 
     Args:
-        lower: (N, C, H, W) calibrated lower bounds; NumPy array, torch tensor or zarr array (read in blocks).
-        upper: Upper bounds, same shape.
-        target: Truth, same shape, in [0, 1].
-        mask: Same shape, or (N, 1, H, W); pixels where it is 1 are evaluated. None evaluates all.
+        images: Calibrated intervals and truth, (N, C, H, W).
         n_rows: Cells from top to bottom, at least 1; cells beyond the image's height stay empty.
         n_columns: Cells from left to right, at least 1.
     Raises:
@@ -148,9 +133,10 @@ def risk_by_position(
         DataError: If a value is NaN or no pixel is evaluated.
     """
     _check_at_least(1, n_rows=n_rows, n_columns=n_columns)
-    data = open_intervals(lower, upper, target, mask)
-    height, width = _image_size(target)
-    pixels, misses = sum((_position_sums(block) for block in data.blocks()), np.zeros((2, height * width)))
+    if len(images.shape) != 4:
+        raise ShapeError(f"target has shape {images.shape}: positions need images of shape (N, C, H, W)")
+    height, width = images.shape[2:]
+    pixels, misses = sum((_position_sums(block) for block in measured_blocks(images)), np.zeros((2, height * width)))
     if not pixels.any():
         raise DataError("the mask selects no pixel: it must be 1 where pixels are evaluated")
     cell = _cell_of(height, n_rows)[:, None] * n_columns + _cell_of(width, n_columns)
@@ -161,15 +147,7 @@ def risk_by_position(
     return PositionRisk(_ratio(misses, pixels), pixels.astype(np.int64))
 
 
-def risk_by_group(
-    lower: ArrayLike,
-    upper: ArrayLike,
-    target: ArrayLike,
-    mask: ArrayLike | None = None,
-    *,
-    groups: GroupLabels,
-    delta: float = 0.1,
-) -> list[GroupRisk]:
+def risk_by_group(images: LabelledBounds, *, delta: float = 0.1) -> list[GroupRisk]:
     """Risk, its interval and mean interval size of each group of images.
 
     The interval is Student's, mean -+ t s / sqrt(n) over the group's images, clipped to [0, 1]. It takes images as
@@ -177,23 +155,19 @@ def risk_by_group(
     of equal risk (for instance all 0) shrink it to a point.
 
     Args:
-        lower: (N, C, H, W) calibrated lower bounds; NumPy array, torch tensor or zarr array (read in blocks).
-        upper: Upper bounds, same shape.
-        target: Truth, same shape, in [0, 1].
-        mask: Same shape, or (N, 1, H, W); pixels where it is 1 are evaluated. Images without any are left out.
-        groups: (N,) label of each image.
+        images: Calibrated intervals and truth, with groups. Images without an evaluated pixel are left out.
         delta: Share of intervals that may miss the group's risk, in (0, 1); 0.1 gives 90 % intervals.
     Returns:
         One entry for each label, sorted by label.
     Raises:
-        ConfigError: If delta is not in (0, 1).
-        ShapeError: If shapes do not match or there is not one label per image.
+        ConfigError: If delta is not in (0, 1), or there are no groups.
         DataError: If a value is NaN or no pixel is evaluated.
     """
     check_level("delta", delta)
-    group_index(groups, open_intervals(lower, upper, target, mask).n_images)
-    labels, label_of = np.unique(as_numpy(groups), return_inverse=True)
-    risks, sizes = image_losses(lower, upper, target, mask)
+    if images.groups is None:
+        raise ConfigError("groups is missing: one label for each image is needed")
+    labels, label_of = np.unique(as_numpy(images.groups), return_inverse=True)
+    risks, sizes = image_losses(images.lower, images.upper, images.target, images.mask)
     used = ~np.isnan(risks)
     members = [used & (label_of == index) for index in range(len(labels))]
     return [
@@ -202,60 +176,39 @@ def risk_by_group(
     ]
 
 
-def risk_curve(
-    lower: ArrayLike,
-    upper: ArrayLike,
-    target: ArrayLike,
-    mask: ArrayLike | None = None,
-    *,
-    scaling: str | Family,
-    ucb: BoundName,
-    alpha: float,
-    delta: float,
-    groups: GroupLabels | None = None,
-    n_points: int = 41,
-    order_seed: int | None = None,
-) -> RiskCurve:
+def risk_curve(images: LabelledBounds, options: CalibrationOptions, *, n_points: int = 41) -> RiskCurve:
     """What a larger or smaller scale would cost: risk, its upper confidence bound and interval size along lambda.
 
     The scales are points of a fine grid, evenly spread in risk between 3 alpha and alpha / 5 as far as the data
     reach; ties make them fewer. `conffusion.calibration.calibrate` finds the exact lambda_hat.
 
     Args:
-        lower: (N, C, H, W) lower bounds before calibration, images in the order in which "wsr" shall take their
-            losses; NumPy array, torch tensor or zarr array (read in blocks).
-        upper: Upper bounds, same shape.
-        target: Truth, same shape, in [0, 1].
-        mask: Same shape, or (N, 1, H, W); pixels where it is 1 are evaluated. None evaluates all.
-        scaling: "multiplicative", "additive" or "interval", or a fitted `Family`.
-        ucb: Bound, as in `calibrate`.
-        alpha: Risk level, in (0, 1).
-        delta: Error level of each bound, in (0, 1).
-        groups: (N,) group label of each image; the units are then groups, with the mean loss of their images.
+        images: Bounds before calibration, and truth; with groups the units are groups, with the mean loss of their
+            images.
+        options: As for the calibration; unit and grid are not looked at.
         n_points: Number of scales, at most; at least 2.
-        order_seed: As in `calibrate`.
     Raises:
-        ConfigError: If alpha, delta, n_points or a name is invalid.
-        ShapeError: If shapes do not match.
+        ConfigError: If n_points is invalid.
         DataError: If evaluated values are NaN or infinite, an image has no evaluated pixel, or no lambda covers any.
     Source:
         Bates et al. 2021 (arXiv 2101.02703), section 2.
     """
-    check_level("alpha", alpha)
-    check_level("delta", delta)
     _check_at_least(2, n_points=n_points)
-    rule = get_rule(ucb)
-    curves = loss_curves(lower, upper, target, mask, scaling, groups=groups)
-    at = _curve_points(curves, alpha, n_points)
-    losses, sizes = (_per_unit(values[:, at], curves) for values in (curves.losses, curves.sizes))
-    if order_seed is not None:
-        losses = losses[np.argsort(random_places(len(losses), order_seed))]
-    level = Level(alpha, delta, len(losses))
-    bounds = np.array([rule.bound(column, level) for column in losses.T])
+    bound, curves = get_bound(options.bound_name), loss_curves(images, get_family(options.scaling))
+    risks = unit_means(curves.losses.astype(np.float64), curves.groups).mean(axis=0)  # falls along the grid
+    wanted = np.linspace(3 * options.alpha, options.alpha / 5, n_points)
+    at = np.unique(np.clip(np.searchsorted(-risks, -wanted), 0, len(risks) - 1))
+    losses, sizes = (
+        unit_means(values[:, at].astype(np.float64), curves.groups) for values in (curves.losses, curves.sizes)
+    )
+    if options.order_seed is not None:
+        losses = in_random_order(losses, options.order_seed)
+    level = Level(options.alpha, options.delta, len(losses))
+    bounds = np.array([bound.value(column, level) for column in losses.T])
     return RiskCurve(curves.lambdas[at], losses.mean(axis=0), bounds, sizes.mean(axis=0), level.n)
 
 
-def _bin_sums(block: Block, edges: FloatArray) -> FloatArray:
+def _bin_sums(block: MeasuredBlock, edges: FloatArray) -> FloatArray:
     """(3, n_bins) evaluated pixels, missed pixels and summed sizes of a block; edges belong to the bin below."""
     sizes, missed = block.sizes[block.chosen], block.missed[block.chosen]
     bins = np.searchsorted(edges, sizes, side="left")
@@ -263,16 +216,9 @@ def _bin_sums(block: Block, edges: FloatArray) -> FloatArray:
     return np.stack([np.bincount(bins, column, minlength=len(edges) + 1) for column in columns])
 
 
-def _position_sums(block: Block) -> FloatArray:
+def _position_sums(block: MeasuredBlock) -> FloatArray:
     """(2, H * W) evaluated and missed pixels of a block at each position."""
     return np.stack([flags.sum(axis=(0, 1)) for flags in (block.chosen, block.missed & block.chosen)])
-
-
-def _image_size(images: ArrayLike) -> tuple[int, int]:
-    shape = tuple(images.shape)
-    if len(shape) != 4:
-        raise ShapeError(f"target has shape {shape}: positions need images of shape (N, C, H, W)")
-    return shape[2], shape[3]
 
 
 def _cell_of(n_positions: int, n_cells: int) -> IntArray:
@@ -295,21 +241,6 @@ def _t_interval(risks: FloatArray, delta: float) -> tuple[float, float]:
     mean, error = float(risks.mean()), float(risks.std(ddof=1)) / math.sqrt(n_images)
     reach = float(special.stdtrit(n_images - 1, 1.0 - delta / 2)) * error
     return max(0.0, mean - reach), min(1.0, mean + reach)
-
-
-def _curve_points(curves: LossCurves, alpha: float, n_points: int) -> IntArray:
-    """Grid points evenly spread in risk between 3 alpha and alpha / 5."""
-    risks = _per_unit(curves.losses, curves).mean(axis=0)  # falls along the grid
-    wanted = np.linspace(3 * alpha, alpha / 5, n_points)
-    return np.unique(np.clip(np.searchsorted(-risks, -wanted), 0, len(risks) - 1))
-
-
-def _per_unit(values: FloatArray, curves: LossCurves) -> FloatArray:
-    """(n_units, ...) float64 values of images, or their means over the images of each group."""
-    values = values.astype(np.float64)
-    if curves.groups is None:
-        return values
-    return group_means(values, group_index(curves.groups, len(values)))
 
 
 def _ratio(numerator: npt.NDArray[Any], denominator: npt.NDArray[Any]) -> FloatArray:

@@ -1,8 +1,8 @@
 """Do new images look like the calibration images, judged by their predicted intervals? No truth is needed.
 
-The promise of a calibration holds for images that are exchangeable with the calibration images. `interval_features`
+The guarantee of a calibration holds for images that are exchangeable with the calibration images. `interval_features`
 describes each image by a few numbers of its intervals, and `check_drift` tests whether two sets of such descriptions
-could have been dealt from one pack. Finding nothing is no proof: a change that leaves the intervals alone, or one too
+could have been drawn from one pool. Finding nothing is no proof: a change that leaves the intervals alone, or one too
 small for so few images, stays unseen. NumPy and SciPy only; zarr is streamed.
 """
 
@@ -27,6 +27,7 @@ from conffusion.core.arrays import (
     is_zarr,
     iterate_blocks,
 )
+from conffusion.core.labelled_bounds import check_mask_shape, evaluated, read_blocks, slices_to_read
 from conffusion.core.randomness import keyed_generator
 from conffusion.errors import ConfigError, DataError, ShapeError
 
@@ -63,7 +64,7 @@ class Drift:
 
     Attributes:
         p_value: Probability, at most, of a difference as large as this if the two sets were exchangeable: P(p_value
-            <= level) <= level at any number of images. Small values speak against the promise.
+            <= level) <= level at any number of images. Small values speak against the guarantee.
         statistic: Squared maximum mean discrepancy of the two sets, at least 0.
         image_p_values: (n_new,) for each new image: P(value <= level) <= level if it is exchangeable with the
             reference images, whatever the other new images are. Not corrected for looking at many images.
@@ -105,7 +106,7 @@ class Drift:
         return (
             f"the intervals of the {self.n_new} new images do not look like those of the {self.n_reference} calibration"
             f" images (drift test p = {self.p_value:.2g} <= {level:g}; {n_atypical} new images are atypical by"
-            f" themselves; moved most, in standard deviations: {shifts}), so do not rely on the promised risk here:"
+            f" themselves; moved most, in standard deviations: {shifts}), so do not rely on the guaranteed risk here:"
             " calibrate on images like the new ones"
         )
 
@@ -130,12 +131,11 @@ def interval_features(lower: ArrayLike, upper: ArrayLike, mask: ArrayLike | None
         ShapeError: If shapes do not match.
         DataError: If an evaluated value is NaN or infinite, or an image has no evaluated pixel.
     """
-    shape = _check_images(lower, upper, mask)
-    features = np.empty((shape[0], len(FEATURE_NAMES)))
-    for rows, low, high, chosen in _blocks(lower, upper, mask):
-        for row, parts in enumerate(zip(low, high, chosen, strict=True), start=rows.start):
-            features[row] = _image_features(row, *parts)
-    return features
+    features = []
+    for rows, parts, chosen in _blocks(lower=lower, upper=upper, mask=mask):
+        bounds = zip(parts["lower"], parts["upper"], chosen, strict=True)
+        features += [_image_features(row, *image) for row, image in enumerate(bounds, start=rows.start)]
+    return np.array(features)
 
 
 def given_features(images: ArrayLike, mask: ArrayLike | None = None) -> FloatArray:
@@ -154,12 +154,11 @@ def given_features(images: ArrayLike, mask: ArrayLike | None = None) -> FloatArr
         ShapeError: If shapes do not match.
         DataError: If a given value is NaN or infinite, or an image has no given pixel.
     """
-    shape = _check_images(images, images, mask)
-    features = np.empty((shape[0], len(GIVEN_FEATURE_NAMES)))
-    for rows, values, _, chosen in _blocks(images, images, mask):
-        for row, parts in enumerate(zip(values, chosen, strict=True), start=rows.start):
-            features[row] = _given_features(row, *parts)
-    return features
+    features = []
+    for rows, parts, chosen in _blocks(images=images, mask=mask):
+        given = zip(parts["images"], chosen, strict=True)
+        features += [_given_features(row, *image) for row, image in enumerate(given, start=rows.start)]
+    return np.array(features)
 
 
 def check_drift(
@@ -289,30 +288,20 @@ class _ImageSet:
         return self.features[order[np.unique(self.group[order], return_index=True)[1]]]
 
 
-def _check_images(lower: ArrayLike, upper: ArrayLike, mask: ArrayLike | None) -> tuple[int, ...]:
-    shape = check_same_shape(lower=lower, upper=upper)
+def _blocks(**arrays: ArrayLike | None) -> Iterator[tuple[slice, dict[str, npt.NDArray[Any]], BoolArray]]:
+    """Images some at a time: their arrays by name, and which of their pixels are evaluated, by the mask among them."""
+    mask = arrays.pop("mask")
+    shape = check_same_shape(**arrays)
+    name = next(iter(arrays))
     if len(shape) != 4 or 0 in shape:
-        raise ShapeError(f"lower has shape {shape}: (N, C, H, W) with at least one image and one pixel is needed")
-    if mask is not None and tuple(mask.shape) not in (shape, (shape[0], 1, *shape[2:])):
-        raise ShapeError(f"mask has shape {tuple(mask.shape)} but lower has {shape}: they must be equal")
-    return shape
-
-
-def _blocks(
-    lower: ArrayLike, upper: ArrayLike, mask: ArrayLike | None
-) -> Iterator[tuple[slice, npt.NDArray[Any], npt.NDArray[Any], BoolArray]]:
-    """Images, their bounds and which of their pixels are evaluated, whole chunks of a store at a time."""
-    low, high, chosen = (_keep_zarr(array) for array in (lower, upper, mask))
-    chunk = max((int(array.chunks[0]) for array in (low, high, chosen) if is_zarr(array)), default=1)
-    n_rows = chunk * max(1, _READ_PIXELS // math.prod(low.shape[1:]) // chunk)
-    for rows in iterate_blocks(low.shape[0], n_rows):
-        bounds = np.asarray(low[rows]), np.asarray(high[rows])
-        inside = True if chosen is None else np.asarray(chosen[rows]) == 1
-        yield rows, *bounds, np.broadcast_to(inside, bounds[0].shape)
-
-
-def _keep_zarr(array: ArrayLike | None) -> Any:
-    return array if array is None or is_zarr(array) else as_numpy(array)
+        raise ShapeError(f"{name} has shape {shape}: (N, C, H, W) with at least one image and one pixel is needed")
+    check_mask_shape("mask", mask, shape)
+    given = {key: array if array is None or is_zarr(array) else as_numpy(array) for key, array in arrays.items()}
+    given["mask"] = mask if mask is None or is_zarr(mask) else as_numpy(mask)
+    for rows, parts in read_blocks(given, _READ_PIXELS, slices_to_read(given.values())):
+        inside = parts.pop("mask")
+        chosen = True if inside is None else evaluated(inside, rows.start)
+        yield rows, parts, np.broadcast_to(chosen, parts[name].shape)
 
 
 def _image_features(image: int, lower: npt.NDArray[Any], upper: npt.NDArray[Any], chosen: BoolArray) -> list[float]:

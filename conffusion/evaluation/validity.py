@@ -1,4 +1,4 @@
-"""Does a protocol keep its promise? Violation rate over many calibration draws from a pool of images.
+"""Does the guarantee of a protocol hold? Violation rate over many calibration draws from a pool of images.
 
 Everything is computed from per-image losses as functions of lambda on a grid (`LossCurves`), so thousands of draws
 take seconds.
@@ -14,12 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from conffusion.calibration.families import Family
-from conffusion.calibration.pixels import Pixels, open_pixels
-from conffusion.calibration.rules import Level, MeanRule, Rule, get_rule
-from conffusion.calibration.ucb import check_level
+from conffusion.calibration.pixels import Pixels
+from conffusion.calibration.procedure import CalibrationOptions
+from conffusion.calibration.risk_bounds import Level, MeanBound, RiskBound, get_bound
 from conffusion.calibration.units import group_index, group_means, group_sums, make_units
-from conffusion.core.arrays import ArrayLike, BoolArray, FloatArray, GroupLabels, IntArray, check_same_shape
-from conffusion.core.choices import BoundName, UnitName
+from conffusion.core.arrays import BoolArray, FloatArray, IntArray, check_same_shape
+from conffusion.core.choices import UnitName
+from conffusion.core.labelled_bounds import LabelledBounds
 from conffusion.core.randomness import keyed_generator
 from conffusion.errors import ConfigError, DataError, ShapeError
 
@@ -89,16 +90,7 @@ class Validity:
     n: int
 
 
-def loss_curves(
-    lower: ArrayLike,
-    upper: ArrayLike,
-    target: ArrayLike,
-    mask: ArrayLike | None,
-    scaling: str | Family,
-    n_points: int = 1024,
-    *,
-    groups: GroupLabels | None = None,
-) -> LossCurves:
+def loss_curves(images: LabelledBounds, family: Family, n_points: int = 1024) -> LossCurves:
     """Losses and sizes of every image on a grid of lambdas.
 
     The grid holds quantiles of the pooled critical values (from a sample of half a million): 32 where the pooled risk
@@ -106,26 +98,19 @@ def loss_curves(
     exact at the grid points. Sizes are exact at up to 64 of them and interpolated linearly in lambda between.
 
     Args:
-        lower: (N, C, H, W) lower bounds before calibration; NumPy array, torch tensor or zarr array.
-        upper: Upper bounds, same shape.
-        target: Truth, same shape, in [0, 1].
-        mask: Same shape, or (N, 1, H, W); pixels where it is 1 are evaluated. None evaluates all.
-        scaling: "multiplicative", "additive" or "interval", or a fitted `Family`.
+        images: Bounds before calibration, and truth; their groups are kept with the curves.
+        family: Set family.
         n_points: Number of grid points G, at most; ties make it smaller.
-        groups: (N,) group label of each image.
     Raises:
-        ConfigError: If the scaling is unknown or n_points < 64.
-        ShapeError: If shapes do not match.
+        ConfigError: If n_points < 64.
         DataError: If evaluated values are NaN or infinite, an image has no evaluated pixel, or no lambda covers any.
     """
     if n_points < 2 * _COARSE_POINTS:
         raise ConfigError(f"n_points = {n_points}: must be at least {2 * _COARSE_POINTS}")
-    pixels = open_pixels(lower, upper, target, mask, scaling)
-    units = make_units("image", pixels.count_evaluated(), None)
-    labels = None
-    if groups is not None:
-        group_index(groups, units.n_images)
-        labels = np.asarray(groups)
+    pixels, labels = Pixels.of(images, family), None
+    units = make_units("image", images.count_evaluated(), None)
+    if images.groups is not None:
+        labels = np.asarray(images.groups)
         labels = labels.astype(str) if labels.dtype == object else labels
     lambdas = _grid(pixels, n_points)
     losses = units.losses(pixels.count_above(lambdas)).astype(np.float32)
@@ -134,13 +119,10 @@ def loss_curves(
 
 def assess_validity(
     candidates: Sequence[LossCurves],
+    options: CalibrationOptions,
     *,
     n: int,
     n_draws: int,
-    alpha: float,
-    delta: float,
-    ucb: BoundName,
-    unit: UnitName,
     seed: int,
     reselect: bool = False,
 ) -> Validity:
@@ -155,12 +137,10 @@ def assess_validity(
 
     Args:
         candidates: Loss curves of the pool; several (say, one per stored checkpoint) only with `reselect`.
+        options: Levels, bound and unit ("image", "group", for which curves need groups, or "pixel": the bound is given
+            the number of pixel values drawn); the family is that of the curves, and the draws have a random order.
         n: Images or groups in each draw.
         n_draws: Number of draws.
-        alpha: Risk level, in (0, 1).
-        delta: Error level, in (0, 1).
-        ucb: Bound, as in `calibrate`.
-        unit: "image", "group" (curves need groups), or "pixel" (the bound is given the number of pixel values drawn).
         seed: Seed of the draws; the same draws for every bound and candidate.
         reselect: Official selection on the set that calibrates: in every draw each candidate gets its own lambda_hat,
             and among those whose drawn risk is below alpha the one with the smallest drawn mean size is used.
@@ -169,18 +149,16 @@ def assess_validity(
         ShapeError: If the candidates' pools differ.
         DataError: If there are no groups for unit "group".
     """
-    check_level("alpha", alpha)
-    check_level("delta", delta)
-    _check_request(candidates, n, n_draws, ucb, unit, reselect)
-    pools = [_Pool.of(curves, unit) for curves in candidates]
-    generator = keyed_generator("validity", seed)
-    level, outcomes = Level(alpha, delta, n), []
+    _check_request(candidates, n, n_draws, options, reselect)
+    pools = [_Pool.of(curves, options.unit) for curves in candidates]
+    generator, bound = keyed_generator("validity", seed), get_bound(options.bound_name)
+    level, outcomes = Level(options.alpha, options.delta, n), []
     step = max(1, _DRAWN_CELLS // n)
     for start in range(0, n_draws, step):
         drawn = generator.integers(pools[0].n_units, size=(min(step, n_draws - start), n)).T
-        outcomes.append(_draw_outcomes(pools, drawn, get_rule(ucb), level, reselect))
+        outcomes.append(_draw_outcomes(pools, drawn, bound, level, reselect))
     feasible, risks, sizes = (np.concatenate(parts) for parts in zip(*outcomes, strict=True))
-    rate = float(np.mean(feasible & (risks > alpha)))
+    rate = float(np.mean(feasible & (risks > options.alpha)))
     size = float(sizes[feasible].mean()) if feasible.any() else math.nan
     error = math.sqrt(rate * (1.0 - rate) / n_draws)
     return Validity(rate, error, 1.0 - float(feasible.mean()), size, n_draws, n)
@@ -201,7 +179,7 @@ class _Pool:
     weights: FloatArray | None
 
     @classmethod
-    def of(cls, curves: LossCurves, unit: UnitName) -> "_Pool":
+    def of(cls, curves: LossCurves, unit: UnitName | None) -> "_Pool":
         if unit == "image":
             return cls(curves.losses, curves.sizes, None)
         if unit == "pixel":
@@ -226,25 +204,25 @@ class _Pool:
     def n_units(self) -> int:
         return len(self.losses)
 
-    def smallest_passing(self, drawn: IntArray, rule: Rule, level: Level) -> tuple[IntArray, BoolArray]:
+    def smallest_passing(self, drawn: IntArray, bound: RiskBound, level: Level) -> tuple[IntArray, BoolArray]:
         """Grid index of lambda_hat for each draw (column of `drawn`), and whether there is one."""
         n_draws, top = drawn.shape[1], self.losses.shape[1] - 1
         low, high = np.full(n_draws, -1), np.full(n_draws, top)
-        feasible = self._passes(drawn, high, rule, level)
+        feasible = self._passes(drawn, high, bound, level)
         while (high - low > 1).any():
             middle = (low + high + 1) // 2
-            passes = self._passes(drawn, middle, rule, level)
+            passes = self._passes(drawn, middle, bound, level)
             low, high = np.where(passes, low, np.minimum(middle, high - 1)), np.where(passes, middle, high)
         return high, feasible
 
-    def _passes(self, drawn: IntArray, at: IntArray, rule: Rule, level: Level) -> BoolArray:
+    def _passes(self, drawn: IntArray, at: IntArray, bound: RiskBound, level: Level) -> BoolArray:
         losses = self.losses[drawn, at].astype(np.float64)
         if self.weights is None:
-            return rule.passes(losses, level)
+            return bound.passes(losses, level)
         n_bound = self.weights[drawn].sum(axis=0)
-        if not isinstance(rule, MeanRule):
+        if not isinstance(bound, MeanBound):
             raise ConfigError("unit = 'pixel' needs a bound of the mean, not 'wsr'")
-        return rule.accepts(losses.sum(axis=0) / n_bound, n_bound, level)
+        return bound.accepts(losses.sum(axis=0) / n_bound, n_bound, level)
 
     def drawn_means(self, drawn: IntArray, at: IntArray) -> tuple[FloatArray, FloatArray]:
         """Risk and mean size of each draw at its grid index."""
@@ -263,14 +241,14 @@ class _Pool:
 
 
 def _draw_outcomes(
-    pools: list[_Pool], drawn: IntArray, rule: Rule, level: Level, reselect: bool
+    pools: list[_Pool], drawn: IntArray, bound: RiskBound, level: Level, reselect: bool
 ) -> tuple[BoolArray, FloatArray, FloatArray]:
     """For each draw: whether it is feasible, and the pool's risk and size at its lambda_hat."""
     n_draws = drawn.shape[1]
     smallest = np.full(n_draws, np.inf)
     risks, sizes = np.full(n_draws, np.nan), np.full(n_draws, np.nan)
     for pool in pools:
-        at, feasible = pool.smallest_passing(drawn, rule, level)
+        at, feasible = pool.smallest_passing(drawn, bound, level)
         drawn_risk, drawn_size = pool.drawn_means(drawn, at)
         better = feasible & (drawn_size < smallest) & ((drawn_risk < level.alpha) | (not reselect))
         true_risk, true_size = pool.pool_means()
@@ -279,15 +257,19 @@ def _draw_outcomes(
     return smallest < np.inf, risks, sizes
 
 
-def _check_request(candidates: Sequence[LossCurves], n: int, n_draws: int, ucb: str, unit: str, reselect: bool) -> None:
+def _check_request(
+    candidates: Sequence[LossCurves], n: int, n_draws: int, options: CalibrationOptions, reselect: bool
+) -> None:
     if not candidates or (len(candidates) > 1 and not reselect):
         raise ConfigError(f"{len(candidates)} candidates: one is needed, or several with reselect = True")
     if n < 1 or n_draws < 1:
         raise ConfigError(f"n = {n}, n_draws = {n_draws}: must be at least 1")
-    if unit not in ("image", "group", "pixel"):
-        raise ConfigError(f"unit = {unit!r}: must be 'image', 'group' or 'pixel'")
-    if unit == "pixel" and not isinstance(get_rule(ucb), MeanRule):
-        raise ConfigError(f"ucb = {ucb!r} with unit = 'pixel' is not assessed: choose a bound of the mean")
+    if options.unit is None:
+        raise ConfigError("unit is missing: what is drawn and counted must be said, 'image', 'group' or 'pixel'")
+    if options.unit == "pixel" and not isinstance(get_bound(options.bound_name), MeanBound):
+        raise ConfigError(
+            f"ucb = {options.bound_name!r} with unit = 'pixel' is not assessed: choose a bound of the mean"
+        )
     for other in candidates[1:]:
         check_same_shape(first_candidate=candidates[0].n_pixels, other_candidate=other.n_pixels)
         if not np.array_equal(np.asarray(candidates[0].groups), np.asarray(other.groups)):
@@ -311,7 +293,7 @@ def _grid(pixels: Pixels, n_points: int) -> FloatArray:
 def _sizes(pixels: Pixels, lambdas: FloatArray) -> FloatArray:
     """(N, G) float32 mean clamped sizes, exact at up to 64 grid points and interpolated between."""
     exact = _size_points(len(lambdas))
-    means = np.empty((pixels.n_images, len(exact)))
+    means = np.empty((pixels.images.n_images, len(exact)))
     for block in pixels.blocks():
         lower, upper = block.lower.astype(np.float32), block.upper.astype(np.float32)
         starts = np.concatenate([[0], block.ends[:-1]])

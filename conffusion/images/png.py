@@ -1,6 +1,4 @@
-"""PNG files below Pillow: their chunks are listed without decoding anything, and 8 or 16 bits a sample are written.
-
-Pillow writes no colour and no alpha of 16 bits; the format needs no more than zlib.
+"""What PNG files say beside their pixels: chunks, which are listed without decoding, and written with new pixels.
 
 Source:
     Portable Network Graphics Specification (Third Edition), https://www.w3.org/TR/png-3/.
@@ -11,21 +9,28 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
+import imagecodecs
 import numpy as np
 import numpy.typing as npt
 
 from conffusion.errors import DataError
+from conffusion.images.raw_image import Metadata
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # number of samples to colour type
-ROW_ABOVE = 2  # filter: differences from the row above
-ROWS_AT_A_TIME = 64
+HEADER_END = len(SIGNATURE) + 8 + 13 + 4  # signature, then length, kind, content and checksum of IHDR
+BIT_DEPTH_AT = len(SIGNATURE) + 8 + 8  # behind width and height
 
 
 def is_png(file: BinaryIO) -> bool:
     """Whether the file starts as a PNG does, whatever its name."""
     file.seek(0)
     return file.read(len(SIGNATURE)) == SIGNATURE
+
+
+def has_16_bits(file: BinaryIO) -> bool:
+    """Whether a PNG has 16 bits a sample."""
+    file.seek(BIT_DEPTH_AT)
+    return file.read(1) == b"\x10"
 
 
 def read_chunks(file: BinaryIO, kinds: Iterable[bytes], max_bytes: int = 2**24) -> list[tuple[bytes, bytes]]:
@@ -42,40 +47,31 @@ def read_chunks(file: BinaryIO, kinds: Iterable[bytes], max_bytes: int = 2**24) 
     return found
 
 
-def write_png(file: BinaryIO, samples: npt.NDArray[Any], chunks: Iterable[tuple[bytes, bytes]] = ()) -> None:
-    """Write one image, losslessly.
+def encode_png(samples: npt.NDArray[Any], metadata: Metadata) -> bytes:
+    """One image as a PNG, losslessly.
 
     Args:
-        file: Open for writing.
         samples: (H, W, 1 to 4) uint8 or uint16: grey or red, green, blue, and perhaps alpha.
-        chunks: Kind and content of what stands before the pixels.
+        metadata: What the file says beside the pixels, as far as PNG can.
     """
-    height, width, n_samples = samples.shape
-    header = struct.pack(">IIBBBBB", width, height, 8 * samples.itemsize, COLOUR_TYPES[n_samples], 0, 0, 0)
-    file.write(SIGNATURE)
-    for kind, content in ((b"IHDR", header), *chunks):
-        _write_chunk(file, kind, content)
-    compressor = zlib.compressobj(6)
-    for rows in _filtered_rows(samples):
-        _write_chunk(file, b"IDAT", compressor.compress(rows))
-    _write_chunk(file, b"IDAT", compressor.flush())
-    _write_chunk(file, b"IEND", b"")
+    encoded = imagecodecs.png_encode(np.ascontiguousarray(samples), level=6)
+    chunks = b"".join(
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in _chunks(metadata)
+    )
+    return bytes(encoded[:HEADER_END]) + chunks + bytes(encoded[HEADER_END:])
 
 
-def _filtered_rows(samples: npt.NDArray[Any]) -> Iterator[bytes]:
-    """Rows, some at a time: the number of the filter, then the differences from the row above."""
-    above = np.zeros((1, samples.shape[1] * samples.shape[2] * samples.itemsize), np.uint8)
-    for start in range(0, len(samples), ROWS_AT_A_TIME):
-        part = samples[start : start + ROWS_AT_A_TIME]
-        rows = part.astype(part.dtype.newbyteorder(">")).reshape(len(part), -1).view(np.uint8)
-        differences = rows - np.concatenate([above, rows[:-1]])
-        above = rows[-1:]
-        yield np.concatenate([np.full((len(part), 1), ROW_ABOVE, np.uint8), differences], axis=1).tobytes()
-
-
-def _write_chunk(file: BinaryIO, kind: bytes, content: bytes) -> None:
-    if content or kind != b"IDAT":
-        file.write(struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content)))
+def _chunks(metadata: Metadata) -> Iterator[tuple[bytes, bytes]]:
+    if metadata.icc_profile is not None:
+        yield b"iCCP", b"ICC profile\0\0" + zlib.compress(metadata.icc_profile)
+    if metadata.resolution is not None:
+        x, y = (min(round(number), 2**31 - 1) for number in metadata.resolution.per("m"))
+        is_length = metadata.resolution.unit is not None
+        yield b"pHYs", x.to_bytes(4, "big") + y.to_bytes(4, "big") + bytes([is_length])
+    if metadata.exif is not None:
+        yield b"eXIf", metadata.exif
+    yield from metadata.png_chunks
 
 
 def _steps(file: BinaryIO) -> Iterator[tuple[bytes, int]]:

@@ -1,6 +1,6 @@
 """One image as its file stores it: samples in their own type, and what else results like it have to carry over."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, Literal, Protocol
@@ -10,6 +10,8 @@ import numpy.typing as npt
 from conffusion.errors import DataError
 
 N_COLOURS = (1, 3)  # grey, red green blue
+TRUNCATED = "truncated: the file ends before the image does; copy it again or remove it"
+CMYK_WARNING = "CMYK was converted to RGB without a colour profile, so colours may be off; results are RGB"
 METRES = {"m": Fraction(1), "cm": Fraction(1, 100), "inch": Fraction(254, 10000)}
 
 
@@ -79,6 +81,7 @@ class RawImage:
         orientation: 1 to 8, as in EXIF; 1 is upright.
         suffix: Of results like it.
         metadata: What else the file says.
+        warnings: Sentences about how it was decoded, for people.
     """
 
     samples: npt.NDArray[Any]
@@ -87,13 +90,21 @@ class RawImage:
     inverted: bool = False
     orientation: int = 1
     metadata: Metadata = field(default_factory=Metadata)
+    warnings: tuple[str, ...] = ()
 
 
 class ImageFile(Protocol):
-    """A file whose headers have been read and found good; holds no open file."""
+    """A file whose headers have been read and found good; holds no open file.
 
-    def __len__(self) -> int:
-        """Number of images."""
+    Attributes:
+        sizes: (height, width) of each image as stored, before any rotation.
+    """
+
+    sizes: Sequence[tuple[int, int]]
+
+    def verify(self) -> None:
+        """Raise an error if the file is damaged, as far as that shows without decoding; most kinds show nothing."""
+        return
 
     def read(self, k: int) -> RawImage:
         """Decode image k."""
@@ -110,7 +121,7 @@ def check_size(height: int, width: int, max_pixels: int) -> None:
     if height * width > max_pixels:
         raise DataError(
             f"has {width}x{height} = {height * width:,} pixels, more than the {max_pixels:,} allowed; "
-            f"if that is no mistake, raise the limit with --max-pixels {height * width} (max_pixels), or cut the image"
+            f"if that is no mistake, cut it, or raise the limit with --max-pixels {height * width} (max_pixels)"
         )
 
 

@@ -1,61 +1,120 @@
 """Where image files come from: a folder, or an archive of one that is read in place and never unpacked to disk."""
 
+import os
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from functools import partial
+from functools import cached_property, partial
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from threading import Lock
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Literal, Protocol, TypeAlias
 
 from conffusion.errors import DataError
+from conffusion.images.zarr_file import is_zarr_folder
 
 COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 
 Read = Callable[[], bytes]  # gives the content of one member of an archive; safe in several threads
 
 
+@dataclass(frozen=True)
+class Member:
+    """A file of an archive, with what reading needs of a path.
+
+    Attributes:
+        archive: The archive.
+        name: Path in it, with `/`.
+        read: Gives the content.
+    """
+
+    archive: Path
+    name: str
+    read: Read
+
+    def __str__(self) -> str:
+        """`celeba.zip: img/3.jpg`."""
+        return f"{self.archive}: {self.name}"
+
+    @cached_property
+    def _content(self) -> bytes:
+        return self.read()
+
+    def open(self, mode: Literal["rb"]) -> BinaryIO:
+        """The content, as a whole in memory."""
+        return BytesIO(self._content)
+
+    def is_dir(self) -> bool:
+        """Never: folders of archives are no members."""
+        return False
+
+    def stat(self) -> os.stat_result:
+        """That of the archive: while it stays, so does the content."""
+        return self.archive.stat()
+
+
+Location: TypeAlias = Path | Member
+
+
 class Source(Protocol):
     """Files below one root, named by their path below it with `/`; all methods are safe in several threads."""
 
-    def files(self, pattern: str) -> list[str]:
-        """Files that match a glob, in no particular order."""
+    def files(self) -> list[str]:
+        """All files, in no particular order; a zarr array or group counts as one."""
 
-    def open(self, file: str) -> BinaryIO:
-        """A file for reading, with random access; FileNotFoundError if there is none."""
+    def at(self, file: str) -> Location:
+        """A file; FileNotFoundError, now or when it is opened, if there is none."""
 
     def describe(self, file: str) -> str:
         """The file as messages name it."""
 
-    def stamp(self, file: str) -> tuple[int, int]:
-        """Bytes and time of change (ns) of what holds the file: while they stay, so does its content."""
-
 
 @dataclass(frozen=True)
 class FolderSource:
-    """Files of a folder and its subfolders."""
+    """Files of a folder and its subfolders; links are followed, but what several names lead to is there once."""
 
     root: Path
 
-    def files(self, pattern: str) -> list[str]:
-        """Files that match a glob, in no particular order."""
-        return [file.relative_to(self.root).as_posix() for file in self.root.glob(pattern) if file.is_file()]
+    def files(self) -> list[str]:
+        """All files and zarr folders.
 
-    def open(self, file: str) -> BinaryIO:
-        """A file for reading; FileNotFoundError if there is none."""
-        return (self.root / file).open("rb")
+        Raises:
+            DataError: If a folder cannot be listed.
+        """
+        found: list[str] = []
+        linked_files: list[str] = []
+        folders: list[tuple[Path, str]] = [(self.root, "")]
+        links: list[tuple[Path, str]] = []
+        visited: set[Path] = set()
+        while folders or links:
+            folder, below = folders.pop() if folders else links.pop(0)
+            identity = folder.resolve()
+            if identity in visited:
+                continue
+            visited.add(identity)
+            for entry in _entries(folder):
+                name, is_link = below + entry.name, entry.is_symlink()
+                target = Path(entry) if is_link else entry  # of a link to itself, only a path says that it is nothing
+                if target.is_dir() and not is_zarr_folder(Path(entry)):
+                    # What lies here comes before what links lead to, whatever their names.
+                    (links if is_link else folders).append((Path(entry), f"{name}/"))
+                elif target.is_dir() or target.is_file():
+                    (linked_files if is_link else found).append(name)
+        if linked_files:
+            known = {(self.root / name).resolve() for name in found}
+            targets = {(self.root / name).resolve(): name for name in reversed(linked_files)}
+            found += [name for target, name in targets.items() if target not in known]
+        return found
+
+    def at(self, file: str) -> Path:
+        """Its path."""
+        return self.root / file
 
     def describe(self, file: str) -> str:
-        """The path of the file."""
+        """Its path."""
         return str(self.root / file)
-
-    def stamp(self, file: str) -> tuple[int, int]:
-        """Bytes and time of change of the file."""
-        return _stamp(self.root / file)
 
 
 @dataclass(frozen=True)
@@ -65,24 +124,19 @@ class ArchiveSource:
     path: Path
     members: Mapping[str, Read]
 
-    def files(self, pattern: str) -> list[str]:
-        """Members that match a glob."""
-        wanted = pattern.split("/")
-        return [name for name in self.members if _matches(name.split("/"), wanted)]
+    def files(self) -> list[str]:
+        """All members."""
+        return list(self.members)
 
-    def open(self, file: str) -> BinaryIO:
-        """A member for reading, as a whole in memory; FileNotFoundError if there is none."""
+    def at(self, file: str) -> Member:
+        """The member; FileNotFoundError if there is none."""
         if file not in self.members:
             raise FileNotFoundError(file)
-        return BytesIO(self.members[file]())
+        return Member(self.path, file, self.members[file])
 
     def describe(self, file: str) -> str:
         """`celeba.zip: img/3.jpg`."""
         return f"{self.path}: {file}"
-
-    def stamp(self, file: str) -> tuple[int, int]:
-        """Bytes and time of change of the archive."""
-        return _stamp(self.path)
 
 
 def open_source(path: str | Path) -> Source:
@@ -109,6 +163,14 @@ def open_source(path: str | Path) -> Source:
         return ArchiveSource(root, dict(_safe_names(members)))
 
 
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be listed ({error.strerror}); check its name and permissions") from error
+
+
 def _zip_members(path: Path) -> Iterator[tuple[str, Read]]:
     archive, turn = zipfile.ZipFile(path), Lock()  # stays open as long as one of the members is in use
     for entry in archive.infolist():
@@ -131,27 +193,18 @@ def _tar_members(path: Path) -> Iterator[tuple[str, Read]]:
     """Regular files of an uncompressed tar archive; links and sparse files are passed over."""
     with tarfile.open(path, "r:") as archive:
         members = archive.getmembers()
-    _check_tar_end(path, archive.offset)
+    # The reader takes whatever is no header for the end of the archive; only a block of zeros is one.
+    if _read_part(path, archive.offset, tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise DataError(f"is cut or damaged at byte {archive.offset}")
     for member in members:
         if member.isreg() and not member.issparse():
             yield member.name, partial(_read_part, path, member.offset_data, member.size)
-
-
-def _check_tar_end(path: Path, offset: int) -> None:
-    """The reader takes whatever is no header for the end of the archive; only a block of zeros is one."""
-    if _read_part(path, offset, tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-        raise DataError(f"is cut or damaged at byte {offset}")
 
 
 def _read_part(path: Path, offset: int, n_bytes: int) -> bytes:
     with path.open("rb") as file:
         file.seek(offset)
         return file.read(n_bytes)
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
 
 
 @contextmanager
@@ -170,12 +223,3 @@ def _safe_names(members: Iterable[tuple[str, Read]]) -> Iterator[tuple[str, Read
         path = PurePosixPath(name)
         if not path.is_absolute() and ".." not in path.parts:
             yield path.as_posix(), read
-
-
-def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Whether a path matches a glob, both split at `/`; `**` stands for any number of folders."""
-    if not pattern:
-        return not parts
-    if pattern[0] == "**":
-        return any(_matches(parts[k:], pattern[1:]) for k in range(len(parts) + 1))
-    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])

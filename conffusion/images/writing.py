@@ -17,8 +17,7 @@ from PIL import Image as PillowImage
 from conffusion.core.arrays import FloatArray
 from conffusion.errors import ShapeError
 from conffusion.images.image import Encoding, Image
-from conffusion.images.pillow_file import png_chunks
-from conffusion.images.png import write_png
+from conffusion.images.png import encode_png
 from conffusion.images.raw_image import Metadata
 from conffusion.images.tiff_file import UNIT_CODES
 from conffusion.store import atomic_path
@@ -52,7 +51,7 @@ def write_like(
     """
     path = Path(f"{path_without_suffix}{original.suffix}")
     pixels = np.asarray(pixels)
-    n_channels = len(original.pixels)
+    n_channels = original.samples.shape[2]
     if pixels.ndim != 3 or len(pixels) != n_channels or pixels.size == 0:
         raise ShapeError(f"{path}: pixels have shape {pixels.shape}, expected ({n_channels}, H, W) as {original.name}")
     if not np.isfinite(pixels).all():
@@ -113,8 +112,7 @@ def _write(path: Path, suffix: str, planes: list[npt.NDArray[Any]], metadata: Me
     elif suffix == ".zarr":
         _write_zarr(path, planes, metadata)
     else:
-        with path.open("wb") as file:
-            write_png(file, np.stack(planes, axis=2), png_chunks(metadata))
+        path.write_bytes(encode_png(np.stack(planes, axis=2), metadata))
 
 
 def _write_tiff(path: Path, planes: list[npt.NDArray[Any]], metadata: Metadata, *, inverted: bool) -> None:

@@ -1,5 +1,6 @@
 """Images in a zarr array on disk: (C, H, W), or (N, C, H, W) for several."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import zarr
 
 from conffusion.errors import DataError
-from conffusion.images.raw_image import N_COLOURS, Metadata, RawImage, check_size
+from conffusion.images.raw_image import N_COLOURS, ImageFile, Metadata, RawImage, check_size
 
 MARKERS = ("zarr.json", ".zarray", ".zgroup")
 IMAGE = "image"  # name of the array that counts where a group has several
@@ -18,7 +19,7 @@ def is_zarr_folder(path: Path) -> bool:
     return any((path / marker).is_file() for marker in MARKERS)
 
 
-class ZarrFile:
+class ZarrFile(ImageFile):
     """The images of one array.
 
     Args:
@@ -39,10 +40,8 @@ class ZarrFile:
         check_size(int(array.shape[-2]), int(array.shape[-1]), max_pixels)
         _check_chunk(array, max_pixels)
         self._array = array
-
-    def __len__(self) -> int:
-        """Number of images."""
-        return int(self._array.shape[0]) if self._array.ndim == 4 else 1
+        n_images = int(array.shape[0]) if array.ndim == 4 else 1
+        self.sizes: Sequence[tuple[int, int]] = [(int(array.shape[-2]), int(array.shape[-1]))] * n_images
 
     def read(self, k: int) -> RawImage:
         """Decode image k."""

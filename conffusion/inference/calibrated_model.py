@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save
 
 from conffusion import __version__
 from conffusion.calibration import Calibration, calibrate
-from conffusion.calibration.rules import finite_sample_rule
+from conffusion.calibration.risk_bounds import finite_sample_bound
 from conffusion.calibration.scaling import get_scaling
 from conffusion.calibration.ucb import check_level
 from conffusion.calibration.units import index_by_appearance
@@ -241,7 +241,7 @@ def _check_settings(alpha: float, delta: float, scaling: str, ucb: BoundName, qu
     check_level("alpha", alpha)
     check_level("delta", delta)
     get_scaling(scaling)
-    finite_sample_rule(ucb)
+    finite_sample_bound(ucb)
     if not 0 <= quantiles[0] < quantiles[1] <= 1:
         raise ConfigError(f"quantiles = {quantiles}: must be in order and lie in [0, 1]")
 

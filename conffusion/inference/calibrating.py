@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 from conffusion.calibration import Calibration, calibrate
-from conffusion.calibration.rules import finite_sample_rule
+from conffusion.calibration.risk_bounds import finite_sample_bound
 from conffusion.calibration.ucb import check_level
 from conffusion.calibration.units import group_index, group_means, index_by_appearance
 from conffusion.core.arrays import FloatArray, GroupLabels
 from conffusion.core.choices import BoundName
 from conffusion.evaluation.diagnostics import RiskCurve, risk_curve
+from conffusion.images.image import kinds_of_warnings
 from conffusion.inference.arrays import Arrays
 from conffusion.inference.collecting import Collection, new_collection
 from conffusion.inference.curve_figure import draw_risk_curve
@@ -48,7 +49,7 @@ class Promise:
         """Refuse what cannot be promised, before any image is predicted."""
         check_level("alpha", self.alpha)
         check_level("delta", self.delta)
-        finite_sample_rule(self.ucb)
+        finite_sample_bound(self.ucb)
 
 
 def calibrate_package(
@@ -75,7 +76,7 @@ def calibrate_package(
     output, package = Path(output), predictor.package
     inputs = inputs.shuffled(package.record.seed)
     with new_collection(output) as collection:
-        _collect(predictor, inputs, collection)
+        warnings = _collect(predictor, inputs, collection)
         found, curve = _calibrate(collection.arrays, package.family.scaling.name, promise, inputs.groups)
         calibration = replace(found, scaling=package.family.name, shape=package.family.shape)
         before = collection.losses(package.family.scaling.name, package.calibration.lambda_hat)
@@ -93,6 +94,7 @@ def calibrate_package(
     new = package.recalibrated(calibration, on, evidence, bfloat16=predictor.bfloat16)
     write_package(new, output / MODEL, licence)
     verdict = calibration_verdict(calibration, _unit_mean(before, inputs.groups), package.calibration)
+    verdict = "\n".join([verdict, *(f"WARNING: {count} of the pairs: {text}" for text, count in warnings.items())])
     _write_results(output, calibration, curve, verdict, new)
     return verdict
 
@@ -119,11 +121,15 @@ def calibrate_arrays(
     return verdict
 
 
-def _collect(predictor: Predictor, inputs: Inputs, collection: Collection) -> None:
+def _collect(predictor: Predictor, inputs: Inputs, collection: Collection) -> dict[str, int]:
+    """Fill the collection; returns kinds of warnings about values, with the number of pairs that have them."""
+    warnings: list[str] = []
     for item, unscaled in restore(predictor, inputs, list(inputs.names), "predicting pairs"):
         assert item.target is not None
         target = np.asarray(item.target, dtype=np.float64)
         collection.append(item.name, unscaled.lower, unscaled.upper, target, unscaled.mask, unscaled.features())
+        warnings += item.warnings
+    return kinds_of_warnings(warnings)
 
 
 def _calibrate(

@@ -9,6 +9,7 @@ import numpy as np
 
 from conffusion.calibration.scaling import get_scaling
 from conffusion.core.arrays import GroupLabels
+from conffusion.images.image import kinds_of_warnings
 from conffusion.inference.arrays import Arrays
 from conffusion.inference.collecting import new_collection
 from conffusion.inference.inputs import Inputs
@@ -38,6 +39,7 @@ def evaluate_package(predictor: Predictor, inputs: Inputs, output: str | Path, *
         StoreError: If the disk refuses.
     """
     output, records, start = Path(output), [], time.monotonic()
+    warnings: list[str] = []  # about values
     with new_collection(output) as collection:
         for item, unscaled in restore(predictor, inputs, list(inputs.names), "evaluating"):
             assert item.target is not None
@@ -46,6 +48,7 @@ def evaluate_package(predictor: Predictor, inputs: Inputs, output: str | Path, *
             records.append(
                 write_prediction(output / item.name, item, interval, predictor.package, facts, pictures=pictures)
             )
+            warnings += item.warnings
             mask = unscaled.mask
             collection.append(item.name, interval.lower, interval.upper, item.target, mask, unscaled.features())
             start = time.monotonic()
@@ -62,6 +65,8 @@ def evaluate_package(predictor: Predictor, inputs: Inputs, output: str | Path, *
         **metrics,
     }
     write_tables(output, records, summary)
+    kinds = kinds_of_warnings(warnings)
+    verdict = "\n".join([verdict, *(f"WARNING: {count} of the pairs: {text}" for text, count in kinds.items())])
     _write(output, verdict, {**metrics, "drift": drift})
     return verdict
 

@@ -80,6 +80,7 @@ def package_run(run: str | Path, task: str, method: str, protocol: str = "guaran
             smallest=(side, side),
             largest=(side, side),
             masks="centre" if build_task(task, **settings).has_mask else "none",
+            value_range=_value_range(config),
         ),
         provenance={
             "run": config.get("run"),
@@ -140,6 +141,13 @@ def _code_behind(images: SealedStore) -> dict[str, str]:
     if "function" not in degradation:
         return {}
     return {"corrupted_by": f"{Path(degradation['function']).name} (SHA-256 of the file `{degradation['sha256']}`)"}
+
+
+def _value_range(config: _RunSettings) -> tuple[float, float] | None:
+    """Sample values that stood for 0 and 1; runs of older code have no such key."""
+    folder = config.get("dataset").get("folder") or {}
+    given = folder.get("value_range") if config.get("dataset", "name") == "folder" else None
+    return None if given is None else (given[0], given[1])
 
 
 def _overlap(side: int, factor: int) -> int:

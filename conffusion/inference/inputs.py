@@ -51,6 +51,7 @@ class Item:
         image: (C, H, W) what is restored.
         mask: (H, W) uint8, 1 where missing; None where the task needs none.
         target: (C, H, W) truth, of the restored size; None where it is not known.
+        warnings: Sentences about the values of image and truth, for people.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Item:
     image: FloatArray
     mask: npt.NDArray[np.uint8] | None
     target: FloatArray | None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -140,12 +142,9 @@ def gather(task: Task, seed: int, images: Paths, targets: Paths, options: InputO
 class _Place:
     """One image of a file."""
 
+    file: Path
     originals: ImageSequence
     number: int
-
-    @property
-    def file(self) -> Path:
-        return self.originals.path
 
     def read(self) -> Image:
         return self.originals[self.number]
@@ -164,7 +163,7 @@ class _Reader:
         for file, name in output_names(list_images(paths), paths).items():
             opened = open_images(file, max_pixels=self.options.max_pixels, value_range=self.options.value_range)
             for number in range(len(opened)):
-                places[name if len(opened) == 1 else f"{name}/{number:04d}"] = _Place(opened, number)
+                places[name if len(opened) == 1 else f"{name}/{number:04d}"] = _Place(file, opened, number)
         return places
 
     def masks(self, names: Sequence[str]) -> dict[str, Path]:
@@ -192,7 +191,10 @@ class _Reader:
             pixels, known = self._corrupt(name, pixels)
         elif target is not None:
             known = self._fitting(name, pixels, target)
-        return Item(name, original, pixels, self._mask(pixels, mask_file), known)
+        warnings = original.warnings
+        if corrupted is not None and target is not None:
+            warnings += tuple(f"truth: {warning}" for warning in target.warnings)
+        return Item(name, original, pixels, self._mask(pixels, mask_file), known, warnings)
 
     def _corrupt(self, name: str, truth: FloatArray) -> tuple[FloatArray, FloatArray]:
         """What people would have of a truth, and the truth, cut to a size that the task can have made."""

@@ -1,9 +1,7 @@
 """`conffusion predict`: intervals of every image of a folder, as files."""
 
-import re
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import numpy as np
 
 from conffusion.core.arrays import FloatArray
 from conffusion.errors import StoreError
+from conffusion.images.image import kinds_of_warnings
 from conffusion.inference.card import promise_in_words
 from conffusion.inference.inputs import Inputs, Item
 from conffusion.inference.predictor import Predictor
@@ -69,7 +68,7 @@ def predict_images(
         "drift": drift_summary(predictor, features, inputs),
         "warnings": input_warnings(predictor, inputs),
         "n_with_warnings": sum(bool(record["warnings"]) for record in records),
-        "kinds_of_warnings": _kinds([warning for record in records for warning in record["warnings"]]),
+        "kinds_of_warnings": kinds_of_warnings([warning for record in records for warning in record["warnings"]]),
         "interval_size_mean": float(np.mean([record["interval_size_mean"] for record in records])),
         "seconds": time.monotonic() - start,
     }
@@ -125,16 +124,6 @@ def input_warnings(predictor: Predictor, inputs: Inputs) -> list[str]:
 
 def _identity(predictor: Predictor) -> tuple[str, float]:
     return predictor.package.weights_sha256, predictor.calibration.lambda_hat
-
-
-def _kinds(warnings: Sequence[str]) -> dict[str, int]:
-    """How many images have each kind of warning; numbers make no kind of their own, and the first stands for all."""
-    first: dict[str, str] = {}
-    counts: Counter[str] = Counter()
-    for warning in warnings:
-        kind = re.sub(r"[\d.e-]+", "#", warning)
-        counts[first.setdefault(kind, warning)] += 1
-    return dict(counts)
 
 
 def _finished(predictor: Predictor, inputs: Inputs, output: Path) -> dict[str, dict[str, Any]]:

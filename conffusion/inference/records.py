@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from conffusion import __version__
+from conffusion.images.listing import mark_results
 from conffusion.images.writing import write_like
 from conffusion.inference.card import promise_in_words
 from conffusion.inference.inputs import Item
@@ -44,6 +45,7 @@ def write_prediction(
     Raises:
         StoreError: If the disk refuses.
     """
+    mark_results(folder)
     files = {
         name: write_like(item.original, folder / name, getattr(interval, name), rounding=rounding).name
         for name, rounding in _ROUNDING.items()
@@ -80,7 +82,7 @@ def write_prediction(
         "bit_depth": item.original.bit_depth,
         "value_range": [item.original.encoding.black, item.original.encoding.white],  # samples that stand for 0 and 1
         "files": files,
-        "warnings": [*item.original.warnings, *image_warnings(package, item, interval, facts["tiles"])],
+        "warnings": [*item.warnings, *image_warnings(package, item, interval, facts["tiles"])],
         **facts,
     }
     write_json(folder / RECORD, record)

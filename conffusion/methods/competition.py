@@ -2,33 +2,17 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from conffusion.bounds import sort_bounds
 from conffusion.calibration.procedure import LambdaGrid
 from conffusion.config.schema import CalibrationSettings
-from conffusion.core.arrays import FloatArray
+from conffusion.core.labelled_bounds import LabelledBounds
 from conffusion.errors import CalibrationError
 from conffusion.methods.protocols import Protocol
-
-
-@dataclass(frozen=True)
-class ValidationImages:
-    """Images of the split on which checkpoints of one protocol compete.
-
-    Attributes:
-        target: (N, C, H, W) float32 in [0, 1].
-        mask: (N, C, H, W), 1 at evaluated pixels.
-        groups: (N,) group of every image, or None.
-    """
-
-    target: FloatArray
-    mask: npt.NDArray[np.uint8]
-    groups: npt.NDArray[np.object_] | None
 
 
 @dataclass(frozen=True)
@@ -103,26 +87,27 @@ class Competition:
 
 
 def score_checkpoint(
-    protocol: Protocol,
-    lower: FloatArray,
-    upper: FloatArray,
-    images: ValidationImages,
-    settings: CalibrationSettings,
-    grid: LambdaGrid | None = None,
+    protocol: Protocol, images: LabelledBounds, settings: CalibrationSettings, grid: LambdaGrid | None = None
 ) -> Score:
-    """Calibrate bounds, (N, C, H, W) in [0, 1], on the split and measure the intervals that result.
+    """Calibrate the bounds of a checkpoint on the split and measure the intervals that result.
 
     Where the risk is not controlled, which only the official grid lets happen, the checkpoint cannot win.
+
+    Args:
+        protocol: How they are calibrated.
+        images: Bounds of the checkpoint, (N, C, H, W) in [0, 1], and truth.
+        settings: alpha, delta, bound and families.
+        grid: As in `Protocol.calibrate`.
     """
     if protocol.sorts_bounds:
-        lower, upper, _ = sort_bounds(lower, upper)
+        lower, upper, _ = sort_bounds(images.lower, images.upper)
+        images = replace(images, lower=lower, upper=upper)
     try:
-        calibration = protocol.calibrate(
-            lower, upper, images.target, mask=images.mask, groups=images.groups, settings=settings, grid=grid
-        )
+        calibration = protocol.calibrate(images, settings, grid=grid)
     except CalibrationError:
         return Score(float("nan"), float("nan"), float("inf"))
-    calibrated_lower, calibrated_upper = calibration.apply(lower, upper)
-    size = float((calibrated_upper - calibrated_lower)[images.mask > 0].mean())
+    lower, upper = calibration.apply(images.lower, images.upper)
+    evaluated = slice(None) if images.mask is None else np.broadcast_to(images.mask == 1, images.shape)
+    size = float((upper - lower)[evaluated].mean())
     size = size if protocol.is_feasible(calibration) else float("inf")
     return Score(calibration.lambda_hat, calibration.risk, size)

@@ -1,4 +1,4 @@
-"""One forward pass from a corrupted image to bounds: what each kind of network is shown, and how its heads are read."""
+"""One forward pass from a degraded image to bounds: what each kind of network is shown, and how its heads are read."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,7 +20,7 @@ class Bounds(NamedTuple):
 
 @dataclass(frozen=True)
 class OnePass:
-    """How a kind of network sees the corrupted image (conformance facts of the official code, section 1).
+    """How a kind of network sees the degraded image (docs/official_code.md, section 1).
 
     Attributes:
         second_input: What stands where the noisy image stood in diffusion training, after the condition:
@@ -55,7 +55,7 @@ class BoundPredictor(nn.Module):
         prediction_time: Place in the schedule, in [0, 1): 0 = its cleanest step.
         has_holes: Whether pixels where the mask is 1 are missing from the condition.
         maps_timestep: Whether a network that takes time steps is told the step of the schedule that it was trained on;
-            the official G-Conffusion tells it the step of the respaced schedule (conformance facts, section 1).
+            the official G-Conffusion tells it the step of the respaced schedule (docs/official_code.md, section 1).
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class BoundPredictor(nn.Module):
         """Bounds of a batch.
 
         Args:
-            condition_pm1: (N, C, H, W) corrupted images in [-1, 1].
+            condition_pm1: (N, C, H, W) degraded images in [-1, 1].
             mask: (N, C, H, W), 1 at evaluated pixels (the hole, or everything).
             noise: (N, C, H, W) standard normal; fills holes, or is added, where the kind of network wants it.
             labels: (N,) class labels for class-conditional networks.

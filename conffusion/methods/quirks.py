@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Quirk:
-    """What goes astray in one pass over a split (conformance facts, sections 1 and 7).
+    """What the official code does otherwise in one pass over a split (docs/official_code.md, sections 1 and 7).
 
     Attributes:
         call: Name of the pass; noise and classes are drawn anew for each, instead of once per image.

@@ -1,10 +1,9 @@
 """The compared systems as data: which network, where its weights start, what it is fitted to, by which loss."""
 
-import difflib
 from dataclasses import dataclass
 from typing import Literal
 
-from conffusion.errors import ConfigError
+from conffusion.core.names import lookup
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,4 @@ def get_method(name: str) -> Method:
     Raises:
         ConfigError: If there is none; names the nearest.
     """
-    if name in METHODS:
-        return METHODS[name]
-    close = difflib.get_close_matches(name, METHODS, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(METHODS)}"
-    raise ConfigError(f"methods: {name!r} is not a method; {hint}")
+    return lookup(METHODS, name, "method")

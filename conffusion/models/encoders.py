@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from conffusion.core.names import lookup
 from conffusion.errors import ConfigError, ShapeError
-from conffusion.models.hints import nearest
 
 MIN_ATTENTION_CHANNELS = 32
 
@@ -213,19 +213,17 @@ def build_encoder(name: str, n_classes: int = 1000) -> Encoder:
     """Encoder by name.
 
     Args:
-        name: A key of `ENCODERS`: resnext50_32x4d, resnext101_32x8d, resnest14d, resnest50d, resnest101e, or the small
-            ones of this package for 32x32 images: resnext_small, resnest_small.
+        name: A key of `ENCODERS`; resnext_small and resnest_small are this package's own, for 32x32 images.
         n_classes: Size of the classifier's output.
     Returns:
         The network, randomly initialised (He et al. 2015).
     Raises:
         ConfigError: If the name is unknown or n_classes is not positive.
     """
-    if name not in ENCODERS:
-        raise ConfigError(f"encoder {name!r}: must be one of {', '.join(ENCODERS)}{nearest(name, ENCODERS)}")
+    spec = lookup(ENCODERS, name, "encoder")
     if n_classes < 1:
         raise ConfigError(f"encoder {name}: n_classes = {n_classes}: must be positive")
-    return Encoder(ENCODERS[name], n_classes)
+    return Encoder(spec, n_classes)
 
 
 def _stem(spec: EncoderSpec) -> nn.Module:

@@ -1,12 +1,13 @@
 """Noise schedules of SR3, Palette and guided diffusion (Ho et al. 2020; Nichol and Dhariwal 2021)."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from conffusion.core.arrays import FloatArray, IntArray
+from conffusion.core.names import lookup
 from conffusion.errors import ConfigError
 
 MAX_BETA = 0.999
@@ -67,7 +68,7 @@ def noise_schedule(
     """Build a noise schedule by its official name.
 
     Args:
-        name: "linear", "cosine", "quad", "const", "warmup10" or "warmup50".
+        name: A key of `SCHEDULES`.
         n_timesteps: Number of steps before respacing.
         linear_start: First beta of "linear", "quad" and the warm-ups.
         linear_end: Last beta of these, and the constant of "const".
@@ -76,9 +77,7 @@ def noise_schedule(
     Raises:
         ConfigError: If the name is unknown or `respacing` exceeds `n_timesteps`.
     """
-    if name not in _BETAS:
-        raise ConfigError(f"noise schedule {name!r} is unknown; choose one of {', '.join(_BETAS)}")
-    betas = _BETAS[name](n_timesteps, linear_start, linear_end, cosine_s)
+    betas = lookup(SCHEDULES, name, "noise schedule")(n_timesteps, linear_start, linear_end, cosine_s)
     timesteps: IntArray = np.arange(n_timesteps)
     if respacing is not None:
         timesteps = _spaced_timesteps(n_timesteps, respacing)
@@ -113,7 +112,7 @@ def _cosine(n: int, _: float, __: float, offset: float) -> FloatArray:
     return np.minimum(1 - signal[1:] / signal[:-1], MAX_BETA)
 
 
-_BETAS: dict[str, Callable[[int, float, float, float], FloatArray]] = {
+SCHEDULES: Mapping[str, Callable[[int, float, float, float], FloatArray]] = {
     "linear": _linear,
     "cosine": _cosine,
     "quad": _quad,

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from conffusion.core.names import lookup, nearest_hint
 from conffusion.errors import ConfigError
-from conffusion.models.hints import nearest
 from conffusion.models.unet_spec import VARIANTS, UNetSpec, Variant
 
 REQUIRED = object()  # marks a key without a default in the official code
@@ -190,9 +190,8 @@ def read_spec(kind: str, config: Mapping[str, Any]) -> UNetSpec:
         Saharia et al. 2021 (SR3); Saharia et al. 2022 (Palette); Dhariwal and Nichol 2021 (ADM, table 4); defaults as
         in the public code of the three.
     """
-    if kind not in VARIANTS:
-        raise ConfigError(f"U-Net kind {kind!r}: must be one of {', '.join(VARIANTS)}{nearest(kind, VARIANTS)}")
-    spec = _READERS[kind](_complete(kind, config), VARIANTS[kind])
+    variant = lookup(VARIANTS, kind, "U-Net kind")
+    spec = _READERS[kind](_complete(kind, config), variant)
     _check(kind, spec)
     return spec
 
@@ -202,7 +201,7 @@ def _complete(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
     defaults = _DEFAULTS[kind]
     for key in config:
         if key not in defaults:
-            raise ConfigError(f"{kind} configuration: unknown key {key!r}{nearest(str(key), defaults)}")
+            raise ConfigError(f"{kind} configuration: unknown key {key!r}{nearest_hint(str(key), defaults)}")
     full = {**defaults, **{key: value for key, value in config.items() if value is not None}}
     missing = [key for key, value in full.items() if value is REQUIRED]
     if missing:

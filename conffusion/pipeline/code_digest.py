@@ -22,27 +22,20 @@ PACKAGE = Path(__file__).resolve().parents[1]
 # Cannot change a number, so edits of these rerun nothing: messages, logging, files as such, settings (rules have a
 # digest of their values), the plan, and the processes around a job.
 NEUTRAL = (
-    "errors.py",
-    "core/progress.py",
-    "core/names.py",
-    "core/layout.py",
-    "config",
-    "store",
-    "cli",
-    "contrib",
-    "pipeline",
-)
+    "errors.py", "core/progress.py", "core/names.py", "core/layout.py", "core/logs.py", "config", "store", "cli",
+    "contrib", "pipeline",
+)  # fmt: skip
 COUNTED = ("pipeline/stages", "store/zarr_store.py", "store/writer.py")  # in spite of that
-PASSED_THROUGH = ("pipeline/finetuning.py", "pipeline/job.py")  # neutral, but they call what is not
+PASSED_THROUGH = ("pipeline/finetuning.py",)  # neutral, but it calls what is not
+# What a script takes from its job, and which code that is.
+OF_THE_JOB: Mapping[str, tuple[str, str]] = MappingProxyType({"job.device": ("core/device.py", "select_device")})
 # Mentioned by a script and what it uses, but of no effect on its numbers.
 WITHOUT_EFFECT: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "split_images": ("calibration", "methods", "tasks"),  # only checks that the splits are large enough
-        "extract_bounds": (
-            "calibration",
-            "metrics.py",
-        ),  # protocols say whether bounds are sorted; nothing is calibrated
-        "predict_bounds": ("calibration", "metrics.py"),  # likewise
+        # protocols say whether bounds are sorted; nothing is calibrated
+        "extract_bounds": ("calibration", "metrics.py"),
+        "predict_bounds": ("calibration", "metrics.py"),
     }
 )
 
@@ -133,6 +126,9 @@ class CodeIndex:
 
     def _resolve(self, module: "_Module", used: str) -> Symbol | None:
         """Where a name, or `name.attribute`, that a module uses is defined; None outside the package."""
+        if used in OF_THE_JOB:
+            file, name = OF_THE_JOB[used]
+            return self._package / file, name
         first, _, attribute = used.partition(".")
         if first in module.statements and first != _WHOLE:
             return module.file, first

@@ -143,7 +143,7 @@ class Estimate:
     def _sampling(self, task: str) -> StageCost:
         sampling, architecture = self._config.sampling, self._architecture(self._config.tasks[task].prior)
         schedule = architecture.build_schedule()
-        steps = schedule.n_timesteps if schedule and sampling.solver == "ancestral" else sampling.n_steps
+        steps = Solver(sampling.solver, sampling.n_steps).n_calls(schedule) if schedule else sampling.n_steps
         passes = self._n(*SPLITS) * sampling.n_variants * steps
         jobs = sum(self._plan.n_shards(split) for split in SPLITS)
         seconds = passes * self._seconds_per_sampling_pass(task, architecture) + jobs * JOB_START

@@ -87,9 +87,9 @@ def _variants(plan: Plan, task: str) -> SamplingStage:
     return SamplingStage(
         _network(plan, config.tasks[task].prior),
         sampling if adaptive else _with_fixed_number(sampling),
-        config.calibration.alpha / 2 if adaptive else None,
         config.seed,
-        config.precision,
+        config.calibration.alpha / 2 if adaptive else None,
+        precision=config.precision,
     )
 
 
@@ -99,7 +99,8 @@ def _studied_solver(plan: Plan, task: str, solver: str, n_steps: str) -> Samplin
         config.sampling, solver=solver, n_steps=int(n_steps), n_variants=plan.studied_variants(solver, int(n_steps))
     )
     network = _network(plan, config.tasks[task].prior)
-    return SamplingStage(network, sampling, None, config.seed, config.precision, config.solver_study.n_images)
+    n_images = config.solver_study.n_images
+    return SamplingStage(network, sampling, config.seed, n_images=n_images, precision=config.precision)
 
 
 def _prior_samples(plan: Plan) -> PriorSamplesStage:

@@ -137,18 +137,19 @@ class SamplingStage(StageSettings):
     Attributes:
         prior: Network of the task's prior; its weights are an input.
         sampling: Settings of the sampler.
-        quantile: Level of the quantiles that have to settle, where `sampling.adaptive_stopping` asks for it; else None.
         seed: The run's seed.
-        precision: Of the network.
+        quantile: Level of the quantiles that have to settle, where `sampling.adaptive_stopping` asks for it; None: all
+            variants are drawn.
         n_images: Only so many images of the split, the first ones; None takes all.
+        precision: Of the network.
     """
 
     prior: PriorSettings
     sampling: SamplingSettings
-    quantile: float | None
     seed: int
-    precision: Precision
+    quantile: float | None = None
     n_images: int | None = None
+    precision: Precision = "auto"
 
 
 @dataclass(frozen=True)

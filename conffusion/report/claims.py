@@ -103,7 +103,7 @@ def write_claims(
     columns = ["claim", "task", "protocol", "statistic", "claimed", "value", "ci_low", "ci_high", "verdict", "note"]
     table = pd.DataFrame(rows, columns=columns)
     remarks = [_COUNTED if name == PASSES else _replicate_note(replicates) for name in table["statistic"]]
-    table["note"] = [_join(*pair) for pair in zip(table["note"], remarks, strict=True)]
+    table["note"] = ["; ".join(filter(None, pair)) for pair in zip(table["note"], remarks, strict=True)]
     _write(table, Path(output_csv))
 
 
@@ -222,7 +222,3 @@ def _replicate_note(replicates: int) -> str:
     if replicates == 1:
         return "one fine-tuning run: the interval does not cover training randomness"
     return f"test images and {replicates} fine-tuning runs resampled"
-
-
-def _join(*parts: str) -> str:
-    return "; ".join(part for part in parts if part)

@@ -12,6 +12,7 @@ import jinja2
 import pandas as pd
 import yaml
 
+from conffusion.calibration.guarantee import Guarantee
 from conffusion.config import read_yaml
 from conffusion.errors import StoreError
 from conffusion.methods.protocols import COMPARISON
@@ -90,6 +91,7 @@ def write_report(
     page = _template().render(
         run=config.get("run", "?"),
         alpha=config["calibration"]["alpha"],
+        statement=str(Guarantee(config["calibration"]["alpha"], config["calibration"]["delta"])),
         delta=config["calibration"]["delta"],
         n_variants=config["sampling"]["n_variants"],
         replicates=config.get("replicates", 1),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from conffusion.calibration.record import Calibration, read_record
 from conffusion.core.layout import ResultFolder
 from conffusion.errors import DataError, StoreError
 from conffusion.methods.protocols import PROTOCOLS
@@ -32,7 +33,7 @@ class MethodResult:
         replicate: 0 for the first fine-tuning run, 1 for the second, ...
         protocol: "paper" or "guaranteed".
         metrics: Content of metrics.json.
-        calibration: Content of calibration.json.
+        calibration: The numbers of calibration.json, without the fitted shape.
         per_image: per_image.csv, one row per test image, with text in `image_id` and `group`.
     """
 
@@ -42,7 +43,7 @@ class MethodResult:
     replicate: int
     protocol: str
     metrics: Mapping[str, Any]
-    calibration: Mapping[str, Any]
+    calibration: Calibration
     per_image: pd.DataFrame
 
 
@@ -99,6 +100,12 @@ def method_label(name: str, n_variants: float | None = None) -> str:
     return label if n_variants is None or pd.isna(n_variants) else f"{label} (J = {int(n_variants)})"
 
 
+def sampled_label(method: str, n_variants: int) -> str:
+    """Name of a method for people, with J where its bounds come from variants."""
+    is_sampled = method in METHODS and METHODS[method].is_sampled
+    return method_label(method, n_variants if is_sampled else None)
+
+
 def result_label(result: MethodResult) -> str:
     """Name of the method of a result, with J where its bounds come from variants."""
     return method_label(result.method, result.metrics["n_variants"])
@@ -127,7 +134,7 @@ def _load(folder: Path) -> MethodResult:
         raise StoreError(f"{path}: {lack}; delete it and rerun the rule evaluate_method")
     return MethodResult(
         folder, metrics["task"], metrics["method"], int(metrics["replicate"]), metrics["protocol"], metrics,
-        read_json(files.calibration), per_image,
+        read_record(files.calibration, with_shape=False).calibration, per_image,
     )  # fmt: skip
 
 

@@ -61,7 +61,10 @@ def write_speed_table(folders: Sequence[Path | str], run: RunFolder, output_csv:
     """
     keys = ["rule", "task", "method"]
     methods = method_rows(load_results(folders)).groupby(keys[1:], sort=False)[list(_PER_METHOD)].mean().reset_index()
-    methods["rule"] = [_rule_of(method) for method in methods["method"]]
+    methods["rule"] = [
+        "sample_variants" if method in METHODS and METHODS[method].is_sampled else "predict_bounds"
+        for method in methods["method"]
+    ]
     costs = job_costs(run).merge(methods, on=keys, how="outer")
     costs = costs[[*keys, *_PER_METHOD, *costs.columns.difference([*keys, *_PER_METHOD], sort=False)]]
     places = sorted(range(len(costs)), key=_order(costs).__getitem__)
@@ -104,7 +107,7 @@ class _Traces:
         )
 
     def row(self, file: Path) -> dict[str, Any]:
-        """One job: its place in the table, what it did and what it cost; seconds and MB."""
+        """One job: its row of the table, what it did and what it cost; seconds and MB."""
         name = file.relative_to(self._layout.benchmarks).with_suffix("").as_posix()
         rule, _, wildcards = name.partition("/")
         task = next((task for task in TASKS if wildcards.startswith(f"{task}-")), "")
@@ -159,10 +162,6 @@ class _Traces:
 
     def _curve(self, task: str, method_run: str) -> pd.DataFrame:
         return read_csv(self._layout.training_curve(task, method_run))
-
-
-def _rule_of(method: str) -> str:
-    return "sample_variants" if method in METHODS and METHODS[method].is_sampled else "predict_bounds"
 
 
 def _order(costs: pd.DataFrame) -> list[tuple[Any, ...]]:

@@ -78,7 +78,7 @@ def _verdicts(layout: RunLayout, delta: float) -> list[str]:
         validity = read_csv(layout.table("validity"))
         for protocol, count in violation_counts(validity[validity["protocol"] != COMPARISON], delta).items():
             lines.append(
-                f"Guarantee, protocol {protocol}: risk violated no more often than delta = {delta:g} in"
-                f" {count['controlled']} of {count['rows']} rows of validity.csv"
+                f"Guarantee, protocol {protocol}: risk violated no more often than delta = {delta:g} in "
+                f"{count['controlled']} of {count['rows']} rows of validity.csv"
             )
     return lines

@@ -81,8 +81,8 @@ def _row(result: MethodResult) -> dict[str, Any]:
     return {
         "task": result.task, "method": result.method, "protocol": result.protocol, "risk": metrics["risk"],
         "interval_size_mean": metrics["interval_size_mean"], "interval_size_median": metrics["interval_size_median"],
-        **strata, "official_unit": metrics["official_unit"], "lambda_hat": calibration["lambda_hat"],
-        "n_calibration": calibration["n_images"], "n_bound": calibration["n_bound"], "n_test": metrics["n_test"],
+        **strata, "official_unit": metrics["official_unit"], "lambda_hat": calibration.lambda_hat,
+        "n_calibration": calibration.n_images, "n_bound": calibration.n, "n_test": metrics["n_test"],
         "n_variants": _number(metrics["n_variants"]), "forward_passes_per_image": metrics["forward_passes_per_image"],
         "seconds_per_image": metrics["seconds_per_image"], "n_crossed": metrics["n_crossed"],
         "fraction_crossed": metrics["fraction_crossed"],

@@ -1,4 +1,4 @@
-"""When the variants of an image are enough: its quantile estimates are settled to a stated precision."""
+"""Adaptive stopping: variants of an image are drawn until its quantiles are estimated to a stated precision."""
 
 import math
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from conffusion.bounds import sampled_quantiles
 
 @dataclass(frozen=True)
 class AdaptiveStopping:
-    """Rule that stops drawing variants of an image.
+    """Rule that ends the drawing of an image's variants.
 
-    Whether an image is settled depends on its own variants alone, so images stay exchangeable, and the guarantee of
-    calibrated bounds is untouched.
+    It looks at the variants of that image alone, so images stay exchangeable and the guarantee of calibrated bounds
+    holds.
 
     Attributes:
         precision: Standard error of the two quantiles, root mean square over the evaluated pixels, in units of the
@@ -28,8 +28,8 @@ class AdaptiveStopping:
     quantile: float
     round: int
 
-    def is_settled(self, variants: npt.NDArray[Any], mask: npt.NDArray[np.uint8]) -> bool:
-        """Whether (J, C, H, W) variants determine the bounds of the pixels where the (C, H, W) mask is 1."""
+    def should_stop(self, variants: npt.NDArray[Any], mask: npt.NDArray[np.uint8]) -> bool:
+        """Whether (J, C, H, W) variants give the bounds where the (C, H, W) mask is 1 to the wanted precision."""
         return standard_error(variants, mask, self.quantile) <= self.precision
 
 

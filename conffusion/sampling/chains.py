@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from conffusion.core.arrays import to_pm1
 from conffusion.core.device import Device
+from conffusion.core.names import lookup
 from conffusion.models.denoiser import ConditionalDenoiser
 from conffusion.models.schedules import NoiseSchedule
 from conffusion.sampling.noise import ChainNoise
-from conffusion.sampling.samplers import KnownPixels, run_chain
+from conffusion.sampling.samplers import SAMPLERS, KnownPixels, Sampler
 from conffusion.tasks import DegradedImages
 
 Chain: TypeAlias = tuple[int, int]  # row of the image, number of the variant
@@ -24,8 +25,8 @@ class Solver:
     """How one variant is drawn.
 
     Attributes:
-        name: "dpmpp_2m_sde", "dpmpp_2m" or "ancestral"; see `conffusion.sampling.samplers`.
-        n_steps: Network calls per variant; "ancestral" makes as many as the schedule has steps.
+        name: Key of `conffusion.sampling.samplers.SAMPLERS`.
+        n_steps: Network calls per variant, for samplers that can leave out steps of the schedule.
         shared_start: Whether all variants of an image with a hole start from the condition's own fill.
     """
 
@@ -33,9 +34,18 @@ class Solver:
     n_steps: int
     shared_start: bool = False
 
+    @property
+    def sampler(self) -> Sampler:
+        """The sampler of this name.
+
+        Raises:
+            ConfigError: If there is none; names the nearest.
+        """
+        return lookup(SAMPLERS, self.name, "sampling.solver")
+
     def n_calls(self, schedule: NoiseSchedule) -> int:
         """Network calls per variant."""
-        return schedule.n_timesteps if self.name == "ancestral" else self.n_steps
+        return schedule.n_timesteps if self.sampler.visits_every_step else self.n_steps
 
 
 class ChainSampler:
@@ -90,7 +100,7 @@ class ChainSampler:
             return condition if step == 0 and self._solver.shared_start and known else drawn
 
         denoiser = ConditionalDenoiser(self._network, condition)
-        return run_chain(self._solver.name, denoiser, self._schedule, noise_or_fill, known, self._solver.n_steps)
+        return self._solver.sampler.draw(denoiser, self._schedule, noise_or_fill, known, self._solver.n_steps)
 
 
 def to_dtype(samples_pm1: Tensor, dtype: str) -> Tensor:

@@ -22,7 +22,7 @@ class Drawn:
     """Variants of one image.
 
     Attributes:
-        variants: (n_drawn, C, H, W) in the storage type.
+        variants: (n_drawn, C, H, W) in the stored type.
         row: Row of the image.
     """
 
@@ -126,7 +126,7 @@ class _Drawing:
         if (
             is_full
             or self._adaptive_stopping is None
-            or self._adaptive_stopping.is_settled(variants, self._images.mask[image.row])
+            or self._adaptive_stopping.should_stop(variants, self._images.mask[image.row])
         ):
             del self._drawing[image.row]
             self._finished[image.row] = Drawn(variants, image.row)

@@ -1,16 +1,17 @@
 """Reverse diffusion: ancestral sampling and DPM-Solver++(2M); pure functions of a denoiser and given noise."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, get_args
+from functools import partial
+from types import MappingProxyType
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from conffusion.core.arrays import FloatArray, IntArray
-from conffusion.core.choices import SolverName
 from conffusion.errors import ConfigError
 from conffusion.models.schedules import NoiseSchedule
 
@@ -46,24 +47,6 @@ class KnownPixels:
 
 
 Noise = Callable[[int], Tensor]  # step number, 0 = start -> standard normal (N, C, H, W)
-
-
-SOLVERS = get_args(SolverName)
-
-
-def run_chain(
-    solver: str, denoiser: Denoiser, schedule: NoiseSchedule, noise: Noise, known: KnownPixels | None, n_steps: int
-) -> Tensor:
-    """Samples of the named solver, (N, C, H, W) in about [-1, 1]; `n_steps` is for those that can skip steps.
-
-    Raises:
-        ConfigError: If there is no such solver.
-    """
-    if solver == "ancestral":
-        return sample_ancestral(denoiser, schedule, noise, known)
-    if solver not in SOLVERS:
-        raise ConfigError(f"sampling.solver = {solver!r}: must be one of {', '.join(SOLVERS)}")
-    return sample_dpmpp_2m(denoiser, schedule, noise, known, n_steps, stochastic=solver == "dpmpp_2m_sde")
 
 
 def sample_ancestral(denoiser: Denoiser, schedule: NoiseSchedule, noise: Noise, known: KnownPixels | None) -> Tensor:
@@ -146,6 +129,28 @@ def sample_dpmpp_2m(
         x = impose(x)
         previous = x0
     raise AssertionError("unreachable: the last step returns")
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A way of drawing samples, by name in `SAMPLERS`.
+
+    Attributes:
+        draw: (denoiser, schedule, noise, known pixels or None, n_steps) to samples (N, C, H, W) in about [-1, 1].
+        visits_every_step: Whether it makes as many network calls as the schedule has steps, whatever `n_steps` says.
+    """
+
+    draw: Callable[[Denoiser, NoiseSchedule, Noise, KnownPixels | None, int], Tensor]
+    visits_every_step: bool = False
+
+
+SAMPLERS: Mapping[str, Sampler] = MappingProxyType(
+    {
+        "dpmpp_2m_sde": Sampler(partial(sample_dpmpp_2m, stochastic=True)),
+        "dpmpp_2m": Sampler(partial(sample_dpmpp_2m, stochastic=False)),
+        "ancestral": Sampler(lambda *inputs: sample_ancestral(*inputs[:4]), visits_every_step=True),
+    }
+)
 
 
 def log_snr_timesteps(schedule: NoiseSchedule, n_steps: int) -> IntArray:

@@ -1,4 +1,4 @@
-"""A degradation of one's own: a Python function in a file that the configuration names."""
+"""A degradation of the user: a Python function in a file that the configuration names."""
 
 import hashlib
 import importlib.util

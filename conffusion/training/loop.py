@@ -155,7 +155,7 @@ class Training(Generic[BatchT]):
         self.losses: list[dict[str, float]] = []
 
     def run(self, label: str, record_every: int, stops: Collection[int] = ()) -> Iterator[int]:
-        """Train to the last step, in training mode; whoever iterates may validate, save the state or end the run.
+        """Train to the last step; after every record the caller may validate, save the state or end the run.
 
         Args:
             label: What the progress line calls the run.

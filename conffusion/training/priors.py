@@ -1,13 +1,13 @@
 """Training the small priors that the default run starts from."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from conffusion.config.schema import PriorSettings, PriorTraining
 from conffusion.core.device import Device
@@ -34,96 +34,104 @@ def architecture_of(prior: PriorSettings) -> Architecture:
     return Architecture(prior.network, prior.options, schedule)
 
 
+@dataclass(frozen=True)
+class PriorJob:
+    """Everything that decides what the training of a prior computes.
+
+    Attributes:
+        name: Name of the prior; no two priors share random numbers.
+        prior: What to train, on what, for how long.
+        degradation: Settings of the task whose degraded images a conditional prior is shown, size of the hole included.
+        image_size: Side of the images, pixels.
+        seed: The run's seed.
+    """
+
+    name: str
+    prior: PriorSettings
+    degradation: Mapping[str, Any]
+    image_size: int
+    seed: int
+
+    @property
+    def own_seed(self) -> int:
+        """Seed of this prior, from which everything random follows."""
+        return int(keyed_generator("prior", self.seed, self.name).integers(2**31))
+
+    @property
+    def training(self) -> PriorTraining:
+        """How the network is trained.
+
+        Raises:
+            ConfigError: If the configuration does not say.
+        """
+        if self.prior.training is None:
+            raise ConfigError(
+                f"priors.{self.name}.training: is missing, so this prior cannot be trained; set its checkpoint"
+            )
+        return self.prior.training
+
+
 def write_prior(
-    name: str,
-    prior: PriorSettings,
-    degradation: Mapping[str, Any],
-    *,
-    image_size: int,
-    seed: int,
+    job: PriorJob,
     device: Device,
+    *,
     output: str | Path,
     images: str | Path | None = None,
     states: StateFolder | None = None,
 ) -> None:
-    """Train a prior and write its checkpoint in half precision; no two priors share random numbers.
+    """Train a prior from scratch and write its checkpoint in half precision.
 
-    `images` is the store of the split finetune, for priors that are trained on it (`training.images: dataset`).
-    Training goes on from the latest of `states`, if there is one.
+    The checkpoint holds the averaged weights, and a record: architecture, settings, loss curve, seconds.
+
+    Args:
+        job: What to train.
+        device: Device and precision.
+        output: File to write.
+        images: Store of the split finetune, for priors that are trained on it (`training.images: dataset`).
+        states: Where full states of the training are kept, and the latest is looked for; None: nowhere.
+    Raises:
+        ConfigError: If the configuration does not say how to train it.
     """
-    if prior.training is None:
-        raise ConfigError(f"priors.{name}.training: is missing, so this prior cannot be trained; set its checkpoint")
-    own_seed = int(keyed_generator("prior", seed, name).integers(2**31))
-    weights, record = train_prior(prior, degradation, image_size, own_seed, device, images, states)
-    save_checkpoint(output, weights, record, dtype=torch.float16)
+    settings, seed = job.training, job.own_seed
+    seed_everything(seed)
+    architecture = architecture_of(job.prior)
+    schedule = architecture.build_schedule()
+    data = _rendered_images(job) if images is None else _own_images(job, open_store(images))
+    network = device.place(architecture.build_prior())
+    problem: Problem[Any] = Classification(network, data, device)
+    if schedule is not None:
+        problem = NoisePrediction(network, architecture.kind, data, schedule, device)
+    optimisation = Optimisation(settings.n_steps, settings.batch_size, settings.learning_rate, settings.ema)
+    losses, seconds = pretrain(problem, optimisation, seed, states)
+    training = {
+        **settings.model_dump(), "task": job.prior.task, "seed": seed, "seconds": round(seconds), "losses": losses,
+    }  # fmt: skip
+    record = {"architecture": architecture.record(), "training": training}
+    save_checkpoint(output, network.state_dict(), record, dtype=torch.float16)
     if states is not None:
         states.clear()
 
 
-def train_prior(
-    prior: PriorSettings,
-    degradation: Mapping[str, Any],
-    image_size: int,
-    seed: int,
-    device: Device,
-    own_images: str | Path | None = None,
-    states: StateFolder | None = None,
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Train one prior from scratch.
-
-    Args:
-        prior: What to train, on what, for how long.
-        degradation: Settings of the task whose degraded images a conditional prior is shown, size of the hole included.
-        image_size: Side of the images, pixels.
-        seed: Everything random follows from it.
-        device: Device and precision.
-        own_images: Store of the split finetune; see `write_prior`.
-        states: Where full states of the training are kept; None: nowhere.
-    Returns:
-        Averaged weights, and the record that goes into the checkpoint: architecture, settings, loss curve, seconds.
-    """
-    seed_everything(seed)
-    architecture = architecture_of(prior)
-    schedule = architecture.build_schedule()
-    settings = _training_of(prior)
-    if own_images is None:
-        images = _rendered_images(prior, degradation, image_size, seed)
-    else:
-        images = _own_images(prior, degradation, open_store(own_images))
-    network = device.place(architecture.build_prior())
-    problem: Problem[Any] = Classification(network, images, device)
-    if schedule is not None:
-        problem = NoisePrediction(network, architecture.kind, images, schedule, device)
-    optimisation = Optimisation(settings.n_steps, settings.batch_size, settings.learning_rate, settings.ema)
-    losses, seconds = pretrain(problem, optimisation, seed, states)
-    training = {
-        **settings.model_dump(), "task": prior.task, "seed": seed, "seconds": round(seconds), "losses": losses,
-    }  # fmt: skip
-    return network.state_dict(), {"architecture": architecture.record(), "training": training}
-
-
-def _rendered_images(
-    prior: PriorSettings, degradation: Mapping[str, Any], image_size: int, seed: int
-) -> PretrainingImages:
-    target, labels = _render(prior, image_size, seed)
-    if prior.task is None:
+def _rendered_images(job: PriorJob) -> PretrainingImages:
+    target, labels = _render(job)
+    if job.prior.task is None:
         return PretrainingImages(target, None, labels)
-    task = build_task(prior.task, **degradation)
+    task = build_task(job.prior.task, **job.degradation)
     if task.has_mask:
         return _with_holes(target, task)
     chunks = [slice(start, start + CHUNK) for start in range(0, len(target), CHUNK)]
     ids = [f"pretraining-{k}" for k in range(len(target))]
-    condition = [to_uint8(task.apply(from_uint8(target[chunk]), ids[chunk], seed)[0]) for chunk in chunks]
+    condition = [to_uint8(task.apply(from_uint8(target[chunk]), ids[chunk], job.own_seed)[0]) for chunk in chunks]
     return PretrainingImages(target, np.concatenate(condition), None)
 
 
-def _own_images(prior: PriorSettings, degradation: Mapping[str, Any], store: SealedStore) -> PretrainingImages:
+def _own_images(job: PriorJob, store: SealedStore) -> PretrainingImages:
     """The run's own fine-tuning images, the first `training.n_images` of them."""
-    rows = slice(0, _training_of(prior).n_images)
+    rows = slice(0, job.training.n_images)
     target = to_uint8(read_array(store["target"], rows))
-    if prior.task is None:
+    if job.prior.task is None:
         return PretrainingImages(target, None, np.zeros(len(target), dtype=np.int64))
-    task = build_task(prior.task, **degradation)
+    task = build_task(job.prior.task, **job.degradation)
     if task.has_mask:
         return _with_holes(target, task)
     return PretrainingImages(target, to_uint8(read_array(store["condition"], rows)), None)
@@ -134,25 +142,18 @@ def _with_holes(target: npt.NDArray[np.uint8], task: Task) -> PretrainingImages:
     return PretrainingImages(target, None, None, hole=task.mask(target.shape)[0, 0])
 
 
-def _render(prior: PriorSettings, image_size: int, seed: int) -> tuple[Any, Any]:
-    settings = _training_of(prior)
-    chunks = [range(start, min(start + CHUNK, settings.n_images)) for start in range(0, settings.n_images, CHUNK)]
-    progress = Progress("making images", settings.n_images, unit="images")
-    if settings.images == "faces":
-        portraits = []
-        for chunk in chunks:
-            portraits.append(render_faces(chunk, image_size, population="wide", seed=seed))
-            progress.update(len(chunk))
-        return np.concatenate(portraits), None
-    patches, parts = PhotoPatches(image_size, seed), []
+def _render(job: PriorJob) -> tuple[Any, Any]:
+    """Images, (N, C, H, W) uint8, and labels, (N,), or None for portraits."""
+    n_images = job.training.n_images
+    chunks = [range(start, min(start + CHUNK, n_images)) for start in range(0, n_images, CHUNK)]
+    progress = Progress("making images", n_images, unit="images")
+    patches = PhotoPatches(job.image_size, job.own_seed) if job.training.images != "faces" else None
+    parts: list[tuple[Any, Any]] = []
     for chunk in chunks:
-        parts.append(patches.batch(chunk))
+        if patches is None:
+            parts.append((render_faces(chunk, job.image_size, population="wide", seed=job.own_seed), None))
+        else:
+            parts.append(patches.batch(chunk))
         progress.update(len(chunk))
     images, labels = zip(*parts, strict=True)
-    return np.concatenate(images), np.concatenate(labels)
-
-
-def _training_of(prior: PriorSettings) -> PriorTraining:
-    if prior.training is None:
-        raise ValueError("this prior has no training settings")  # refused with a clear message before
-    return prior.training
+    return np.concatenate(images), None if patches is None else np.concatenate(labels)

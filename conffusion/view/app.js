@@ -169,9 +169,9 @@ function showControls() {
   wide.value = Math.round((1000 * state.wide) / wideEnd);
   wide.setAttribute("aria-valuetext", state.wide.toFixed(4));
   if (document.activeElement !== number) number.value = Number(state.wide.toFixed(4));
-  const sides = inUse().map(([, side]) => index.sides[side]), promises = [...new Set(sides.map((side) => side.promise))];
-  byId("promise").replaceChildren(...promises.map((text) => {
-    const labels = sides.filter((side) => side.promise === text).map((side) => side.label);
+  const sides = inUse().map(([, side]) => index.sides[side]), statements = [...new Set(sides.map((side) => side.guarantee))];
+  byId("guarantee").replaceChildren(...statements.map((text) => {
+    const labels = sides.filter((side) => side.guarantee === text).map((side) => side.label);
     return make("span", {}, make("strong", { textContent: labels.join(" and ") }), `: ${text}`);
   }));
   byId("direction").textContent = state.descending ? "↓" : "↑";
@@ -301,10 +301,10 @@ function setUpHeader() {
   byId("title").textContent = `Calibrated intervals: ${index.title}`;
   const warnings = new Set(index.sides.flatMap((side) => side.warnings));
   byId("warnings").replaceChildren(...[...warnings].map((text) => make("li", { textContent: `⚠ ${text}` })));
-  const headings = ["method", "protocol", "promise", "α", "δ", "λ̂", "n", "unit", "calibration images", "estimate", "mean size", "risk", "drift p"];
+  const headings = ["method", "protocol", "guarantee", "α", "δ", "λ̂", "n", "unit", "calibration images", "estimate", "mean size", "risk", "drift p"];
   byId("calibration").tHead.replaceChildren(make("tr", {}, ...headings.map((text) => make("th", { scope: "col", textContent: text }))));
   byId("calibration").tBodies[0].replaceChildren(...index.sides.map((side) => {
-    const cells = [side.protocol, side.is_promised ? "yes" : "none", side.alpha, side.delta, Number(side.lambda_hat.toPrecision(5)), side.n.toLocaleString("en"), side.unit, side.n_images.toLocaleString("en"), side.estimate.replaceAll("_", " "), decimal(side.mean_size, 4), decimal(side.mean_risk, 4), side.drift_p_value === null ? "–" : pValue(side.drift_p_value)];
+    const cells = [side.protocol, side.is_guaranteed ? "yes" : "none", side.alpha, side.delta, Number(side.lambda_hat.toPrecision(5)), side.n.toLocaleString("en"), side.unit, side.n_images.toLocaleString("en"), side.estimate.replaceAll("_", " "), decimal(side.mean_size, 4), decimal(side.mean_risk, 4), side.drift_p_value === null ? "–" : pValue(side.drift_p_value)];
     return make("tr", {}, make("th", { scope: "row", textContent: side.label }), ...cells.map((text) => make("td", { textContent: text })));
   }));
   const notes = [...index.notes, "Mean size and risk are means over the images of this page.", "A drift p-value of one image up to 0.01 is called out; by chance one image in a hundred has one."];

@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
+from conffusion.calibration.guarantee import Guarantee
 from conffusion.core.arrays import BoolArray, FloatArray
+from conffusion.core.choices import UnitName
 
 ATYPICAL = 0.01  # p-values of the drift check up to here are called out
 
@@ -32,12 +34,17 @@ class Side:
     alpha: float
     delta: float
     lambda_hat: float
-    unit: str
+    unit: UnitName
     n: int
     n_images: int
     estimate: str
     drift_p_value: float | None = None
     warnings: tuple[str, ...] = ()
+
+    @property
+    def guarantee(self) -> Guarantee:
+        """What the calibration guarantees for new images."""
+        return Guarantee(self.alpha, self.delta, self.unit, self.n, self.n_images)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,6 @@ from conffusion.errors import DataError
 from conffusion.store import atomic_path
 from conffusion.view.gallery import ATYPICAL, Gallery, Prediction, ViewedImage
 from conffusion.view.planes import Plane, as_text, bits_plane, values_plane
-from conffusion.view.words import is_promised, promise
 
 PIXEL_BUDGET = 300_000_000  # bytes before compression; such a page is read within a few seconds
 SIDES = (4096, 3072, 2048, 1536, 1024, 768, 512, 384, 256, 192, 128, 96, 64)  # tried for the largest side, in pixels
@@ -134,7 +133,7 @@ def _write_pixels(gallery: Gallery, side: int, output: IO[bytes]) -> dict[str, A
         "title": gallery.title,
         "notes": list(gallery.notes),
         "sides": [
-            asdict(one) | {"promise": promise(one), "is_promised": is_promised(one)} | _means(entries, k)
+            asdict(one) | {"guarantee": str(one.guarantee), "is_guaranteed": one.guarantee.holds} | _means(entries, k)
             for k, one in enumerate(gallery.sides)
         ],
         "layouts": [list(layout) for layout in layouts],

@@ -8,10 +8,8 @@ concatenated, deflated and written in base64.
 import base64
 import zlib
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from conffusion.core.arrays import BoolArray, FloatArray
 
@@ -46,7 +44,7 @@ def values_plane(name: str, values: FloatArray) -> Plane:
     whole = np.rint(values * 255.0)
     eight = bool(np.abs(values * 255.0 - whole).max(initial=0.0) < _EIGHT_BIT_TOLERANCE)
     levels = whole.astype(np.uint8) if eight else np.rint(values * 65535.0).astype(np.uint16)
-    steps = _differences(levels)
+    steps = np.diff(levels.reshape(-1), prepend=levels.dtype.type(0))
     if eight:
         return Plane(name, len(values), 8, steps.tobytes())
     high, low = (steps >> 8).astype(np.uint8), (steps & 255).astype(np.uint8)
@@ -62,8 +60,3 @@ def as_text(planes: list[Plane]) -> str:
     """All planes of an image, compressed, in base64."""
     content = b"".join(plane.content for plane in planes)
     return base64.b64encode(zlib.compress(content, _COMPRESSION)).decode("ascii")
-
-
-def _differences(levels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    flat = levels.reshape(-1)
-    return np.diff(flat, prepend=flat.dtype.type(0))

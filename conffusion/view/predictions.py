@@ -6,9 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from conffusion.core.arrays import BoolArray, FloatArray
+from conffusion.core.arrays import FloatArray
 from conffusion.errors import DataError, StoreError
 from conffusion.images.image import MAX_PIXELS, open_images
 from conffusion.methods.registry import METHODS
@@ -18,8 +16,16 @@ from conffusion.view.gallery import Gallery, Prediction, Side, ViewedImage
 
 RECORD = "interval.json"
 SUMMARY = "summary.json"
-_PROMISE = ("protocol", "alpha", "delta", "lambda_hat", "unit", "n", "n_images")  # the same for all images of a folder
-_KEYS = (*_PROMISE, "interval_size_mean", "shape")
+_GUARANTEE = (
+    "protocol",
+    "alpha",
+    "delta",
+    "lambda_hat",
+    "unit",
+    "n",
+    "n_images",
+)  # the same for all images of a folder
+_KEYS = (*_GUARANTEE, "interval_size_mean", "shape")
 _N_NAMED = 3
 
 
@@ -67,7 +73,7 @@ class _Folder:
         path: Where it is.
         records: interval.json of each complete image, by its folder below `path`.
         incomplete: Folders that hold bounds but no interval.json.
-        summary: summary.json, or None where the prediction did not come to its end.
+        summary: summary.json, or None where the prediction is not finished.
     """
 
     path: Path
@@ -101,7 +107,7 @@ def _record(file: Path) -> Mapping[str, Any]:
 def _check_one_model(path: Path, records: Mapping[str, Mapping[str, Any]]) -> None:
     first, *others = records
     for other in others:
-        for key in ("method", *_PROMISE):
+        for key in ("method", *_GUARANTEE):
             one, two = records[first].get(key), records[other].get(key)
             if one != two:
                 raise DataError(
@@ -127,13 +133,14 @@ def _title(folders: Sequence[_Folder], record: Mapping[str, Any]) -> str:
 
 def _sides(folders: Sequence[_Folder], records: Sequence[Mapping[str, Any]]) -> Iterator[Side]:
     """One method for each folder; where labels are equal, the folders' names are added."""
-    labels = [_method_label(record) for record in records]
+    methods = [str(record.get("method") or "intervals") for record in records]
+    labels = [METHODS[method].label if method in METHODS else method for method in methods]
     for folder, record, label in zip(folders, records, labels, strict=True):
         drift = (folder.summary or {}).get("drift") or {}
         warnings = [drift["warning"]] if drift.get("warning") else []
         warnings += _common_warnings(folder)
         if folder.summary is None:
-            warnings.append(f"{folder.path.name}: the prediction did not come to its end; run the same command again.")
+            warnings.append(f"{folder.path.name}: the prediction is not finished; run the same command again.")
         yield Side(
             label=label if labels.count(label) == 1 else f"{label} ({folder.path.resolve().name})",
             protocol=str(record["protocol"]),
@@ -153,11 +160,6 @@ def _common_warnings(folder: _Folder) -> list[str]:
     """What was said about every image."""
     first, *others = (list(record.get("warnings", ())) for record in folder.records.values())
     return [warning for warning in first if all(warning in other for other in others)]
-
-
-def _method_label(record: Mapping[str, Any]) -> str:
-    method = str(record.get("method") or "intervals")
-    return METHODS[method].label if method in METHODS else method
 
 
 def _notes(folders: Sequence[_Folder], names: Sequence[str]) -> Iterator[str]:
@@ -181,7 +183,7 @@ def _images(folders: Sequence[_Folder], names: Sequence[str]) -> Iterator[Viewed
             predictions=tuple(_prediction(folder, name) for folder in folders),
             given=_given(given, shape) if given.is_file() else None,
             target=None if target is None else _pixels(target, shape, record.get("value_range")),
-            mask=None if mask is None else _mask(mask, shape),
+            mask=None if mask is None else _pixels(mask, (1, *shape[1:]))[0] > 0.5,
         )
 
 
@@ -216,10 +218,6 @@ def _find(folder: Path, record: Mapping[str, Any], part: str) -> Path | None:
             raise DataError(f"{folder}: names the file {named!r} outside its folder; predict again")
         return folder / named
     return next(iter(sorted(folder.glob(f"{part}.*"))), None)
-
-
-def _mask(path: Path, shape: tuple[int, ...]) -> BoolArray:
-    return np.asarray(_pixels(path, (1, *shape[1:]))[0] > 0.5)
 
 
 def _pixels(path: Path, shape: tuple[int, ...], value_range: Sequence[float] | None = None) -> FloatArray:

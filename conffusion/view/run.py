@@ -72,7 +72,7 @@ def open_run(
 
 
 @dataclass(frozen=True)
-class _Arm:
+class _MethodRun:
     """A method of the run, with its bounds on the test images."""
 
     side: Side
@@ -111,7 +111,7 @@ def _method_of(method_run: str) -> str:
     return get_method(method_run.partition("-r")[0]).name
 
 
-def _open_method_run(folder: ResultFolder, splits: Path) -> _Arm:
+def _open_method_run(folder: ResultFolder, splits: Path) -> _MethodRun:
     calibration, metrics = read_calibration(folder.calibration), read_json(folder.metrics)
     stores = {split: _stores(folder, split) for split in ("calibration", "test")}
     drift = _drift(stores["calibration"], stores["test"], splits)
@@ -130,7 +130,7 @@ def _open_method_run(folder: ResultFolder, splits: Path) -> _Arm:
         drift_p_value=drift.p_value,
         warnings=() if warning is None else (warning,),
     )
-    return _Arm(side, calibration, bounds, images, drift.image_p_values)
+    return _MethodRun(side, calibration, bounds, images, drift.image_p_values)
 
 
 def _label(metrics: Mapping[str, Any]) -> str:
@@ -157,7 +157,7 @@ def _drift(reference: tuple[SealedStore, SealedStore], new: tuple[SealedStore, S
     return check_drift(*features, reference_groups=groups[0], new_groups=groups[1])
 
 
-def _images(method_runs: Sequence[_Arm]) -> Iterator[ViewedImage]:
+def _images(method_runs: Sequence[_MethodRun]) -> Iterator[ViewedImage]:
     images = method_runs[0].images
     for rows in iterate_blocks(len(images.image_ids), _BLOCK_IMAGES):
         given, target, mask = (read_array(images[name], rows) for name in ("condition", "target", "mask"))
@@ -173,7 +173,7 @@ def _images(method_runs: Sequence[_Arm]) -> Iterator[ViewedImage]:
             )
 
 
-def _predictions(method_run: _Arm, rows: slice, target: FloatArray, mask: FloatArray) -> list[Prediction]:
+def _predictions(method_run: _MethodRun, rows: slice, target: FloatArray, mask: FloatArray) -> list[Prediction]:
     lower, upper = method_run.calibration.apply(
         read_array(method_run.bounds["lower"], rows), read_array(method_run.bounds["upper"], rows)
     )

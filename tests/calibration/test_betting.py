@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from conffusion.calibration import hoeffding_bentkus_ucb, star_ucb, wsr_ucb
 from conffusion.calibration.betting import EXPECTED_DEVIATION, bet_range, star_passes, wsr_bets
-from conffusion.calibration.rules import RULES, Level
+from conffusion.calibration.risk_bounds import BOUNDS, Level
 from conffusion.errors import ConfigError, DataError, ShapeError
 from tests import conformance
 
@@ -116,7 +116,7 @@ def test_star_passes_just_above_its_bound_and_fails_just_below(data, n, alpha, d
     assert not star_passes(losses[:, None], max(0.0, bound - 2e-13), delta, deviation)[0]
     asked = Level(bound * (1 - 1e-9), delta, n)
     if deviation == EXPECTED_DEVIATION:
-        assert not RULES["star"].passes(losses[:, None], asked)[0]
+        assert not BOUNDS["star"].passes(losses[:, None], asked)[0]
 
 
 def test_star_of_columns_is_that_of_each_column():

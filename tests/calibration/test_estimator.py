@@ -1,10 +1,18 @@
-"""`IntervalCalibrator`: the numbers of `calibrate`, the manners of scikit-learn."""
+"""`IntervalCalibrator`: the numbers of `calibrate`, the interface of scikit-learn."""
 
 import numpy as np
 import pytest
 
 from conffusion import IntervalCalibrator
-from conffusion.calibration import Family, Selection, calibrate
+from conffusion.calibration import (
+    Family,
+    MeanRisk,
+    Selection,
+    attainable_risk,
+    calibrate,
+    calibrate_guarantees,
+    learn_then_test,
+)
 from conffusion.errors import CalibrationError, ConfigError
 from conffusion.metrics import image_losses
 
@@ -91,7 +99,7 @@ def test_clone_copies_parameters_and_nothing_fitted() -> None:
 def test_set_params_changes_what_fit_looks_at() -> None:
     calibrator = IntervalCalibrator()
     assert calibrator.set_params(alpha=0.3, delta=0.3).get_params()["alpha"] == 0.3
-    assert repr(calibrator) == "IntervalCalibrator(alpha=0.3, delta=0.3, scaling='interval', ucb='star')"
+    assert repr(calibrator) == "IntervalCalibrator(alpha=0.3, delta=0.3, scaling='interval', ucb=None)"
     with pytest.raises(ConfigError, match=r"beta = 1: the parameters are alpha, delta"):
         calibrator.set_params(beta=1)
 
@@ -110,7 +118,7 @@ def test_family_and_selection_have_to_go_together(scaling: object, selection: ob
         IntervalCalibrator(scaling=scaling).fit(*images(30), selection=selection)
 
 
-def test_sorted_images_do_not_break_the_promise() -> None:
+def test_sorted_images_do_not_violate_the_risk() -> None:
     generator, n_broken = np.random.default_rng(0), 0
     for _ in range(40):
         misses = np.sort(generator.beta(1, 9, 60))  # true risk 0.1 at scale 1, the best images first
@@ -120,3 +128,33 @@ def test_sorted_images_do_not_break_the_promise() -> None:
         calibrator = IntervalCalibrator(0.12, 0.1, scaling="additive").fit(lower, lower + 0.1, target)
         n_broken += calibrator.lambda_hat_ < -0.01  # below, the truths that are missed are more than a tenth
     assert n_broken <= 12
+
+
+def test_one_set_of_defaults_which_does_not_depend_on_an_order_that_follows_the_losses() -> None:
+    lower, upper, target = images(70, seed=3)
+    plain = calibrate(lower, upper, target)
+    assert plain == IntervalCalibrator().fit(lower, upper, target).calibration_
+    assert plain == calibrate(lower, upper, target, alpha=0.1, delta=0.1, scaling="interval", ucb="star", order_seed=0)
+    assert (plain.alpha, plain.delta, plain.scaling, plain.ucb, plain.unit) == (0.1, 0.1, "interval", "star", "image")
+    (part,) = calibrate_guarantees(lower, upper, target, [MeanRisk()]).parts
+    assert (part.lambda_hat, part.risk_ucb, part.ucb) == (plain.lambda_hat, plain.risk_ucb, plain.ucb)
+    losses = image_losses(*plain.apply(lower, upper), target)[0]
+    tested = learn_then_test(losses[:, None], [plain.lambda_hat])
+    assert (tested.lambda_hat, tested.ucb) == (plain.lambda_hat, "star")
+    assert tested.risk_ucb == pytest.approx(plain.risk_ucb, abs=1e-9)
+    level = attainable_risk(losses, n=70)
+    assert level == attainable_risk(losses, n=70, alpha=0.1, delta=0.1, ucb="star", order_seed=0)
+    assert level == pytest.approx(plain.risk, abs=0.005)
+
+
+@pytest.mark.parametrize("ucb", ["star", "wsr"])
+def test_bets_are_placed_in_a_random_order(ucb: str) -> None:
+    """Worst losses last: as given, bets would have won before they come."""
+    generator, n_violated = np.random.default_rng(0), 0
+    for _ in range(60):
+        misses = np.sort(generator.beta(1, 9, 60))  # true risk 0.1 at scale 1
+        target = np.full((60, 1, 1, 200), 0.5)
+        lower = np.where(np.arange(200) < 200 * misses[:, None], 0.55, 0.45)[:, None, None]
+        given = {"alpha": 0.1, "delta": 0.1, "scaling": "additive", "ucb": ucb}
+        n_violated += calibrate(lower, lower + 0.1, target, **given).lambda_hat < -0.01
+    assert n_violated <= 6 + 2 * np.sqrt(60 * 0.09)

@@ -8,15 +8,17 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conffusion.calibration import Family, calibrate
+from conffusion.calibration import Family
 from conffusion.calibration.families import get_family
 from conffusion.calibration.fitting import fit_family
-from conffusion.calibration.pixels import open_pixels
-from conffusion.calibration.rules import RULES, Level
+from conffusion.calibration.pixels import Pixels
+from conffusion.calibration.risk_bounds import BOUNDS, Level
 from conffusion.calibration.scaling import SCALINGS
+from conffusion.core.labelled_bounds import LabelledBounds
 from conffusion.errors import CalibrationError, ConfigError, DataError, ShapeError
 from conffusion.evaluation.validity import loss_curves
 from tests import synthetic_families
+from tests.calibration_in_order import calibrate
 from tests.synthetic_families import NAMES
 
 SHAPED = ("pixel_groups", "learned")
@@ -37,9 +39,10 @@ def ends(family, lower, upper, scale):
 
 def critical_values(family, arrays, mask=None):
     """(values, image of each) of all evaluated pixels."""
-    pixels = open_pixels(*arrays, mask, family)
+    images = LabelledBounds(*arrays, mask)
+    pixels = Pixels.of(images, family)
     values = np.concatenate([pixels.critical(block) for block in pixels.blocks()])
-    return values, np.repeat(np.arange(pixels.n_images), pixels.count_evaluated())
+    return values, np.repeat(np.arange(images.n_images), images.count_evaluated())
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +52,7 @@ def fitted():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("conffusion.calibration.learned._STEPS", 60)
         patch.setattr("conffusion.calibration.learned._BATCH", 1024)
-        return {name: fit_family(name, *arrays, level=0.15) for name in NAMES}
+        return {name: fit_family(name, LabelledBounds(*arrays), level=0.15) for name in NAMES}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -130,10 +133,10 @@ def test_a_set_that_clamping_throws_on_the_truth_counts_as_a_miss():
 
 def brute_force(values, images, ucb, alpha, delta):
     """(lambda_hat, losses) by trying every finite critical value from the top down, or None."""
-    rule, counts, best = RULES[ucb], np.bincount(images), None
+    bound, counts, best = BOUNDS[ucb], np.bincount(images), None
     for scale in np.unique(values[np.isfinite(values)])[::-1]:
         losses = np.bincount(images[values > scale], minlength=len(counts)) / counts
-        if rule.bound(losses, Level(alpha, delta, len(losses))) > alpha + 1e-12:
+        if bound.value(losses, Level(alpha, delta, len(losses))) > alpha + 1e-12:
             break
         best = scale, losses
     return best
@@ -199,7 +202,7 @@ def test_zarr_and_torch_give_what_numpy_gives(fitted, name, reshaped_at_once, tm
         stored[-1][:] = array
     if not reshaped_at_once:
         monkeypatch.setattr("conffusion.calibration.pixels._RESHAPED_PIXELS", 0)
-        monkeypatch.setattr("conffusion.calibration.pixels._READ_PIXELS", 2000)
+        monkeypatch.setattr("conffusion.core.labelled_bounds._READ_PIXELS", 2000)
         monkeypatch.setattr("conffusion.calibration.pixels._CACHE_PIXELS", 600)
     assert calibrate(*arrays, mask=mask, **promise) == expected
     assert calibrate(*stored[:3], mask=stored[3], **promise) == expected
@@ -217,7 +220,7 @@ def test_zarr_and_torch_give_what_numpy_gives(fitted, name, reshaped_at_once, tm
 @pytest.mark.parametrize("name", SHAPED)
 def test_zarr_of_a_shaped_family_is_never_read_whole(fitted, name, tmp_path, monkeypatch):
     monkeypatch.setattr("conffusion.calibration.pixels._RESHAPED_PIXELS", 0)
-    monkeypatch.setattr("conffusion.calibration.pixels._READ_PIXELS", 1000)
+    monkeypatch.setattr("conffusion.core.labelled_bounds._READ_PIXELS", 1000)
     monkeypatch.setattr("conffusion.calibration.pixels._SAMPLE_PIXELS", 1000)
     arrays, stored = synthetic_families.images(40, seed=2), []
     for index, array in enumerate(arrays):
@@ -251,7 +254,7 @@ def test_pixels_as_units_of_a_shaped_family(fitted, name):
 @pytest.mark.parametrize("name", SHAPED)
 def test_loss_curves_of_a_shaped_family(fitted, name):
     arrays = synthetic_families.images(30, seed=4)
-    curves = loss_curves(*arrays, None, fitted[name], n_points=128)
+    curves = loss_curves(LabelledBounds(*arrays, None), fitted[name], n_points=128)
     for at in (0, 40, len(curves.lambdas) - 1):
         low, high = ends(fitted[name], *arrays[:2], curves.lambdas[at])
         missed = ((arrays[2] < low) | (arrays[2] > high)).mean(axis=(1, 2, 3))
@@ -309,7 +312,7 @@ def test_promise_holds_for_a_family_fitted_on_other_images():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("conffusion.calibration.learned._STEPS", 100)
         patch.setattr("conffusion.calibration.learned._BATCH", 2048)
-        family = fit_family("learned", *synthetic_families.images(40, (1, 8, 8), seed=1), level=0.09)
+        family = fit_family("learned", LabelledBounds(*synthetic_families.images(40, (1, 8, 8), seed=1)), level=0.09)
     critical, _ = critical_values(family, pool)
     moved = [*family.shape.apply(*pool[:2]), pool[2]]
     drawn = np.random.default_rng(4).integers(2000, size=(n_draws, n_images))

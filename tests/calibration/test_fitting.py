@@ -5,12 +5,14 @@ import pytest
 import torch
 import zarr
 
-from conffusion.calibration import Family, attainable_risk, calibrate, choose_family, fit_family
+from conffusion.calibration import Family, choose_family, fit_family
 from conffusion.calibration import fitting as fitting_module
 from conffusion.calibration.fitting import image_weights
-from conffusion.calibration.rules import RULES, Level
+from conffusion.calibration.risk_bounds import BOUNDS, Level
+from conffusion.core.labelled_bounds import LabelledBounds
 from conffusion.errors import CalibrationError, ConfigError, DataError, ShapeError
 from tests import synthetic_families
+from tests.calibration_in_order import attainable_risk, calibrate
 
 LEVEL = 0.15
 
@@ -34,11 +36,11 @@ def even_errors(n_images, seed=0):
 def test_best_family_of_simulated_images_is_chosen(quick):
     """Errors proportional to a width that only the neighbourhood tells, or all errors of one size."""
     names = ["multiplicative", "additive", "interval", "learned"]
-    family, sizes = choose_family(names, *synthetic_families.images(40), level=LEVEL)
+    family, sizes = choose_family(names, LabelledBounds(*synthetic_families.images(40)), level=LEVEL)
     assert family.name == "learned"
     assert list(sizes) == names
     assert sizes["learned"] < 0.95 * min(sizes[name] for name in names[:3])
-    family, sizes = choose_family(names[:3], *even_errors(20), level=LEVEL)
+    family, sizes = choose_family(names[:3], LabelledBounds(*even_errors(20)), level=LEVEL)
     assert family.name == "additive"
     assert sizes["additive"] < 0.8 * sizes["interval"]
     assert family.shape is None
@@ -46,10 +48,10 @@ def test_best_family_of_simulated_images_is_chosen(quick):
 
 def test_size_of_a_plain_family_is_the_mean_over_halves(quick):
     lower, upper, target = synthetic_families.images(10)
-    _, sizes = choose_family(["additive", "interval"], lower, upper, target, level=LEVEL, seed=5)
+    _, sizes = choose_family(["additive", "interval"], LabelledBounds(lower, upper, target), level=LEVEL, seed=5)
     expected = []
-    for _, part in fitting_module._Arrays.of(lower, upper, target, None, None).folds(5):
-        low, high, truth = (array.astype(np.float64) for array in part._arrays[:3])
+    for _, part in fitting_module._folds(LabelledBounds(lower, upper, target), 5):
+        low, high, truth = (array.astype(np.float64) for array in (part.lower, part.upper, part.target))
         assert len(low) == 5
         critical = np.sort(np.maximum(low - truth, truth - high), axis=None)
         offset = critical[math.ceil((1 - LEVEL) * critical.size - 1e-6) - 1]
@@ -61,25 +63,25 @@ def test_size_of_a_plain_family_is_the_mean_over_halves(quick):
 def test_single_candidate_is_not_compared(quick):
     arrays = synthetic_families.images(1)
     for name in synthetic_families.NAMES:
-        family, sizes = choose_family([name], *arrays, level=LEVEL)
+        family, sizes = choose_family([name], LabelledBounds(*arrays), level=LEVEL)
         assert (family.name, sizes) == (name, {})
     with pytest.raises(DataError, match="at least 2"):
-        choose_family(["additive", "interval"], *arrays, level=LEVEL)
+        choose_family(["additive", "interval"], LabelledBounds(*arrays), level=LEVEL)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_no_group_is_divided_between_halves(seed):
     labels = np.array([f"person {k}" for k in np.random.default_rng(seed).integers(0, 7, 40)])
-    arrays = fitting_module._Arrays.of(*synthetic_families.images(40, (1, 2, 2)), None, labels)
-    folds, n_groups = arrays.folds(seed), len(set(labels.tolist()))
+    images = LabelledBounds(*synthetic_families.images(40, (1, 2, 2)), groups=labels)
+    folds, n_groups = fitting_module._folds(images, seed), len(set(labels.tolist()))
     for rest, part in folds:
         assert not set(rest.groups.tolist()) & set(part.groups.tolist())
         assert len(rest.groups) + len(part.groups) == 40
         assert len(set(part.groups.tolist())) in (n_groups // 2, n_groups - n_groups // 2)
     assert sorted(np.concatenate([part.groups for _, part in folds]).tolist()) == sorted(labels.tolist())
-    one = fitting_module._Arrays.of(*synthetic_families.images(40, (1, 2, 2)), None, ["same"] * 40)
+    one = LabelledBounds(*synthetic_families.images(40, (1, 2, 2)), groups=["same"] * 40)
     with pytest.raises(DataError, match="1 image or group"):
-        one.folds(seed)
+        fitting_module._folds(one, seed)
 
 
 def test_groups_weigh_the_same(quick):
@@ -87,10 +89,12 @@ def test_groups_weigh_the_same(quick):
     arrays, groups = synthetic_families.images(12), np.arange(12) // 2
     copies = np.concatenate([np.arange(12), [0, 1, 0, 1]])
     names = ["additive", "interval"]
-    _, sizes = choose_family(names, *arrays, groups=groups, level=LEVEL)
-    _, again = choose_family(names, *(array[copies] for array in arrays), groups=groups[copies], level=LEVEL)
+    _, sizes = choose_family(names, LabelledBounds(*arrays, groups=groups), level=LEVEL)
+    _, again = choose_family(
+        names, LabelledBounds(*(array[copies] for array in arrays), groups=groups[copies]), level=LEVEL
+    )
     assert again == pytest.approx(sizes, rel=1e-9)
-    _, other = choose_family(names, *arrays, groups=groups % 3, level=LEVEL)
+    _, other = choose_family(names, LabelledBounds(*arrays, groups=groups % 3), level=LEVEL)
     assert other != pytest.approx(sizes, rel=1e-4)
 
 
@@ -98,11 +102,11 @@ def test_mask_of_one_channel_is_that_of_all(quick):
     arrays = synthetic_families.images(10)
     mask = np.random.default_rng(0).random((10, 1, 8, 8)) < 0.5
     names = ["additive", "pixel_groups", "learned"]
-    family, sizes = choose_family(names, *arrays, mask=mask, level=LEVEL)
-    same, equal = choose_family(names, *arrays, mask=np.repeat(mask, 3, axis=1), level=LEVEL)
+    family, sizes = choose_family(names, LabelledBounds(*arrays, mask=mask), level=LEVEL)
+    same, equal = choose_family(names, LabelledBounds(*arrays, mask=np.repeat(mask, 3, axis=1)), level=LEVEL)
     assert equal == pytest.approx(sizes, rel=1e-12)
     assert same.to_dict() == family.to_dict()
-    assert choose_family(names, *arrays, level=LEVEL)[1] != pytest.approx(sizes, rel=1e-3)
+    assert choose_family(names, LabelledBounds(*arrays), level=LEVEL)[1] != pytest.approx(sizes, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", synthetic_families.NAMES)
@@ -112,26 +116,30 @@ def test_torch_and_zarr_are_fitted_as_numpy_is(quick, name, tmp_path):
     for index, array in enumerate(arrays):
         stored.append(zarr.create_array(tmp_path / f"{index}", shape=array.shape, dtype="f4", chunks=(5, 3, 8, 8)))
         stored[-1][:] = array
-    expected = fit_family(name, *arrays, groups=groups, level=LEVEL).to_dict()
-    assert fit_family(name, *stored, groups=groups.tolist(), level=LEVEL).to_dict() == expected
+    expected = fit_family(name, LabelledBounds(*arrays, groups=groups), level=LEVEL).to_dict()
+    assert fit_family(name, LabelledBounds(*stored, groups=groups.tolist()), level=LEVEL).to_dict() == expected
     tensors = [torch.from_numpy(array) for array in arrays]
-    assert fit_family(name, *tensors, groups=torch.from_numpy(groups), level=LEVEL).to_dict() == expected
+    assert (
+        fit_family(name, LabelledBounds(*tensors, groups=torch.from_numpy(groups)), level=LEVEL).to_dict() == expected
+    )
 
 
 def test_a_family_that_cannot_reach_the_level_has_no_finite_size():
     lower, upper, target = synthetic_families.images(10)
     target[:, :, :2] = 0.0  # never covered by [l / lambda, lambda u] with l > 0
-    family, sizes = choose_family(["multiplicative", "additive"], lower, upper, target, level=LEVEL)
+    family, sizes = choose_family(["multiplicative", "additive"], LabelledBounds(lower, upper, target), level=LEVEL)
     assert (family.name, sizes["multiplicative"]) == ("additive", math.inf)
     target[:, :, :2] = 1.5  # and this by none
-    family, sizes = choose_family(["additive", "pixel_groups", "interval"], lower, upper, target, level=LEVEL)
+    family, sizes = choose_family(
+        ["additive", "pixel_groups", "interval"], LabelledBounds(lower, upper, target), level=LEVEL
+    )
     assert (family.name, set(sizes.values())) == ("additive", {math.inf})
-    with pytest.raises(CalibrationError, match="no offsets keep"):
-        fit_family("pixel_groups", lower, upper, target, level=LEVEL)
+    with pytest.raises(CalibrationError, match="no offsets reach"):
+        fit_family("pixel_groups", LabelledBounds(lower, upper, target), level=LEVEL)
 
 
 def test_chosen_family_calibrates_other_images(quick):
-    family, _ = choose_family(["interval", "learned"], *synthetic_families.images(40), level=LEVEL)
+    family, _ = choose_family(["interval", "learned"], LabelledBounds(*synthetic_families.images(40)), level=LEVEL)
     others = synthetic_families.images(80, seed=1)
     promise = {"alpha": 0.2, "delta": 0.1, "ucb": "star"}
     found, plain = (calibrate(*others, scaling=scaling, **promise) for scaling in (family, "interval"))
@@ -143,31 +151,31 @@ def test_bad_requests_are_named_before_anything_is_fitted(monkeypatch):
     monkeypatch.setattr(fitting_module, "fit_learned_scale", lambda *_, **__: pytest.fail("fitted"))
     arrays, mask = synthetic_families.images(4), np.ones((4, 1, 8, 8))
     with pytest.raises(ConfigError, match="scaling = 'magic'"):
-        choose_family(["learned", "magic"], *arrays, level=LEVEL)
+        choose_family(["learned", "magic"], LabelledBounds(*arrays), level=LEVEL)
     with pytest.raises(ConfigError, match="names is empty"):
-        choose_family([], *arrays, level=LEVEL)
+        choose_family([], LabelledBounds(*arrays), level=LEVEL)
     for names in (["learned"], ["learned", "additive"]):
         for level in (0.0, 1.0, math.nan):
             with pytest.raises(ConfigError, match="level = "):
-                choose_family(names, *arrays, level=level)
+                choose_family(names, LabelledBounds(*arrays), level=level)
         with pytest.raises(ShapeError, match="upper has shape"):
-            choose_family(names, arrays[0], arrays[1][:2], arrays[2], level=LEVEL)
+            choose_family(names, LabelledBounds(arrays[0], arrays[1][:2], arrays[2]), level=LEVEL)
         with pytest.raises(ShapeError, match="mask has shape"):
-            choose_family(names, *arrays, mask=mask[:, :, :4], level=LEVEL)
+            choose_family(names, LabelledBounds(*arrays, mask=mask[:, :, :4]), level=LEVEL)
         with pytest.raises(ShapeError, match="groups has shape"):
-            choose_family(names, *arrays, groups=[1, 2], level=LEVEL)
+            choose_family(names, LabelledBounds(*arrays, groups=[1, 2]), level=LEVEL)
     mask[3] = 0
     for name in synthetic_families.NAMES:
         with pytest.raises(DataError, match="no pixel in image 3"):
-            fit_family(name, *arrays, mask=mask, level=LEVEL)
+            fit_family(name, LabelledBounds(*arrays, mask=mask), level=LEVEL)
     with pytest.raises(DataError, match="no pixel in image 3"):
-        choose_family(["additive", "interval"], *arrays, mask=mask, level=LEVEL)
+        choose_family(["additive", "interval"], LabelledBounds(*arrays, mask=mask), level=LEVEL)
     with pytest.raises(ConfigError, match="scaling = 'magic'"):
-        fit_family("magic", *arrays, level=LEVEL)
+        fit_family("magic", LabelledBounds(*arrays), level=LEVEL)
 
 
 def test_plain_scaling_needs_no_fit():
-    family = fit_family("interval", *synthetic_families.images(2), level=LEVEL)
+    family = fit_family("interval", LabelledBounds(*synthetic_families.images(2)), level=LEVEL)
     assert isinstance(family, Family)
     assert (family.name, family.shape) == ("interval", None)
 
@@ -177,12 +185,12 @@ def test_plain_scaling_needs_no_fit():
 def test_attainable_risk_just_passes(ucb, scale):
     """Whatever the scale at which the losses are given."""
     losses = scale * np.random.default_rng(0).beta(9, 91, 200)
-    asked, rule = Level(0.1, 0.1, 200), RULES[ucb]
+    asked, bound = Level(0.1, 0.1, 200), BOUNDS[ucb]
     risk = attainable_risk(losses, n=asked.n, alpha=asked.alpha, delta=asked.delta, ucb=ucb)
     assert 0 < risk < 0.1
     factor = risk / losses.mean()
-    assert rule.would_pass(losses * factor * (1 - 1e-9), asked)
-    assert not rule.would_pass(losses * factor * (1 + 1e-6), asked)
+    assert bound.would_pass(losses * factor * (1 - 1e-9), asked)
+    assert not bound.would_pass(losses * factor * (1 + 1e-6), asked)
 
 
 def test_attainable_risk_comes_closer_to_alpha_with_more_units():

@@ -4,7 +4,7 @@ import pytest
 
 from conffusion.calibration import Calibration
 from conffusion.calibration.guarantee import Guarantee
-from conffusion.calibration.rules import RULES
+from conffusion.calibration.risk_bounds import BOUNDS
 
 
 def test_it_names_the_unit_and_its_numbers() -> None:
@@ -37,7 +37,7 @@ def test_pixels_guarantee_nothing() -> None:
     )
 
 
-@pytest.mark.parametrize("name", sorted(RULES))
+@pytest.mark.parametrize("name", sorted(BOUNDS))
 def test_it_claims_what_its_bound_guarantees(name: str) -> None:
     guarantee = Guarantee(0.1, 0.1, "image", 50, 50, name)  # type: ignore[arg-type]
     starts = {
@@ -46,7 +46,7 @@ def test_it_claims_what_its_bound_guarantees(name: str) -> None:
         "mean_only": "On average over draws",
         "none": "Nothing is guaranteed",
     }
-    assert guarantee.strength == RULES[name].promise
+    assert guarantee.strength == BOUNDS[name].strength
     assert str(guarantee).startswith(starts[guarantee.strength])
     assert guarantee.holds == (guarantee.strength == "finite_sample")
 

@@ -5,12 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conffusion.calibration import calibrate
-from conffusion.calibration.krcps import GAMMAS, ConvexProblem, PixelGroups, fit_pixel_groups, quantile_groups
+from benchmarks.krcps_convex import GAMMAS, ConvexProblem, fit_convex
+from conffusion.calibration.krcps import PixelGroups, fit_pixel_groups, quantile_groups
+from conffusion.core.labelled_bounds import LabelledBounds
 from conffusion.errors import CalibrationError, ConfigError, DataError, ShapeError
 from tests import conformance
+from tests.calibration_in_order import calibrate
 
-MODES = ["convex", "direct"]
+FITS = {"convex": fit_convex, "direct": fit_pixel_groups}
+MODES = list(FITS)
 PROCEDURES, GROUPS = conformance.load("stats/krcps_procedures")
 
 
@@ -89,7 +92,7 @@ def test_convex_problem_against_a_fine_grid():
 def test_convex_problem_without_solution_is_refused():
     problem = ConvexProblem([np.full(9, 0.1)], [np.full(9, 0.9)], np.ones(1), 0.05)
     assert problem.solve(GAMMAS[0]) is None
-    with pytest.raises(CalibrationError, match="'direct'"):
+    with pytest.raises(CalibrationError, match="raise the level"):
         problem.best()
 
 
@@ -113,7 +116,7 @@ def test_groups_are_ordered_by_miss_rate(rates, n_groups):
 @pytest.mark.parametrize("level", [0.05, 0.1, 0.3])
 @pytest.mark.parametrize("n_groups", [1, 4])
 def test_level_is_kept_on_the_fitting_data(split, mode, level, n_groups):
-    groups = fit_pixel_groups(*split, n_groups=n_groups, level=level, mode=mode)
+    groups = FITS[mode](LabelledBounds(*split), n_groups=n_groups, level=level)
     assert groups.label.shape == (1, 12, 12)
     assert groups.offsets.shape == (n_groups,)
     assert groups.offsets.dtype == np.float64
@@ -125,9 +128,9 @@ def test_level_is_kept_on_the_fitting_data(split, mode, level, n_groups):
 
 @pytest.mark.parametrize("n_groups", [1, 2, 4])
 def test_direct_is_no_wider_than_convex_at_the_same_risk(split, n_groups):
-    convex = fit_pixel_groups(*split, n_groups=n_groups, level=0.1, mode="convex")
+    convex = fit_convex(LabelledBounds(*split), n_groups=n_groups, level=0.1)
     risk, length = risk_and_length(convex.apply(*split[:2]), split[2])
-    direct = fit_pixel_groups(*split, n_groups=n_groups, level=risk, mode="direct")
+    direct = fit_pixel_groups(LabelledBounds(*split), n_groups=n_groups, level=risk)
     direct_risk, direct_length = risk_and_length(direct.apply(*split[:2]), split[2])
     assert direct_risk <= risk
     assert direct_length <= length * (1 + 1e-3)
@@ -136,7 +139,7 @@ def test_direct_is_no_wider_than_convex_at_the_same_risk(split, n_groups):
 def test_more_groups_help_where_errors_differ(split):
     lengths = []
     for n_groups in (1, 6):
-        groups = fit_pixel_groups(*split, n_groups=n_groups, level=0.1, mode="direct")
+        groups = fit_pixel_groups(LabelledBounds(*split), n_groups=n_groups, level=0.1)
         lengths.append(risk_and_length(groups.apply(*split[:2]), split[2])[1])
     assert lengths[1] < 0.99 * lengths[0]
     assert (np.diff(groups.offsets) > 0).all()  # harder groups are widened more
@@ -169,7 +172,7 @@ def test_direct_mode_against_every_choice_of_offsets(seed, shape, n_groups, leve
     generator = np.random.default_rng(seed)
     target, below, above = generator.random((3, *shape))
     arrays = [np.clip(target - 0.4 * below + 0.1, 0, 1), np.clip(target + 0.4 * above - 0.1, 0, 1), target]
-    groups = fit_pixel_groups(*arrays, n_groups=n_groups, level=level, mode="direct")
+    groups = fit_pixel_groups(LabelledBounds(*arrays), n_groups=n_groups, level=level)
     choices, budget = every_choice(groups, arrays), np.floor(level * target.size + 1e-9)
     risk, length = (value * target.size for value in risk_and_length(groups.apply(*arrays[:2]), target))
     allowed = choices[choices[:, 0] <= budget + 1e-9]
@@ -185,7 +188,7 @@ def test_direct_mode_against_every_choice_of_offsets(seed, shape, n_groups, leve
 
 @pytest.mark.parametrize("mode", MODES)
 def test_sets_grow_with_lambda_after_the_offsets(split, mode):
-    groups = fit_pixel_groups(*split, n_groups=4, level=0.1, mode=mode)
+    groups = FITS[mode](LabelledBounds(*split), n_groups=4, level=0.1)
     fresh = make_bounds(80, seed=1)
     moved = groups.apply(*fresh[:2])
     assert (moved[0] <= moved[1]).all()
@@ -218,14 +221,14 @@ def test_masked_positions_neither_count_nor_move(mode):
     mask[:, :, 3:9, 3:9] = 1
     mask[::2, :, 3] = 0
     spoilt = [np.where(mask == 1, array, np.nan) for array in arrays]
-    groups = fit_pixel_groups(*spoilt, mask, n_groups=3, level=0.1, mode=mode)
+    groups = FITS[mode](LabelledBounds(*spoilt, mask), n_groups=3, level=0.1)
     inside = np.broadcast_to(mask.any(axis=0), (3, 12, 12))
     assert ((groups.label >= 0) == inside).all()
     bounds = groups.apply(*arrays[:2])
     assert risk_and_length(bounds, arrays[2], mask)[0] <= 0.1
     for before, after in zip(arrays, bounds, strict=False):
         assert np.array_equal(after[:, ~inside], before[:, ~inside].astype(np.float64))
-    full = fit_pixel_groups(*spoilt, np.repeat(mask, 3, axis=1), n_groups=3, level=0.1, mode=mode)
+    full = FITS[mode](LabelledBounds(*spoilt, np.repeat(mask, 3, axis=1)), n_groups=3, level=0.1)
     assert np.array_equal(full.offsets, groups.offsets)
 
 
@@ -235,32 +238,32 @@ def test_crossed_bounds_and_equal_bounds():
     lower[::3], upper[::3] = upper[::3].copy(), lower[::3].copy()
     upper[1::3] = lower[1::3]
     for mode in MODES:
-        groups = fit_pixel_groups(lower, upper, target, n_groups=2, level=0.2, mode=mode)
+        groups = FITS[mode](LabelledBounds(lower, upper, target), n_groups=2, level=0.2)
         assert risk_and_length(groups.apply(lower, upper), target)[0] <= 0.2
 
 
 def test_bad_arguments(split):
     good = {"n_groups": 2, "level": 0.1}
-    for change, match in [({"n_groups": 0}, "n_groups"), ({"level": 1.0}, "level"), ({"mode": "other"}, "'other'")]:
+    for change, match in [({"n_groups": 0}, "n_groups"), ({"level": 1.0}, "level")]:
         with pytest.raises(ConfigError, match=match):
-            fit_pixel_groups(*split, **{**good, **change})
+            fit_pixel_groups(LabelledBounds(*split), **{**good, **change})
     lower, upper, target = split
     with pytest.raises(ShapeError, match="upper"):
-        fit_pixel_groups(lower, upper[1:], target, **good)
+        fit_pixel_groups(LabelledBounds(lower, upper[1:], target), **good)
     with pytest.raises(ShapeError, match="N, C, H, W"):
-        fit_pixel_groups(lower[0], upper[0], target[0], **good)
+        fit_pixel_groups(LabelledBounds(lower[0], upper[0], target[0]), **good)
     with pytest.raises(ShapeError, match="mask"):
-        fit_pixel_groups(lower, upper, target, np.ones((60, 2, 12, 12)), **good)
+        fit_pixel_groups(LabelledBounds(lower, upper, target, np.ones((60, 2, 12, 12))), **good)
     with pytest.raises(DataError, match="no pixel"):
-        fit_pixel_groups(lower, upper, target, np.zeros_like(target), **good)
+        fit_pixel_groups(LabelledBounds(lower, upper, target, np.zeros_like(target)), **good)
     with pytest.raises(DataError, match="upper"):
-        fit_pixel_groups(lower, np.where(upper > 0.9, np.nan, upper), target, **good)
+        fit_pixel_groups(LabelledBounds(lower, np.where(upper > 0.9, np.nan, upper), target), **good)
     with pytest.raises(CalibrationError, match=r"outside \[0, 1\]"):
-        fit_pixel_groups(lower, upper, target + 1, **good)
+        fit_pixel_groups(LabelledBounds(lower, upper, target + 1), **good)
 
 
 def test_arguments_are_not_written_to(split):
     copies = [array.copy() for array in split]
     for mode in MODES:
-        fit_pixel_groups(*split, n_groups=2, level=0.1, mode=mode).apply(*split[:2])
+        FITS[mode](LabelledBounds(*split), n_groups=2, level=0.1).apply(*split[:2])
     assert all(np.array_equal(array, copy) for array, copy in zip(split, copies, strict=True))

@@ -12,6 +12,7 @@ from conffusion.calibration import learned
 from conffusion.calibration.features import SMALLEST_SIZE
 from conffusion.calibration.learned import LearnedScale, fit_learned_scale
 from conffusion.calibration.scaling import SCALINGS
+from conffusion.core.labelled_bounds import LabelledBounds
 from conffusion.errors import DataError, ShapeError
 from tests import synthetic_families
 
@@ -26,7 +27,7 @@ def evenly(n_images):
 @pytest.fixture(scope="module")
 def shape():
     """Fitted in full."""
-    return fit_learned_scale(*synthetic_families.images(60), None, evenly(60), level=LEVEL)
+    return fit_learned_scale(LabelledBounds(*synthetic_families.images(60)), evenly(60), level=LEVEL)
 
 
 @pytest.fixture
@@ -97,13 +98,15 @@ def test_fit_leaves_about_the_risk_it_was_asked_for(shape):
 @pytest.mark.parametrize("level", [1e-6, 0.01, 0.5, 0.99])
 def test_fit_at_any_level_is_finite(quick, level):
     bounds = synthetic_families.images(4)
-    fitted = fit_learned_scale(*bounds, None, evenly(4), level=level)
+    fitted = fit_learned_scale(LabelledBounds(*bounds), evenly(4), level=level)
     assert all(np.isfinite(end).all() for end in fitted.apply(*bounds[:2]))
 
 
 def test_fit_is_a_function_of_the_seed(quick):
     bounds = synthetic_families.images(6)
-    first, again, other = (fit_learned_scale(*bounds, None, evenly(6), level=LEVEL, seed=k) for k in (3, 3, 4))
+    first, again, other = (
+        fit_learned_scale(LabelledBounds(*bounds), evenly(6), level=LEVEL, seed=k) for k in (3, 3, 4)
+    )
     assert first.to_dict() == again.to_dict()
     assert first.to_dict() != other.to_dict()
 
@@ -156,12 +159,13 @@ def test_each_image_is_reshaped_by_its_own_bounds_bit_for_bit():
 def test_number_of_threads_changes_no_bit():
     """Processes of their own, since libraries of linear algebra read the number of threads once."""
     code = (
-        "import numpy as np; from tests import synthetic_families as s; from conffusion.calibration import learned\n"
+        "import numpy as np; from tests import synthetic_families as s\n"
+        "from conffusion.calibration import LabelledBounds, learned\n"
         "for shape in [(3, 31, 31), (1, 64, 64), (3, 37, 53)]:\n"
         "    low, high = s.learned_scale(shape[0]).apply(*s.images(2, shape)[:2])\n"
         "    print(low.tobytes().hex(), high.tobytes().hex())\n"
         "learned._STEPS = 12\n"
-        "print(learned.fit_learned_scale(*s.images(6), None, np.full(6, 1 / 6), level=0.1).to_dict())"
+        "print(learned.fit_learned_scale(LabelledBounds(*s.images(6)), np.full(6, 1 / 6), level=0.1).to_dict())"
     )
     outputs = set()
     for threads in ("1", "2", "3"):
@@ -180,7 +184,7 @@ def test_number_of_threads_changes_no_bit():
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 1, 1), (3, 1, 5), (2, 4, 1)])
 def test_tiny_images(quick, shape):
     bounds = synthetic_families.images(20, shape)
-    low, high = fit_learned_scale(*bounds, None, evenly(20), level=0.2).apply(*bounds[:2])
+    low, high = fit_learned_scale(LabelledBounds(*bounds), evenly(20), level=0.2).apply(*bounds[:2])
     assert low.shape == (20, *shape)
     assert (low < high).all()
 
@@ -202,7 +206,7 @@ def test_shapes_and_values_are_checked(shape, quick):
         with pytest.raises(DataError, match="whole images"):
             shape.apply(lower, upper)
         with pytest.raises(DataError, match="whole images"):
-            fit_learned_scale(lower, upper, target, None, evenly(4), level=LEVEL)
+            fit_learned_scale(LabelledBounds(lower, upper, target), evenly(4), level=LEVEL)
 
 
 def test_mask_of_one_channel_is_that_of_all(quick):
@@ -210,21 +214,25 @@ def test_mask_of_one_channel_is_that_of_all(quick):
     mask = np.random.default_rng(0).random((6, 1, 8, 8)) < 0.5
     spoilt = np.where(mask, target, np.nan).astype(np.float32)
     weights = evenly(6)
-    narrow = fit_learned_scale(lower, upper, spoilt, mask, weights, level=LEVEL)
-    wide = fit_learned_scale(lower, upper, target, np.repeat(mask, 3, axis=1).astype("u1"), weights, level=LEVEL)
+    narrow = fit_learned_scale(LabelledBounds(lower, upper, spoilt, mask), weights, level=LEVEL)
+    wide = fit_learned_scale(
+        LabelledBounds(lower, upper, target, np.repeat(mask, 3, axis=1).astype("u1")), weights, level=LEVEL
+    )
     assert narrow.to_dict() == wide.to_dict()
-    everything = fit_learned_scale(lower, upper, target, np.ones_like(target), weights, level=LEVEL)
-    assert everything.to_dict() == fit_learned_scale(lower, upper, target, None, weights, level=LEVEL).to_dict()
+    everything = fit_learned_scale(LabelledBounds(lower, upper, target, np.ones_like(target)), weights, level=LEVEL)
+    assert (
+        everything.to_dict() == fit_learned_scale(LabelledBounds(lower, upper, target), weights, level=LEVEL).to_dict()
+    )
     assert everything.to_dict() != wide.to_dict()
     with pytest.raises(DataError, match="target is NaN or infinite at evaluated pixels of image 0"):
-        fit_learned_scale(lower, upper, spoilt, None, weights, level=LEVEL)
+        fit_learned_scale(LabelledBounds(lower, upper, spoilt), weights, level=LEVEL)
 
 
 def test_image_without_an_evaluated_pixel_is_named(quick):
     mask = np.ones((3, 1, 8, 8))
     mask[2] = 0
     with pytest.raises(DataError, match="no pixel in image 2"):
-        fit_learned_scale(*synthetic_families.images(3), mask, evenly(3), level=LEVEL)
+        fit_learned_scale(LabelledBounds(*synthetic_families.images(3), mask), evenly(3), level=LEVEL)
 
 
 def test_images_weigh_what_they_are_given(quick):
@@ -232,14 +240,16 @@ def test_images_weigh_what_they_are_given(quick):
     lower, upper, target = synthetic_families.images(3)
     target[1:] = lower[1:]
     weights = np.array([1.0, 0.0, 0.0])
-    alone = fit_learned_scale(lower[:1], upper[:1], target[:1], None, evenly(1), level=LEVEL)
-    assert fit_learned_scale(lower, upper, target, None, weights, level=LEVEL).scale == pytest.approx(alone.scale)
+    alone = fit_learned_scale(LabelledBounds(lower[:1], upper[:1], target[:1]), evenly(1), level=LEVEL)
+    assert fit_learned_scale(LabelledBounds(lower, upper, target), weights, level=LEVEL).scale == pytest.approx(
+        alone.scale
+    )
 
 
 def test_of_many_pixels_some_are_drawn(quick, monkeypatch):
     bounds = synthetic_families.images(8, (1, 16, 16))
     monkeypatch.setattr(learned, "_MAX_PIXELS", 80)
-    sample = learned._draw(*bounds, None, evenly(8), np.random.default_rng(0))
+    sample = learned._draw(LabelledBounds(*bounds), evenly(8), np.random.default_rng(0))
     assert np.array_equal(sample.counts, np.full(8, 10))
     assert np.array_equal(sample.starts, np.arange(8) * 10)
     values = set(np.float32(bounds[2]).reshape(8, -1)[3].tolist())
@@ -251,7 +261,7 @@ def test_constant_features_stay_at_zero(quick):
     """Bounds of one size, and of one level: nothing but the position differs, and that is all that is learned from."""
     lower, upper = np.full((6, 1, 8, 8), np.float32(0.3)), np.full((6, 1, 8, 8), np.float32(0.7))
     target = np.random.default_rng(0).random(lower.shape, dtype=np.float32)
-    fitted = fit_learned_scale(lower, upper, target, None, evenly(6), level=0.3)
+    fitted = fit_learned_scale(LabelledBounds(lower, upper, target), evenly(6), level=0.3)
     features = learned.pixel_features(lower[:1].astype("f8"), upper[:1].astype("f8")).reshape(40, -1).T
     standardised = learned._standardise(features, fitted.mean, fitted.deviation)
     assert np.array_equal(standardised[:, :2], np.zeros((64, 2)))
@@ -260,5 +270,5 @@ def test_constant_features_stay_at_zero(quick):
 def test_arguments_are_not_written_to(quick):
     arrays = [*synthetic_families.images(4), np.ones((4, 1, 8, 8)), evenly(4)]
     copies = [array.copy() for array in arrays]
-    fit_learned_scale(*arrays, level=LEVEL).apply(*arrays[:2])
+    fit_learned_scale(LabelledBounds(*arrays[:-1]), arrays[-1], level=LEVEL).apply(*arrays[:2])
     assert all(np.array_equal(array, copy) for array, copy in zip(arrays, copies, strict=True))

@@ -10,7 +10,6 @@ import pytest
 
 from conffusion.calibration import Calibration, Family
 from conffusion.calibration.record import (
-    FAMILY_FILE,
     CalibrationRecord,
     read_calibration,
     read_record,
@@ -34,7 +33,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     write_calibration(tmp_path / "calibration.json", record)
     assert read_record(tmp_path / "calibration.json") == record
     assert read_calibration(tmp_path / "calibration.json") == CALIBRATION
-    assert json.loads((tmp_path / FAMILY_FILE).read_text()) == {"name": "interval", "shape": None}
+    assert json.loads((tmp_path / "family.json").read_text()) == {"name": "interval", "shape": None}
 
 
 def test_a_file_has_the_keys_of_the_contract_whoever_writes_it(tmp_path: Path) -> None:
@@ -42,7 +41,7 @@ def test_a_file_has_the_keys_of_the_contract_whoever_writes_it(tmp_path: Path) -
     values = json.loads((tmp_path / "calibration.json").read_text())
     assert set(values) == CONTRACT_KEYS | {"package", "model_sha256"}
     assert values["n_bound"] == 40 and values["split"] is None and values["feasible"] is True
-    assert not (tmp_path / FAMILY_FILE).exists()
+    assert not (tmp_path / "family.json").exists()
 
 
 def test_a_fitted_shape_is_kept_beside(tmp_path: Path) -> None:
@@ -55,13 +54,13 @@ def test_a_fitted_shape_is_kept_beside(tmp_path: Path) -> None:
     assert read_record(tmp_path / "calibration.json", with_shape=False).calibration.shape is None
     assert Calibration.from_dict(calibration.to_dict(), Family("learned", calibration.shape)).shape is calibration.shape
 
-    (tmp_path / FAMILY_FILE).write_text(json.dumps({"name": "pixel_groups"}))
+    (tmp_path / "family.json").write_text(json.dumps({"name": "pixel_groups"}))
     with pytest.raises(StoreError, match="family.json: holds no set family"):
         read_calibration(tmp_path / "calibration.json")
-    (tmp_path / FAMILY_FILE).write_text(json.dumps(Family("additive").to_dict()))
+    (tmp_path / "family.json").write_text(json.dumps(Family("additive").to_dict()))
     with pytest.raises(StoreError, match="holds the family 'additive' but the scale is of 'learned'"):
         read_calibration(tmp_path / "calibration.json")
-    (tmp_path / FAMILY_FILE).unlink()
+    (tmp_path / "family.json").unlink()
     with pytest.raises(StoreError, match="family.json"):
         read_calibration(tmp_path / "calibration.json")
 

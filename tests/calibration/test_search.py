@@ -13,35 +13,36 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import conffusion.calibration as library
-from conffusion.calibration import (
-    Calibration,
-    calibrate,
-    clt_ucb,
-    critical_lambda,
-    empirical_bernstein_ucb,
-    star_ucb,
-    wsr_ucb,
-)
-from conffusion.calibration import pixels as pixels_module
+from conffusion.calibration import Calibration, clt_ucb, critical_lambda, empirical_bernstein_ucb, star_ucb, wsr_ucb
 from conffusion.calibration import search as search_module
-from conffusion.calibration.rules import RULES, StarRule, VarianceRule
+from conffusion.calibration.risk_bounds import BOUNDS, StarBound, VarianceBound
 from conffusion.calibration.units import group_index
 from conffusion.errors import CalibrationError, ConfigError, DataError, ShapeError
 from tests import calibration_fixtures, conformance
+from tests.calibration_in_order import calibrate
 
-BOUNDS = "bentkus clt conformal_risk_control empirical_bernstein hoeffding hoeffding_bentkus official star wsr"
-CONTRACT = {f"{name}_ucb" for name in BOUNDS.split()} | {"Calibration", "calibrate", "critical_lambda"}
+UCBS = "bentkus clt conformal_risk_control empirical_bernstein hoeffding hoeffding_bentkus official star wsr"
+CONTRACT = {f"{name}_ucb" for name in UCBS.split()} | {"Calibration", "calibrate", "critical_lambda"}
 CONTRACT |= {"Family", "attainable_risk", "choose_family", "fit_family", "LearnThenTest", "learn_then_test"}
 CONTRACT |= {
     "EveryGroup",
     "ImageQuantile",
     "IntervalCalibrator",
     "MeanRisk",
+    "Guarantee",
+    "GuaranteePart",
+    "Guarantees",
     "PromisePart",
     "Promises",
     "Selection",
     "WidestQuarter",
+    "calibrate_guarantees",
     "calibrate_promises",
+    "CalibrationOptions",
+    "CalibrationRecord",
+    "LabelledBounds",
+    "read_calibration",
+    "write_calibration",
 }
 BOUNDS_OF_LOSSES = {"wsr": wsr_ucb, "star": star_ucb, "empirical_bernstein": empirical_bernstein_ucb, "clt": clt_ucb}
 PAPER = {"alpha": 0.1, "delta": 0.1, "unit": "pixel", "ucb": "official"}
@@ -107,7 +108,7 @@ def brute_force(arrays, chosen, groups, promise, weights=None):
     for scale in np.unique(critical[chosen & (critical < np.inf)])[::-1]:
         losses = unit_losses(critical > scale, chosen, groups, promise["unit"], weights)
         ucb, of_losses, delta = promise["ucb"], BOUNDS_OF_LOSSES.get(promise["ucb"]), promise["delta"]
-        bound = of_losses(losses, delta) if of_losses else RULES[ucb].ucb(losses.mean(), len(losses), delta)
+        bound = of_losses(losses, delta) if of_losses else BOUNDS[ucb].ucb(losses.mean(), len(losses), delta)
         if bound > promise["alpha"] + 1e-12 or (ucb == "official" and losses.mean() >= promise["alpha"]):
             break
         best = scale, losses.mean()
@@ -120,7 +121,7 @@ def brute_force(arrays, chosen, groups, promise, weights=None):
     shades=st.sampled_from([None, 2, 5, 20]),
     dtype=st.sampled_from([np.float32, np.float64]),
     scaling=st.sampled_from(SCALINGS),
-    ucb=st.sampled_from(sorted(RULES)),
+    ucb=st.sampled_from(sorted(BOUNDS)),
     unit=st.sampled_from(["image", "group", "pixel"]),
     levels=st.tuples(st.sampled_from([0.1, 0.3, 0.6]), st.sampled_from([0.1, 0.4, 0.8])),
 )
@@ -134,7 +135,7 @@ def test_exact_search_equals_brute_force(seed, shades, dtype, scaling, ucb, unit
     chosen[:, 0, 0, 0] = True
     groups = [f"person {k}" for k in generator.integers(0, max(1, shape[0] // 2), shape[0])]
     promise = {"scaling": scaling, "ucb": ucb, "unit": unit, "alpha": levels[0], "delta": levels[1]}
-    assume(not (unit == "pixel" and isinstance(RULES[ucb], VarianceRule | StarRule)))  # refused
+    assume(not (unit == "pixel" and isinstance(BOUNDS[ucb], VarianceBound | StarBound)))  # refused
     expected = brute_force(arrays, chosen, groups, promise)
     if expected is None:
         with pytest.raises(CalibrationError):
@@ -156,7 +157,7 @@ def test_exact_search_equals_brute_force(seed, shades, dtype, scaling, ucb, unit
     shades=st.sampled_from([None, 4, 20]),
     kind=st.sampled_from(["whole", "real", "one channel", "wide range"]),
     scaling=st.sampled_from(SCALINGS),
-    ucb=st.sampled_from(sorted(set(RULES) - {"official"})),
+    ucb=st.sampled_from(sorted(set(BOUNDS) - {"official"})),
     unit=st.sampled_from(["image", "group"]),
     levels=st.tuples(st.sampled_from([0.1, 0.3, 0.6]), st.sampled_from([0.1, 0.4, 0.8])),
 )
@@ -184,7 +185,7 @@ def test_exact_search_with_weights_equals_brute_force(seed, shades, kind, scalin
     assert found.risk == pytest.approx(expected[1], abs=1e-12)
 
 
-@pytest.mark.parametrize("ucb", [name for name in RULES if name != "official"])
+@pytest.mark.parametrize("ucb", [name for name in BOUNDS if name != "official"])
 @pytest.mark.parametrize("one_channel", [False, True])
 def test_weights_of_0_and_1_give_the_numbers_of_a_mask(faces, ucb, one_channel):
     generator, n_channels = np.random.default_rng(3), 1 if one_channel else 3
@@ -204,7 +205,7 @@ def test_weights_are_streamed(faces, monkeypatch):
     arrays = []
     for array in (*faces, weights):
         arrays.append(zarr.create_array(store=zarr.storage.MemoryStore(), data=array, chunks=(7, *array.shape[1:])))
-    monkeypatch.setattr(pixels_module, "_READ_PIXELS", 1)
+    monkeypatch.setattr("conffusion.core.labelled_bounds._READ_PIXELS", 1)
     monkeypatch.setattr(search_module, "_MAX_COLLECTED", 50)
     monkeypatch.setattr(search_module, "_MAX_EDGES", 4)
     assert calibrate(*arrays[:3], weights=arrays[3], alpha=0.15, delta=0.2) == expected
@@ -221,8 +222,8 @@ def test_weights_are_streamed(faces, monkeypatch):
         ({"weights": np.ones((60, 1, 10, 10)), "unit": "pixel", "ucb": "official"}, ConfigError, "weights with unit"),
         ({"mask": np.full((60, 1, 10, 10), 255)}, DataError, "values other than 0 and 1"),
         ({"mask": np.linspace(0, 1, 10) * np.ones((60, 1, 10, 1))}, DataError, "values other than 0 and 1"),
-        ({"groups": [None, *range(59)]}, DataError, "group of image 0 is missing"),
-        ({"groups": [*range(59), np.nan]}, DataError, "group of image 59 is missing"),
+        ({"groups": [None, *range(59)]}, DataError, "groups: that of image 0 is missing"),
+        ({"groups": [*range(59), np.nan]}, DataError, "groups: that of image 59 is missing"),
     ],
 )
 def test_bad_weights_masks_and_groups_are_named(faces, options, error, message):
@@ -231,7 +232,7 @@ def test_bad_weights_masks_and_groups_are_named(faces, options, error, message):
 
 
 def test_search_in_many_small_steps_gives_the_same(faces, monkeypatch):
-    expected = {ucb: calibrate(*faces, alpha=0.15, delta=0.2, ucb=ucb) for ucb in RULES}
+    expected = {ucb: calibrate(*faces, alpha=0.15, delta=0.2, ucb=ucb) for ucb in BOUNDS}
     monkeypatch.setattr(search_module, "_MAX_EDGES", 4)
     monkeypatch.setattr(search_module, "_MAX_COLLECTED", 50)
     for ucb, calibration in expected.items():
@@ -274,7 +275,7 @@ def test_zarr_and_torch_give_what_numpy_gives(faces, tmp_path, scaling, unit, uc
 
 def test_zarr_is_read_in_blocks(faces, monkeypatch, tmp_path):
     whole = calibrate(*faces, alpha=0.2, delta=0.2)
-    monkeypatch.setattr("conffusion.calibration.pixels._READ_PIXELS", 1000)
+    monkeypatch.setattr("conffusion.core.labelled_bounds._READ_PIXELS", 1000)
     monkeypatch.setattr("conffusion.calibration.pixels._SAMPLE_PIXELS", 1000)
     stored = []
     for index, array in enumerate(faces):
@@ -300,7 +301,7 @@ def test_order_of_pixels_does_not_matter(faces, seed):
     assert calibrate(*shuffled, alpha=0.2, delta=0.1) == calibrate(*faces, alpha=0.2, delta=0.1)
 
 
-@given(levels=st.tuples(st.floats(0.05, 0.9), st.floats(0.05, 0.9)), ucb=st.sampled_from(sorted(RULES)))
+@given(levels=st.tuples(st.floats(0.05, 0.9), st.floats(0.05, 0.9)), ucb=st.sampled_from(sorted(BOUNDS)))
 def test_stricter_promises_need_larger_scales(faces, levels, ucb):
     def scale(alpha, delta):
         try:
@@ -377,7 +378,7 @@ def test_float32_results_still_cover(faces):
     assert 1 - ((low <= faces[2]) & (faces[2] <= high)).mean() <= found.risk + 1e-12
 
 
-@pytest.mark.parametrize("ucb", sorted(RULES))
+@pytest.mark.parametrize("ucb", sorted(BOUNDS))
 def test_too_few_units_name_how_many_are_needed(ucb):
     def attempt(n, value=0.5, unit="image", groups=None):
         array = np.full((n, 4), value)

@@ -13,7 +13,7 @@ from conffusion.calibration import (
     hoeffding_ucb,
     official_ucb,
 )
-from conffusion.calibration.rules import RULES
+from conffusion.calibration.risk_bounds import BOUNDS
 from conffusion.errors import ConfigError
 from tests import conformance
 
@@ -68,7 +68,7 @@ def test_closed_forms_at_risk_zero_and_one(n, delta):
     entropy = 1 - delta ** (1 / n)
     assert hoeffding_bentkus_ucb(0.0, n, delta) == pytest.approx(entropy, rel=1e-12)
     assert bentkus_ucb(0.0, n, delta) == pytest.approx(1 - (delta / math.e) ** (1 / n), rel=1e-12)
-    assert RULES["official"].ucb(0.0, n, delta) == pytest.approx(1 - (delta / math.e) ** (1 / n), rel=1e-12)
+    assert BOUNDS["official"].ucb(0.0, n, delta) == pytest.approx(1 - (delta / math.e) ** (1 / n), rel=1e-12)
     assert official_ucb(0.0, n, delta) == 1.0
     assert all(bound(1.0, n, delta) == 1.0 for bound in MEAN_BOUNDS.values())
     assert conformal_risk_control_ucb(0.0, n) == pytest.approx(1 / (n + 1), rel=1e-15)

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from conffusion.calibration import calibrate
-from conffusion.calibration.rules import Level, get_rule
+from conffusion.calibration.risk_bounds import Level, get_bound
 from conffusion.calibration.units import group_index
 from conffusion.errors import DataError, ShapeError
+from tests.calibration_in_order import calibrate
 
 ALPHA, DELTA, N_GROUPS = 0.1, 0.1, 200
 SIZES, SHARES = np.array([1, 2, 5, 20]), np.array([0.4, 0.3, 0.2, 0.1])
@@ -34,7 +34,7 @@ def test_missing_labels_are_named() -> None:
 
 def violation_rate(ucb: str, *, by_group: bool, n_draws: int = 300) -> float:
     """How often a risk above alpha passes, groups as `group_index` orders them or as they appear in shuffled images."""
-    generator, rule = np.random.default_rng(0), get_rule(ucb)
+    generator, bound = np.random.default_rng(0), get_bound(ucb)
     passed = 0
     for _ in range(n_draws):
         kind = generator.choice(len(SIZES), N_GROUPS, p=SHARES)
@@ -45,7 +45,7 @@ def violation_rate(ucb: str, *, by_group: bool, n_draws: int = 300) -> float:
         if by_group:
             order = np.argsort(group_index(images, len(images))[firsts])
         in_order = losses[kinds[order]]
-        passed += bool(rule.passes(in_order[:, None], Level(ALPHA, DELTA, N_GROUPS))[0])
+        passed += bool(bound.passes(in_order[:, None], Level(ALPHA, DELTA, N_GROUPS))[0])
     return passed / n_draws
 
 

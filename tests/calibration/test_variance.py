@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from conffusion.calibration import calibrate, clt_ucb, empirical_bernstein_ucb, hoeffding_ucb, search
+from conffusion.calibration import clt_ucb, empirical_bernstein_ucb, hoeffding_ucb, search
 from conffusion.calibration.variance import largest_variance, sample_variance
 from conffusion.errors import ConfigError, DataError, ShapeError
+from tests.calibration_in_order import calibrate
 
 BOUNDS = {"empirical_bernstein": empirical_bernstein_ucb, "clt": clt_ucb}
 unit = st.floats(0.0, 1.0)

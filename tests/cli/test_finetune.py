@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import yaml
 from PIL import Image
 
@@ -122,6 +123,46 @@ def test_what_cannot_work_is_refused_at_once(
     assert not list(Path().iterdir())
 
 
+def write_stacks(folder: Path, n_files: int = 40, n_pages: int = 3) -> Path:
+    """Stacks of 12 bits in 16, packed with LZW."""
+    folder.mkdir()
+    for k in range(n_files):
+        pages = np.random.default_rng(k).integers(0, 4096, (n_pages, 40, 48), dtype=np.uint16)
+        tifffile.imwrite(folder / f"{k:02d}.tif", pages, photometric="minisblack", compression="lzw")
+    return folder
+
+
+def test_plan_of_stacks_of_12_bits(
+    finetune: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every page counts, pages of a file stay together, and what `predict` warns of stands in the plan."""
+    stacks = write_stacks(tmp_path / "stacks")
+    arguments = ["--task", "super_resolution", "--plan-only", "--fit", "crop"]
+    assert finetune(*arguments, images=stacks) == 0
+    plan = capsys.readouterr().out
+    assert "images        120 images in 40 groups" in plan
+    assert re.search(r"note +values of \d+ of the images looked at: 16-bit values .*--value-range 0 4095", plan)
+    assert finetune(*arguments, "--value-range", "0", "4095", images=stacks) == 0
+    assert "4095" not in capsys.readouterr().out
+    assert load_config(ROOT / "config.yaml", "m.yaml").dataset.folder.value_range == (0, 4095)
+    assert finetune(*arguments, "--value-range", "9", "9", images=stacks) == 1
+    assert "--value-range 9 9: expected two numbers, LOW below HIGH" in capsys.readouterr().err
+    assert finetune(*arguments, "--value-range", "0", "1000", images=stacks) == 1
+    assert "choose a range that holds them" in capsys.readouterr().err
+
+
+def test_results_below_the_folder_are_no_photographs(
+    finetune: Callable[..., int], clean: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = shutil.copytree(clean, tmp_path / "photos")
+    for name in ("lower", "upper", "size"):
+        (photos / "restored" / "a").mkdir(parents=True, exist_ok=True)
+        shutil.copy(photos / "person00_0.png", photos / "restored" / "a" / f"{name}.png")
+    (photos / "restored" / "a" / "interval.json").write_text("{}")
+    assert finetune("--task", "super_resolution", "--plan-only", images=photos) == 0
+    assert "images        60 images" in capsys.readouterr().out
+
+
 def test_bad_places_are_refused(
     finetune: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -222,6 +263,21 @@ def test_from_clean_images_to_predictions(
     written = (workflow / "results/own-m/super_resolution/n_conffusion/training.csv").stat().st_mtime_ns
     assert finetune(*arguments, "--alpha", "0.3", "--delta", "0.3") == 0  # nothing is trained again
     assert (workflow / "results/own-m/super_resolution/n_conffusion/training.csv").stat().st_mtime_ns == written
+
+
+@pytest.mark.system
+def test_from_stacks_with_a_value_range(
+    finetune: Callable[..., int], workflow: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stacks = write_stacks(tmp_path / "stacks", n_pages=2)
+    arguments = ["--task", "super_resolution", "--steps", "4", "--yes", "--workflow", str(workflow)]
+    assert finetune(*arguments, "--value-range", "0", "4095", "--alpha", "0.3", "--delta", "0.3", images=stacks) == 0
+    assert "WARNING" not in capsys.readouterr().out
+    record = read_package("m.conffusion").record
+    assert record.calibrated_on.value_range == (0, 4095) and record.calibration.unit == "group"
+    assert main(["predict", "m.conffusion", str(stacks / "00.tif"), "--output", "restored", "--device", "cpu"]) == 0
+    assert "--value-range" not in capsys.readouterr().out  # the model knows it
+    assert tifffile.imread("restored/00/0001/upper.tif").max() <= 4095
 
 
 @pytest.mark.system

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from conffusion.cli import main
@@ -72,7 +73,7 @@ def test_arrays_of_any_method(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         (["predict", "MODEL", "a.png", "--output", "a.png"], "is a file"),
         (["predict", ".", "a.png", "--output", "o"], "is no method of a run"),
         (["predict", "MODEL", "a.png", "--output", "o", "--max-pixels", "3"], "a.png"),
-        (["predict", "MODEL", "cmyk.tif", "--output", "o"], "cmyk.tif"),
+        (["predict", "MODEL", "lab.tif", "--output", "o"], "lab.tif"),
         (["predict", "MODEL", "a.png", "--output", "o", "--device", "cuda"], "no CUDA device"),
         (["package", "results/nothing/x/y", "--output", "o.conffusion"], "is no method of a run"),
         (["calibrate", "MODEL", "--output", "o"], "--targets is missing"),
@@ -88,7 +89,7 @@ def test_mistakes_are_one_clear_line_and_leave_nothing(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     write_images(tmp_path, ["a.png"], side=8)
-    Image.new("CMYK", (8, 8)).save("cmyk.tif")
+    tifffile.imwrite("lab.tif", np.zeros((8, 8, 3), np.uint8), photometric="cielab")
     if "cuda" in arguments and _has_cuda():
         pytest.skip("has a CUDA device")
     assert main([model if word == "MODEL" else word for word in arguments]) == 1

@@ -15,7 +15,8 @@ WITH_NETWORKS = {"sample_variants", "finetune_method", "predict_bounds", "trace_
 def requests(*arguments: str) -> dict[str, dict[str, int]]:
     """Numbers that the last job of every rule asks for, in a dry run of the smoke configuration."""
     done = subprocess.run(
-        [sys.executable, "-m", "snakemake", "all", "tune", "--dry-run", "--verbose", "--nocolor", "--forceall", *arguments],
+        [sys.executable, "-m", "snakemake", "all", "tune", "--dry-run", "--verbose", "--nocolor", "--forceall",
+         *arguments],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

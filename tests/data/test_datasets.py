@@ -8,6 +8,7 @@ from PIL import Image
 
 from conffusion.data.datasets import DATASETS, Dataset, build_dataset
 from conffusion.data.faces_dataset import FacesDataset
+from conffusion.data.splits import has_groups
 from conffusion.errors import ConfigError, DataError
 
 
@@ -26,7 +27,7 @@ def test_contract_of_every_dataset(dataset: Dataset) -> None:
     assert list(table.columns) == ["image_id", "group", "source"]
     assert len(table) == 5 and table["image_id"].is_unique
     assert all(isinstance(cell, str) and cell for cell in table.to_numpy().ravel())
-    assert dataset.has_groups or list(table["group"]) == list(table["image_id"])
+    assert has_groups(table) or list(table["group"]) == list(table["image_id"])
     ids = list(table["image_id"])
     images = dataset.load(ids)
     assert images.shape == (5, 3, 16, 16) and images.dtype == np.float32

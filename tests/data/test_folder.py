@@ -1,17 +1,21 @@
 import csv
 import logging
+import unicodedata
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from PIL import Image
 
 from conffusion.data.folder import FolderDataset, crop_centre
 from conffusion.data.splits import assign_splits
 from conffusion.errors import ConfigError, DataError
+from conffusion.images.listing import mark_results
 from conffusion.images.resize import resize_bicubic, to_uint8
 from tests.conformance import blocky_image, load
 from tests.images.files import pack
@@ -45,7 +49,7 @@ def test_table_lists_images_by_path(people: Path) -> None:
     assert list(table["image_id"]) == sorted(table["image_id"])
     assert table["image_id"].iloc[-1] == "été 2024/日本 1.PNG"
     assert list(table["group"]) == list(table["image_id"]) == list(table["source"])
-    assert len(table) == 7 and not dataset.has_groups
+    assert len(table) == 7
 
 
 def test_load_follows_the_ids_and_is_float_in_0_1(people: Path) -> None:
@@ -82,7 +86,6 @@ def test_tiles_cover_a_centred_grid_without_overlap(tmp_path: Path) -> None:
     table = dataset.table()
     assert list(table["image_id"]) == [f"scene.png#{k}" for k in range(6)]
     assert set(table["group"]) == set(table["source"]) == {"scene.png"}
-    assert dataset.has_groups
     tiles = np.rint(dataset.load(list(table["image_id"])) * 255).astype(np.uint8).transpose(0, 2, 3, 1)
     rows = [np.concatenate(list(tiles[k : k + 3]), axis=1) for k in (0, 3)]
     np.testing.assert_array_equal(np.concatenate(rows), pixels[1:33, 2:50])
@@ -104,7 +107,6 @@ def test_group_pattern(people: Path) -> None:
     for pattern in (r"p(\d+)_", r"(p)(?P<group>\d+)_"):
         dataset = FolderDataset(people, 16, group_pattern=pattern)
         assert list(dataset.table()["group"]) == ["000", "000", "001", "001", "002", "002"]
-        assert dataset.has_groups
 
 
 def test_group_rule_goes_before_the_photograph_for_tiles(people: Path) -> None:
@@ -130,7 +132,6 @@ def test_group_csv(people: Path, tmp_path: Path) -> None:
     path = write_csv(tmp_path / "groups.csv", [*rows, ("not_there.png", "x")])
     dataset = FolderDataset(people, 16, group_csv=path)
     assert list(dataset.table()["group"]) == ["NA", "NA", "others", "others", "others", "others"]
-    assert dataset.has_groups
 
 
 def test_group_csv_errors(people: Path, tmp_path: Path) -> None:
@@ -159,18 +160,25 @@ def test_damaged_files_stop_the_indexing(people: Path) -> None:
 
 def test_text_renamed_to_png_stops_the_indexing(people: Path) -> None:
     (people / "notes.png").write_text("hello")
-    with pytest.raises(DataError, match=r"notes\.png: cannot be read as an image"):
+    with pytest.raises(DataError, match=r"notes\.png: is no image in PNG"):
         FolderDataset(people, 16).table()
 
 
-def test_damage_behind_the_header_is_named_when_loading(people: Path) -> None:
+def test_damage_behind_the_header(people: Path) -> None:
     path = people / "deep.tif"
     tifffile.imwrite(path, np.zeros((64, 64, 3), np.uint16), photometric="rgb")
     path.write_bytes(path.read_bytes()[:-1000])
     dataset = FolderDataset(people, 16)
-    assert "deep.tif" in set(dataset.table()["image_id"])
-    with pytest.raises(DataError, match=r"deep\.tif: "):
-        dataset.load(["deep.tif"])
+    for read in (dataset.table, lambda: dataset.load(["deep.tif"])):
+        with pytest.raises(DataError, match=r"deep\.tif: truncated"):
+            read()
+    path.unlink()
+    whole = (people / "p001_neutral.png").read_bytes()
+    (people / "p001_neutral.png").write_bytes(whole[:2000] + b"damage" + whole[2006:])
+    dataset = FolderDataset(people, 16)
+    for read in (dataset.table, lambda: dataset.load(["p001_neutral.png"])):
+        with pytest.raises(DataError, match=r"p001_neutral\.png: cannot be read as an image"):
+            read()
 
 
 def test_images_too_small_for_the_size_or_the_tiles(people: Path) -> None:
@@ -182,7 +190,7 @@ def test_images_too_small_for_the_size_or_the_tiles(people: Path) -> None:
 
 def test_empty_and_missing_folders(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(DataError, match=r"no images match dataset\.folder\.pattern = '\*\*/\*' \(1 other files\)"):
+    with pytest.raises(DataError, match=r"pattern = '\*\*/\*' \(there: 1 file of other kinds"):
         FolderDataset(tmp_path, 16).table()
     with pytest.raises(DataError, match=r"dataset\.folder\.path = .*nowhere: does not exist"):
         FolderDataset(tmp_path / "nowhere", 16).table()
@@ -213,6 +221,7 @@ def test_foreign_tiles(people: Path, image_id: str) -> None:
         ({"group_pattern": "p("}, "not a regular expression"),
         ({"group_pattern": r"p\d+"}, "needs a part in round brackets"),
         ({"group_pattern": r"(p)", "group_csv": "groups.csv"}, "either group_pattern or group_csv"),
+        ({"value_range": (1, 1)}, "value_range = [1, 1]: must be two numbers, low below high".replace("[", r"\[")),
         ({"pattern": "/tmp/*.png"}, "must be a glob below"),
     ],
 )
@@ -251,10 +260,10 @@ def test_errors_name_archive_and_file(people: Path, kind: str) -> None:
         FolderDataset(pack(people, kind), 16).load(["gone.png"])
     with pytest.raises(DataError, match=rf"people\.{kind}: p000_neutral\.png: is too small: 52x40 pixels"):
         FolderDataset(pack(people, kind), 64).table()
-    with pytest.raises(DataError, match=rf"people\.{kind}: no images match .* \(1 other files\)"):
+    with pytest.raises(DataError, match=rf"people\.{kind}: no images match .* \(there: 1 file of other kinds"):
         FolderDataset(pack(people, kind), 16, pattern="*.md").table()
     (people / "notes.png").write_text("hello")
-    with pytest.raises(DataError, match=rf"people\.{kind}: notes\.png: cannot be read as an image"):
+    with pytest.raises(DataError, match=rf"people\.{kind}: notes\.png: is no image"):
         FolderDataset(pack(people, kind), 16).table()
 
 
@@ -283,9 +292,9 @@ def test_the_number_of_threads_does_not_matter(people: Path, fit: str) -> None:
 def test_of_several_damaged_files_the_first_is_named(people: Path, workers: int) -> None:
     for name in ("p002_neutral.png", "p000_smiling.png"):
         (people / name).write_text("hello")
-    with pytest.raises(DataError, match=r"p000_smiling\.png: cannot be read"):
+    with pytest.raises(DataError, match=r"p000_smiling\.png: is no image"):
         FolderDataset(people, 16, workers=workers).table()
-    with pytest.raises(DataError, match=r"p002_neutral\.png: cannot be read"):
+    with pytest.raises(DataError, match=r"p002_neutral\.png: is no image"):
         FolderDataset(people, 16, workers=workers).load(["p001_neutral.png", "p002_neutral.png", "p000_smiling.png"])
 
 
@@ -342,6 +351,86 @@ def test_photographs_are_cropped_from_the_source_at_another_side(tmp_path: Path)
     for fit in ("crop", "resize"):
         dataset = FolderDataset(tmp_path, 32, fit=fit, resample="bilinear")  # type: ignore[arg-type]
         assert dataset.at_side(8) == FolderDataset(tmp_path, 8, fit=fit, resample="bilinear")  # type: ignore[arg-type]
+
+
+def write_stacks(folder: Path, n_pages: int = 3) -> dict[str, np.ndarray]:
+    """A stack of 16 bits, a zarr array and a plain image, with their (pages, H, W) values in [0, 1]."""
+    rng = np.random.default_rng(0)
+    stack = rng.integers(0, 65536, (n_pages, 20, 24), dtype=np.uint16)
+    array = rng.random((2, 1, 20, 24), dtype=np.float32)
+    folder.mkdir()
+    tifffile.imwrite(folder / "stack.tif", stack, photometric="minisblack", compression="lzw")
+    zarr.create_array(store=str(folder / "two.zarr"), data=array)
+    single = save(folder / "plain.png", 20, 24)[None].mean(axis=3) / 255
+    return {"plain.png": single, "stack.tif": stack / 65535, "two.zarr": array[:, 0]}
+
+
+def test_every_page_and_every_image_of_an_array_counts(tmp_path: Path) -> None:
+    values = write_stacks(tmp_path / "in")
+    dataset = FolderDataset(tmp_path / "in", 20)
+    table = dataset.table()
+    assert list(table["image_id"]) == [
+        "plain.png", "stack.tif[0]", "stack.tif[1]", "stack.tif[2]", "two.zarr[0]", "two.zarr[1]",
+    ]  # fmt: skip
+    assert list(table["group"]) == ["plain.png", *3 * ["stack.tif"], *2 * ["two.zarr"]] == list(table["source"])
+    order = ["two.zarr[1]", "stack.tif[2]", "stack.tif[0]"]
+    pages = [values["two.zarr"][1], values["stack.tif"][2], values["stack.tif"][0]]
+    for image, page in zip(dataset.load(order), pages, strict=True):
+        np.testing.assert_allclose(image, np.broadcast_to(page[:, 2:22], (3, 20, 20)), atol=1e-6)
+    with pytest.raises(DataError, match=r"stack\.tif: has 3 images, so no \[3\]"):
+        dataset.load(["stack.tif[3]"])
+
+
+def test_tiles_of_pages(tmp_path: Path) -> None:
+    values = write_stacks(tmp_path / "in")
+    dataset = FolderDataset(tmp_path / "in", 10, fit="tile", pattern="*.tif")
+    table = dataset.table()
+    assert list(table["image_id"]) == [f"stack.tif[{page}]#{tile}" for page in range(3) for tile in range(4)]
+    assert set(table["group"]) == {"stack.tif"}
+    (image,) = dataset.load(["stack.tif[1]#3"])
+    np.testing.assert_allclose(image[0], values["stack.tif"][1, 10:20, 12:22], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_stacks_in_archives(tmp_path: Path, kind: str) -> None:
+    write_stacks(tmp_path / "in")
+    on_disk = FolderDataset(tmp_path / "in", 16, pattern="*.tif")
+    packed = FolderDataset(pack(tmp_path / "in", kind), 16, pattern="*.tif")
+    assert packed.table().equals(on_disk.table())
+    np.testing.assert_array_equal(packed.load(["stack.tif[2]"]), on_disk.load(["stack.tif[2]"]))
+
+
+def test_value_range_and_warnings(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    counts = np.random.default_rng(0).integers(0, 4096, (3, 20, 20)).astype(np.uint16)
+    for k, image in enumerate(counts):
+        tifffile.imwrite(tmp_path / f"{k}.tif", image)
+    ids = [f"{k}.tif" for k in range(3)]
+    images, warnings = FolderDataset(tmp_path, 20).load_with_warnings(ids)
+    np.testing.assert_allclose(images[:, 0], counts / 65535, atol=1e-6)
+    ((text, count),) = warnings.items()
+    assert count == 3 and "give --value-range 0 4095" in text
+    FolderDataset(tmp_path, 20).load(ids)
+    assert f"{tmp_path}: 3 of the images read: 16-bit values reach only" in caplog.text
+    images, warnings = FolderDataset(tmp_path, 20, value_range=(0, 4095)).load_with_warnings(ids)
+    np.testing.assert_allclose(images[:, 0], counts / 4095, atol=1e-6)
+    assert not warnings
+    with pytest.raises(DataError, match="choose a range that holds them"):
+        FolderDataset(tmp_path, 20, value_range=(0, 2000)).load(ids)
+
+
+def test_results_in_the_folder_are_no_photographs(people: Path) -> None:
+    save(people / "restored" / "a" / "lower.png")
+    mark_results(people / "restored" / "a")
+    assert len(FolderDataset(people, 16).table()) == 6
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_two_spellings_of_a_name_in_a_rule_of_groups(tmp_path: Path, form: Literal["NFC", "NFD"]) -> None:
+    save(tmp_path / "in" / unicodedata.normalize("NFD", "Bäume.png"))
+    path = write_csv(tmp_path / "groups.csv", [(unicodedata.normalize(form, "Bäume.png"), "trees")])
+    assert list(FolderDataset(tmp_path / "in", 16, group_csv=path).table()["group"]) == ["trees"]
+    pattern = unicodedata.normalize(form, "(Bäume)")
+    assert list(FolderDataset(tmp_path / "in", 16, group_pattern=pattern).table()["group"]) == ["Bäume"]
 
 
 def unpack(name: str, folder: Path) -> Path:

@@ -3,12 +3,15 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
+import zarr
 from PIL import Image
 
-from conffusion.data import folder as folder_module
 from conffusion.data.folder import FolderDataset
 from conffusion.errors import DataError
+from conffusion.images.image import ImageSequence
 from tests.images.files import pack
 
 
@@ -22,13 +25,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the files whose headers are really read."""
     names: list[str] = []
-    real = folder_module.read_size
+    real = FolderDataset._open
 
-    def listed(source: object, file: str) -> tuple[int, int]:
+    def listed(dataset: FolderDataset, file: str) -> ImageSequence:
         names.append(file)
-        return real(source, file)  # type: ignore[arg-type]
+        return real(dataset, file)
 
-    monkeypatch.setattr(folder_module, "read_size", listed)
+    monkeypatch.setattr(FolderDataset, "_open", listed)
     return names
 
 
@@ -92,7 +95,7 @@ def test_damaged_photograph_is_never_known(photographs: Path) -> None:
             ids(photographs)
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"a.png": 3}', '{"a.png": []}'])
+@pytest.mark.parametrize("content", ["", "[]", '{"a.png": 3}', '{"a.png": []}', '{"a.png": [1, 2, 3]}'])
 def test_damaged_list_is_made_again(content: str, photographs: Path, cache: Path, reads: list[str]) -> None:
     first = ids(photographs)
     (path,) = cache.iterdir()
@@ -108,3 +111,13 @@ def test_nothing_is_kept_where_nothing_can_be(
     monkeypatch.setenv("CONFFUSION_CACHE", where)
     assert ids(photographs) == ids(photographs)
     assert len(reads) == 6
+
+
+def test_pages_are_known_and_zarr_arrays_are_read_again(photographs: Path, reads: list[str]) -> None:
+    tifffile.imwrite(photographs / "stack.tif", np.zeros((3, 40, 44), np.uint8), photometric="minisblack")
+    zarr.create_array(store=str(photographs / "two.zarr"), data=np.zeros((2, 1, 40, 44), np.uint8))
+    first = ids(photographs)
+    assert first[-5:] == ["stack.tif[0]", "stack.tif[1]", "stack.tif[2]", "two.zarr[0]", "two.zarr[1]"]
+    reads.clear()
+    assert ids(photographs) == first
+    assert reads == ["two.zarr"]

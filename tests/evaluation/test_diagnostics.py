@@ -6,20 +6,27 @@ import torch
 import zarr
 from scipy import stats
 
-from conffusion.calibration import calibrate, critical_lambda, hoeffding_bentkus_ucb, wsr_ucb
+from conffusion.calibration import CalibrationOptions, critical_lambda, hoeffding_bentkus_ucb, wsr_ucb
 from conffusion.calibration.scaling import get_scaling
+from conffusion.core.labelled_bounds import LabelledBounds
 from conffusion.errors import ConfigError, DataError, ShapeError
 from conffusion.evaluation.diagnostics import reliability_by_size, risk_by_group, risk_by_position, risk_curve
 from conffusion.metrics import evaluate
+from tests.calibration_in_order import calibrate
+
+
+def curve(images, n_points=41, **options):
+    return risk_curve(images, CalibrationOptions(**options), n_points=n_points)
+
 
 SHAPE = (9, 3, 8, 6)
 GROUPS = np.array(["b", "a", "c", "b", "b", "d", "c", "c", "b"])
 PROMISE = {"scaling": "multiplicative", "alpha": 0.1, "delta": 0.1}
 FUNCTIONS = [
-    reliability_by_size,
-    risk_by_position,
-    lambda *arrays: risk_by_group(*arrays, groups=GROUPS),
-    lambda *arrays: risk_curve(*arrays, ucb="hoeffding", **PROMISE),
+    lambda *arrays: reliability_by_size(LabelledBounds(*arrays)),
+    lambda *arrays: risk_by_position(LabelledBounds(*arrays)),
+    lambda *arrays: risk_by_group(LabelledBounds(*arrays, groups=GROUPS)),
+    lambda *arrays: curve(LabelledBounds(*arrays), ucb="hoeffding", **PROMISE),
 ]
 
 
@@ -56,7 +63,7 @@ def test_size_bins_equal_brute_force(intervals, n_bins):
     sizes, misses = (upper - lower)[chosen].astype(np.float64), missed(lower, upper, target)[chosen]
     edges = np.quantile(sizes, np.arange(1, n_bins) / n_bins)
     bins = np.searchsorted(edges, sizes)
-    found = reliability_by_size(*intervals, n_bins=n_bins)
+    found = reliability_by_size(LabelledBounds(*intervals), n_bins=n_bins)
     assert np.allclose(found.edges, edges, rtol=1e-6)
     assert found.n_pixels.tolist() == np.bincount(bins).tolist()
     assert np.ptp(found.n_pixels) <= 1
@@ -65,12 +72,12 @@ def test_size_bins_equal_brute_force(intervals, n_bins):
 
 
 def test_four_size_bins_are_the_strata_of_the_metrics(intervals):
-    assert np.array_equal(reliability_by_size(*intervals).risk, evaluate(*intervals).stratified_risk)
+    assert np.array_equal(reliability_by_size(LabelledBounds(*intervals)).risk, evaluate(*intervals).stratified_risk)
 
 
 def test_tied_sizes_stay_together():
     lower, upper, target = np.zeros((2, 1, 4, 4)), np.full((2, 1, 4, 4), 0.5), np.full((2, 1, 4, 4), 0.25)
-    found = reliability_by_size(lower, upper, target, n_bins=3)
+    found = reliability_by_size(LabelledBounds(lower, upper, target), n_bins=3)
     assert found.n_pixels.tolist() == [32, 0, 0]
     assert np.isnan(found.risk[1:]).all()
     assert found.size_mean[0] == 0.5
@@ -80,7 +87,7 @@ def test_tied_sizes_stay_together():
 def test_positions_equal_brute_force(intervals, mask_channels):
     *arrays, mask = intervals
     mask = mask[:, :mask_channels]
-    found = risk_by_position(*arrays, mask, n_rows=4, n_columns=3)
+    found = risk_by_position(LabelledBounds(*arrays, mask), n_rows=4, n_columns=3)
     chosen = np.broadcast_to(mask == 1, SHAPE)
     for row in range(4):
         for column in range(3):
@@ -93,17 +100,17 @@ def test_positions_without_pixels_are_nan(intervals):
     *arrays, mask = intervals
     mask = np.ones_like(mask)
     mask[..., :4, :] = 0
-    found = risk_by_position(*arrays, mask, n_rows=2, n_columns=1)
+    found = risk_by_position(LabelledBounds(*arrays, mask), n_rows=2, n_columns=1)
     assert found.n_pixels.tolist() == [[0], [mask.sum()]]
     assert np.isnan(found.risk[0, 0])
-    finer_than_pixels = risk_by_position(*arrays, n_rows=16, n_columns=6)
+    finer_than_pixels = risk_by_position(LabelledBounds(*arrays), n_rows=16, n_columns=6)
     assert (np.isnan(finer_than_pixels.risk).sum(axis=0) == 8).all()
     assert finer_than_pixels.n_pixels.sum() == arrays[0].size
 
 
 def test_groups_equal_brute_force(intervals):
     *arrays, mask = intervals
-    found = risk_by_group(*arrays, mask, groups=GROUPS, delta=0.2)
+    found = risk_by_group(LabelledBounds(*arrays, mask, groups=GROUPS), delta=0.2)
     assert [entry.group for entry in found] == ["a", "b", "c", "d"]
     chosen = mask == 1
     risks = np.array([missed(*arrays)[i][chosen[i]].mean() for i in range(len(GROUPS))])
@@ -124,7 +131,7 @@ def test_intervals_of_groups_are_clipped():
     lower, target = np.zeros((2, 1, 1, 10)), np.full((2, 1, 1, 10), 0.25)
     upper = np.full_like(lower, 0.5)
     upper[1, ..., :5] = 0.1
-    (found,) = risk_by_group(lower, upper, target, groups=[7, 7])
+    (found,) = risk_by_group(LabelledBounds(lower, upper, target, groups=[7, 7]))
     assert (found.group, found.risk, found.risk_low, found.risk_high) == (7, 0.25, 0.0, 1.0)
 
 
@@ -132,7 +139,7 @@ def test_images_without_evaluated_pixels_are_left_out_of_their_group(intervals):
     *arrays, mask = intervals
     mask = mask.copy()
     mask[[1, 2]] = 0
-    found = {entry.group: entry for entry in risk_by_group(*arrays, mask, groups=GROUPS)}
+    found = {entry.group: entry for entry in risk_by_group(LabelledBounds(*arrays, mask, groups=GROUPS))}
     assert found["a"].n_images == 0
     assert math.isnan(found["a"].risk) and math.isnan(found["a"].size_mean)
     assert found["c"].n_images == 2
@@ -146,7 +153,7 @@ def pool():
 @pytest.mark.parametrize("groups", [None, np.arange(60) // 3])
 def test_risk_curve_equals_brute_force(pool, groups):
     *arrays, mask = pool
-    found = risk_curve(*arrays, mask, ucb="wsr", groups=groups, **PROMISE)
+    found = curve(LabelledBounds(*arrays, mask, groups=groups), ucb="wsr", order_seed=None, **PROMISE)
     critical = np.where(mask == 1, critical_lambda(*arrays, "multiplicative"), np.nan).reshape(60, -1)
     n_pixels = (mask == 1).reshape(60, -1).sum(axis=1)
     per_unit = np.arange(60) if groups is None else groups
@@ -164,7 +171,7 @@ def test_risk_curve_equals_brute_force(pool, groups):
 
 
 def test_risk_curve_spans_the_wanted_risks(pool):
-    found = risk_curve(*pool, ucb="hoeffding_bentkus", n_points=20, **PROMISE)
+    found = curve(LabelledBounds(*pool), ucb="hoeffding_bentkus", n_points=20, **PROMISE)
     assert 15 <= len(found.lambdas) <= 20
     assert (np.diff(found.lambdas) > 0).all() and (np.diff(found.risk) < 0).all()
     assert found.risk[0] == pytest.approx(0.3, abs=0.02) and found.risk[-1] == pytest.approx(0.02, abs=0.005)
@@ -177,7 +184,7 @@ def test_risk_curve_crosses_alpha_at_the_calibrated_scale(pool):
     *arrays, mask = pool
     promise = {"alpha": 0.25, "delta": 0.1, "ucb": "hoeffding", "scaling": "interval"}
     calibration = calibrate(*arrays, mask=mask, **promise)
-    found = risk_curve(*arrays, mask, n_points=300, **promise)
+    found = curve(LabelledBounds(*arrays, mask), n_points=300, **promise)
     passing = found.lambdas[found.risk_ucb <= 0.25][0]
     failing = found.lambdas[found.risk_ucb > 0.25][-1]
     assert failing < calibration.lambda_hat <= passing
@@ -191,7 +198,7 @@ def test_zarr_and_torch_give_what_numpy_gives(intervals, function, tmp_path, mon
         stored.append(zarr.create_array(tmp_path / f"{index}", shape=array.shape, dtype="f4", chunks=(2, 3, 4, 6)))
         stored[-1][:] = array
     monkeypatch.setattr(zarr.Array, "__array__", lambda *_, **__: pytest.fail("read whole"))
-    monkeypatch.setattr("conffusion.metrics._BLOCK_PIXELS", 300)
+    monkeypatch.setattr("conffusion.core.labelled_bounds._READ_PIXELS", 300)
     assert same(function(*stored), expected)
     assert same(function(*(torch.from_numpy(array) for array in intervals)), expected)
 
@@ -219,15 +226,16 @@ def test_bad_settings_are_refused(intervals):
     for function, settings, message in [
         (reliability_by_size, {"n_bins": 1}, "n_bins = 1: must be at least 2"),
         (risk_by_position, {"n_rows": 0}, "n_rows = 0: must be at least 1"),
-        (risk_by_group, {"groups": GROUPS, "delta": 1.0}, "delta = 1.0"),
-        (risk_curve, {**PROMISE, "ucb": "wsr", "n_points": 1}, "n_points = 1: must be at least 2"),
-        (risk_curve, {**PROMISE, "ucb": "wsr", "alpha": 0.0}, "alpha = 0.0"),
-        (risk_curve, {**PROMISE, "ucb": "bernstein"}, "ucb = 'bernstein'"),
-        (risk_curve, {**PROMISE, "ucb": "wsr", "scaling": "cubic"}, "scaling = 'cubic'"),
+        (risk_by_group, {"delta": 1.0}, "delta = 1.0"),
+        (risk_by_group, {}, "groups is missing"),
+        (curve, {**PROMISE, "ucb": "wsr", "n_points": 1}, "n_points = 1: must be at least 2"),
+        (curve, {**PROMISE, "ucb": "wsr", "alpha": 0.0}, "alpha = 0.0"),
+        (curve, {**PROMISE, "ucb": "bernstein"}, "ucb = 'bernstein'"),
+        (curve, {**PROMISE, "ucb": "wsr", "scaling": "cubic"}, "scaling = 'cubic'"),
     ]:
         with pytest.raises(ConfigError, match=message):
-            function(*arrays, mask, **settings)
+            function(LabelledBounds(*arrays, mask), **settings)
     with pytest.raises(ShapeError, match="one label for each of 9 images"):
-        risk_by_group(*arrays, groups=GROUPS[1:])
+        risk_by_group(LabelledBounds(*arrays, groups=GROUPS[1:]))
     with pytest.raises(ShapeError, match=r"positions need images of shape \(N, C, H, W\)"):
-        risk_by_position(*(array[:, 0] for array in arrays))
+        risk_by_position(LabelledBounds(*(array[:, 0] for array in arrays)))

@@ -273,7 +273,7 @@ def test_warning_says_what_to_do():
     found = check_drift(reference, new + 3 * np.eye(N_FEATURES)[FEATURE_NAMES.index("size_std")])
     assert found.most_shifted[0][0] == "size_std" and len(found.most_shifted) == 3
     message = found.warning()
-    assert "do not rely on the promised risk" in message and "p = 0.0005 <= 0.01" in message
+    assert "do not rely on the guaranteed risk" in message and "p = 0.0005 <= 0.01" in message
     assert "20 new images" in message and "60 calibration images" in message and "size_std +" in message
     assert found.warning(level=1e-4) is None
     with pytest.raises(ConfigError, match="level = 0"):
@@ -288,7 +288,7 @@ def test_bad_bounds_are_refused():
         interval_features(lower[:0], upper[:0])
     with pytest.raises(ShapeError, match=r"lower has shape \(2, 8, 8\)"):
         interval_features(lower[0], upper[0])
-    with pytest.raises(ShapeError, match=r"mask has shape \(3, 8, 8\) but lower has \(3, 2, 8, 8\)"):
+    with pytest.raises(ShapeError, match=r"mask has shape \(3, 8, 8\) but the bounds have \(3, 2, 8, 8\)"):
         interval_features(lower, upper, np.ones((3, 8, 8)))
     mask = np.ones_like(lower)
     mask[1] = 0

@@ -4,13 +4,15 @@ import time
 import numpy as np
 import pytest
 
-from conffusion.calibration import calibrate, critical_lambda
+from conffusion.calibration import CalibrationOptions, Family, LabelledBounds, critical_lambda
 from conffusion.calibration.scaling import SCALINGS
 from conffusion.calibration.units import group_means
 from conffusion.core.randomness import keyed_generator
 from conffusion.errors import CalibrationError, ConfigError, DataError, ShapeError
 from conffusion.evaluation.validity import LossCurves, assess_validity, loss_curves
+from tests.calibration_in_order import calibrate
 
+MULTIPLICATIVE = Family("multiplicative")
 PROMISE = {"alpha": 0.1, "delta": 0.1, "n_draws": 300, "seed": 3}
 
 
@@ -24,6 +26,11 @@ def make_pool(n_images, n_pixels=(3, 8, 8), seed=0, blur=0.8):
     return [array.astype(np.float32) for array in (target + error - half, target + error + half, target)]
 
 
+def assess(candidates, *, alpha, delta, ucb, unit, **drawing):
+    options = CalibrationOptions(alpha, delta, ucb=ucb, unit=unit)
+    return assess_validity(candidates, options, **drawing)
+
+
 @pytest.fixture(scope="module")
 def pool():
     return make_pool(300)
@@ -31,13 +38,13 @@ def pool():
 
 @pytest.fixture(scope="module")
 def curves(pool):
-    return loss_curves(*pool, None, "multiplicative", groups=np.arange(300) // 3)
+    return loss_curves(LabelledBounds(*pool, groups=np.arange(300) // 3), MULTIPLICATIVE)
 
 
 @pytest.mark.parametrize("scaling", sorted(SCALINGS))
 def test_losses_are_exact_and_sizes_nearly(pool, scaling):
     mask = np.random.default_rng(1).random(pool[0].shape) < 0.5
-    curves = loss_curves(*pool, mask, scaling, n_points=200)
+    curves = loss_curves(LabelledBounds(*pool, mask), Family(scaling), n_points=200)
     critical = np.where(mask, critical_lambda(*pool, scaling), np.nan).reshape(300, -1)
     assert np.array_equal(curves.n_pixels, mask.reshape(300, -1).sum(axis=1))
     assert (np.diff(curves.lambdas) > 0).all()
@@ -63,10 +70,10 @@ def test_grid_is_dense_where_it_matters(curves):
 def test_unreachable_pixels_stay_missed_at_the_last_point():
     target = np.full((20, 1, 1, 10), 0.5)
     target[:, 0, 0, 0] = 0.0
-    curves = loss_curves(target * 0 + 0.3, target * 0 + 0.7, target, None, "multiplicative")
+    curves = loss_curves(LabelledBounds(target * 0 + 0.3, target * 0 + 0.7, target), MULTIPLICATIVE)
     assert np.allclose(curves.losses[:, -1], 0.1)
     with pytest.raises(DataError, match="no lambda covers any pixel"):
-        loss_curves(target * 0 + 0.3, target * 0 + 0.7, target * 0, None, "multiplicative")
+        loss_curves(LabelledBounds(target * 0 + 0.3, target * 0 + 0.7, target * 0), MULTIPLICATIVE)
 
 
 def test_save_and_load(curves, tmp_path):
@@ -101,7 +108,14 @@ def test_each_draw_is_calibrated_as_by_calibrate(pool, curves, ucb, unit, n):
         images, groups = members[drawn].reshape(-1), np.repeat(np.arange(n), members.shape[1])
         try:
             found = calibrate(
-                *(array[images] for array in pool), alpha=0.1, delta=0.1, ucb=ucb, unit=unit, groups=groups
+                *(array[images] for array in pool),
+                alpha=0.1,
+                delta=0.1,
+                ucb=ucb,
+                unit=unit,
+                groups=groups,
+                scaling="multiplicative",
+                order_seed=None,
             )
         except CalibrationError:
             infeasible += 1
@@ -109,18 +123,18 @@ def test_each_draw_is_calibrated_as_by_calibrate(pool, curves, ucb, unit, n):
         at = np.searchsorted(curves.lambdas, found.lambda_hat)
         violations += losses[:, at].mean() > 0.1
         sizes.append(widths[:, at].mean())
-    assessed = assess_validity([curves], n=n, ucb=ucb, unit=unit, **promise)
+    assessed = assess([curves], n=n, ucb=ucb, unit=unit, **promise)
     assert assessed.infeasible_rate == pytest.approx(infeasible / 12)
     assert assessed.interval_size_mean == pytest.approx(np.mean(sizes), rel=1e-5)
     assert assessed.violation_rate == pytest.approx(violations / 12)
     assert (assessed.n, assessed.n_draws) == (n, 12)
 
 
-def test_pixels_as_units_break_the_promise_and_images_keep_it(curves):
-    official = assess_validity([curves], n=60, ucb="official", unit="pixel", **PROMISE)
+def test_pixels_as_units_violate_the_risk_and_images_control_it(curves):
+    official = assess([curves], n=60, ucb="official", unit="pixel", **PROMISE)
     assert official.violation_rate > 0.25
     for ucb, unit in [("wsr", "image"), ("hoeffding_bentkus", "image"), ("wsr", "group")]:
-        valid = assess_validity([curves], n=60, ucb=ucb, unit=unit, **PROMISE)
+        valid = assess([curves], n=60, ucb=ucb, unit=unit, **PROMISE)
         assert valid.violation_rate <= 0.1 + 2 * max(valid.standard_error, 0.01)
         assert valid.interval_size_mean > official.interval_size_mean
     expected = math.sqrt(official.violation_rate * (1 - official.violation_rate) / 300)
@@ -132,38 +146,38 @@ def test_promise_of_pixels_weighs_images_by_their_pixels():
     losses = np.array([[1.0, 0.5, 0.0], [1.0, 0.0, 0.0]], dtype=np.float32)
     curves = LossCurves(lambdas, losses, losses * 0 + np.float32([0.1, 0.2, 0.3]), np.array([100, 10000]))
     settings = {**PROMISE, "n_draws": 2000, "n": 1}
-    assessed = assess_validity([curves], ucb="official", unit="pixel", **settings)
+    assessed = assess([curves], ucb="official", unit="pixel", **settings)
     # Drawing the large image gives lambda 2, whose pool risk is 50 / 10100; the small one gives lambda 3.
     assert assessed.violation_rate == 0.0
     assert assessed.interval_size_mean == pytest.approx(0.25, abs=0.01)
 
 
 def test_infeasible_draws_are_counted_apart(curves):
-    assessed = assess_validity([curves], n=5, ucb="hoeffding_bentkus", unit="image", **PROMISE)
+    assessed = assess([curves], n=5, ucb="hoeffding_bentkus", unit="image", **PROMISE)
     assert (assessed.infeasible_rate, assessed.violation_rate) == (1.0, 0.0)
     assert math.isnan(assessed.interval_size_mean)
 
 
 def test_reselection_takes_the_narrowest_candidate_of_each_draw(pool, curves):
-    wide = loss_curves(*make_pool(300, blur=1.6), None, "multiplicative", groups=curves.groups)
+    wide = loss_curves(LabelledBounds(*make_pool(300, blur=1.6), groups=curves.groups), MULTIPLICATIVE)
     settings = {"n": 60, "ucb": "official", "unit": "pixel", **PROMISE}
-    alone = assess_validity([curves], **settings)
-    assert assess_validity([wide, curves, wide], reselect=True, **settings) == alone
+    alone = assess([curves], **settings)
+    assert assess([wide, curves, wide], reselect=True, **settings) == alone
     ungrouped = LossCurves(curves.lambdas, curves.losses, curves.sizes, curves.n_pixels)
     with pytest.raises(ShapeError, match="groups"):
-        assess_validity([curves, ungrouped], reselect=True, **settings)
+        assess([curves, ungrouped], reselect=True, **settings)
     # Candidates that differ by chance only: choosing the best on the set that calibrates violates more often.
-    similar = [loss_curves(*make_pool(300, seed=seed), None, "multiplicative", 256) for seed in range(5)]
-    chosen = assess_validity(similar, reselect=True, **settings)
-    rates = [assess_validity([one], **settings).violation_rate for one in similar]
+    similar = [loss_curves(LabelledBounds(*make_pool(300, seed=seed)), MULTIPLICATIVE, 256) for seed in range(5)]
+    chosen = assess(similar, reselect=True, **settings)
+    rates = [assess([one], **settings).violation_rate for one in similar]
     assert chosen.violation_rate > np.mean(rates)
 
 
 def test_results_depend_on_the_seed_only(curves):
     settings = {"n": 40, "ucb": "wsr", "unit": "image"}
-    first = assess_validity([curves], **settings, **PROMISE)
-    assert first == assess_validity([curves], **settings, **PROMISE)
-    assert first != assess_validity([curves], **settings, **{**PROMISE, "seed": 4})
+    first = assess([curves], **settings, **PROMISE)
+    assert first == assess([curves], **settings, **PROMISE)
+    assert first != assess([curves], **settings, **{**PROMISE, "seed": 4})
 
 
 def test_bad_requests_are_named(curves):
@@ -174,26 +188,27 @@ def test_bad_requests_are_named(curves):
         ({"n": 0}, "n = 0"),
         ({"unit": "face"}, "unit = 'face'"),
         ({"ucb": "magic"}, "ucb = 'magic'"),
+        ({"unit": None}, "unit is missing"),
         ({"unit": "pixel"}, "not assessed"),
     ]:
         with pytest.raises(ConfigError, match=message):
-            assess_validity([curves], **{**good, **change})
+            assess([curves], **{**good, **change})
     with pytest.raises(ConfigError, match="2 candidates"):
-        assess_validity([curves, curves], **good)
+        assess([curves, curves], **good)
     with pytest.raises(ConfigError, match="n_points"):
-        loss_curves(*make_pool(3), None, "additive", n_points=5)
+        loss_curves(LabelledBounds(*make_pool(3)), Family("additive"), n_points=5)
     ungrouped = LossCurves(curves.lambdas, curves.losses, curves.sizes, curves.n_pixels)
     with pytest.raises(DataError, match="groups"):
-        assess_validity([ungrouped], **{**good, "unit": "group"})
+        assess([ungrouped], **{**good, "unit": "group"})
     smaller = LossCurves(curves.lambdas, curves.losses[:9], curves.sizes[:9], curves.n_pixels[:9])
     with pytest.raises(ShapeError, match="candidate"):
-        assess_validity([curves, smaller], reselect=True, **good)
+        assess([curves, smaller], reselect=True, **good)
 
 
 def test_a_thousand_draws_take_seconds():
     pool = make_pool(1000, (3, 16, 16))
     start = time.process_time()
-    curves = loss_curves(*pool, None, "multiplicative")
+    curves = loss_curves(LabelledBounds(*pool), MULTIPLICATIVE)
     for ucb, unit in [("wsr", "image"), ("official", "pixel")]:
-        assess_validity([curves], n=200, ucb=ucb, unit=unit, **{**PROMISE, "n_draws": 1000})
+        assess([curves], n=200, ucb=ucb, unit=unit, **{**PROMISE, "n_draws": 1000})
     assert time.process_time() - start < 6.0

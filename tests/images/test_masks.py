@@ -34,6 +34,20 @@ def test_deep_masks(tmp_path: Path) -> None:
     check(tmp_path / "a.tif")
 
 
+def test_boolean_array_that_tifffile_marks_as_0_is_white(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", HOLE)
+    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+        assert tiff.pages.first.photometric == tifffile.PHOTOMETRIC.MINISWHITE
+    check(tmp_path / "a.tif")
+
+
+def test_0_is_white_counts_where_other_programs_say_so(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", ~HOLE, photometric="miniswhite", software="scanner")
+    check(tmp_path / "a.tif")
+    tifffile.imwrite(tmp_path / "a.tif", 255 - WHITE, photometric="miniswhite")
+    check(tmp_path / "a.tif")
+
+
 def test_transparent_counts_as_black(tmp_path: Path) -> None:
     painted = np.dstack([np.full((40, 60, 3), 255, np.uint8), WHITE])  # white strokes on nothing
     Image.fromarray(painted).save(tmp_path / "a.png")
@@ -90,9 +104,9 @@ def test_no_masks(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.stack([WHITE, WHITE]), photometric="minisblack")
     with pytest.raises(DataError, match=r"a\.tif: holds 2 images; a mask is a single one"):
         read_mask(tmp_path / "a.tif", 40, 60)
-    Image.new("CMYK", (60, 40)).save(tmp_path / "a.jpg")
-    with pytest.raises(DataError, match=r"a\.jpg: has the colour mode CMYK"):
-        read_mask(tmp_path / "a.jpg", 40, 60)
+    tifffile.imwrite(tmp_path / "lab.tif", np.zeros((40, 60, 3), np.uint8), photometric="cielab")
+    with pytest.raises(DataError, match=r"lab\.tif: has the colour model CIELAB"):
+        read_mask(tmp_path / "lab.tif", 40, 60)
     with pytest.raises(DataError, match=r"gone\.png: is missing"):
         read_mask(tmp_path / "gone.png", 40, 60)
     Image.fromarray(WHITE).save(tmp_path / "b.png")

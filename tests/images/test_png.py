@@ -7,21 +7,19 @@ import pytest
 from PIL import Image
 
 from conffusion.errors import DataError
-from conffusion.images.png import is_png, read_chunks, write_png
+from conffusion.images.png import encode_png, is_png, read_chunks
+from conffusion.images.raw_image import Metadata
 
 RNG = np.random.default_rng(7)
 
 
 def written(samples: np.ndarray, chunks: tuple[tuple[bytes, bytes], ...] = ()) -> io.BytesIO:
-    file = io.BytesIO()
-    write_png(file, samples, chunks)
-    return file
+    return io.BytesIO(encode_png(samples, Metadata(png_chunks=chunks)))
 
 
 @pytest.mark.parametrize("n_samples", [1, 2, 3, 4])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_pillow_reads_what_is_written(n_samples: int, dtype: Any) -> None:
-    """More rows than are compressed at a time."""
     samples = RNG.integers(0, np.iinfo(dtype).max, (150, 7, n_samples), dtype=dtype, endpoint=True)
     file = written(samples)
     with Image.open(file) as image:
@@ -45,7 +43,7 @@ def test_chunks_are_found_and_large_ones_left_out() -> None:
     assert read_chunks(file, [b"tEXt"]) == list(text[:2])
     assert read_chunks(file, [b"tEXt"], max_bytes=12) == [text[1]]
     pixels = b"".join(content for _, content in read_chunks(file, [b"IDAT"]))
-    assert zlib.decompress(pixels) == b"\2\0\0\0" * 2
+    assert len(zlib.decompress(pixels)) == 2 * (1 + 3)
 
 
 def test_files_that_end_early_or_are_no_png() -> None:

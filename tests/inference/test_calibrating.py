@@ -1,10 +1,12 @@
 """Calibration and evaluation on one's own pairs and arrays: the numbers of `calibrate`, for images of any size."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import zarr
 
 from conffusion import Predictor
@@ -71,6 +73,27 @@ def test_a_recalibrated_model_is_evaluated_on_other_images(enlarging: Predictor,
     assert metrics["risk"] < 0.35 and metrics["drift"]["p_value"] > 0.01
     assert "promised: at most 30%" in verdict
     assert (tmp_path / "eval" / "03" / "target.png").is_file()
+
+
+def test_warnings_about_values_are_part_of_the_verdict(enlarging: Predictor, tmp_path: Path) -> None:
+    """12 bits in 16, as truths and as images: a guarantee of almost black images would be worth nothing."""
+    truths, images = tmp_path / "truths", tmp_path / "images"
+    for folder, side in ((truths, 16), (images, 4)):
+        folder.mkdir()
+        for k in range(12):
+            values = np.random.default_rng(k).integers(0, 4096, (side, side), dtype=np.uint16)
+            tifffile.imwrite(folder / f"{k:02d}.tif", values)
+    expected = r"WARNING: 12 of the pairs: 16-bit values reach only \d+ of 65535; .* give --value-range 0 4095"
+    verdict = calibrated(enlarging, truths, tmp_path / "out")
+    assert re.search(expected, verdict) and (tmp_path / "out" / "verdict.md").read_text() == f"{verdict}\n"
+    assert re.search(expected, evaluate_package(enlarging, pairs(enlarging, truths), tmp_path / "eval"))
+    inputs = gather(enlarging.task, 5, [images], [truths], InputOptions(), enlarging.tile_size)
+    verdict = evaluate_package(enlarging, inputs, tmp_path / "eval")
+    assert re.search(expected, verdict) and "WARNING: 12 of the pairs: truth: 16-bit values" in verdict
+    inputs = gather(enlarging.task, 5, [], [truths], InputOptions(value_range=(0, 4095)), enlarging.tile_size)
+    assert "WARNING" not in calibrate_package(
+        enlarging, inputs, PROMISE, tmp_path / "out", description="own", licence=""
+    )
 
 
 def test_too_few_pairs_say_how_many_are_needed(enlarging: Predictor, tmp_path: Path) -> None:

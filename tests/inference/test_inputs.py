@@ -1,5 +1,6 @@
 """What a command is given: matched by name, checked before any work."""
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,13 @@ def test_pairs_are_matched_by_their_names(enlarging: Predictor, tmp_path: Path) 
     inputs = take(enlarging, [tmp_path / "x.bmp", tmp_path / "y.bmp"], [tmp_path / "truth"])
     item = inputs.load("y")
     assert item.image.shape == (3, 4, 5) and item.target is not None and item.target.shape == (3, 16, 20)
+
+
+def test_pairs_match_whichever_way_their_accents_are_spelled(enlarging: Predictor, tmp_path: Path) -> None:
+    composed, decomposed = (unicodedata.normalize(form, "Bäume.png") for form in ("NFC", "NFD"))
+    write_images(tmp_path / "truth", [composed], side=16)
+    write_images(tmp_path / "small", [decomposed], side=4)
+    assert list(take(enlarging, [tmp_path / "small"], [tmp_path / "truth"]).names) == ["Bäume"]
 
 
 def test_images_without_a_partner_are_named(enlarging: Predictor, tmp_path: Path) -> None:

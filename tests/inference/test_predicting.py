@@ -113,6 +113,14 @@ def test_results_below_the_input_folder_are_no_images(enlarging: Predictor, tmp_
     assert (again["n_images"], again["n_predicted_now"]) == (2, 0)
 
 
+def test_half_written_results_below_the_input_folder_are_no_images(enlarging: Predictor, tmp_path: Path) -> None:
+    write_images(tmp_path, ["a.png", "b.png"], side=8)
+    predict(enlarging, [tmp_path], tmp_path / "restored")
+    (tmp_path / "restored" / "a" / "interval.json").unlink()  # what a kill before the last file leaves
+    again = predict(enlarging, [tmp_path], tmp_path / "restored")
+    assert (again["n_images"], again["n_predicted_now"]) == (2, 1)
+
+
 def test_another_value_range_than_in_calibration_is_said(enlarging: Predictor, tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.full((8, 8), 900, np.uint16))
     summary = predict(enlarging, [tmp_path / "a.tif"], tmp_path / "out", value_range=(0.0, 4095.0))

@@ -1,19 +1,21 @@
 """Checkpoints compete by the size of their calibrated intervals; the uncontrolled lose."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from conffusion.config.schema import CalibrationSettings
-from conffusion.methods.competition import Competition, Score, ValidationImages, score_checkpoint
+from conffusion.core.labelled_bounds import LabelledBounds
+from conffusion.methods.competition import Competition, Score, score_checkpoint
 from conffusion.methods.protocols import PROTOCOLS
 from tests import conformance
 
 SETTINGS = CalibrationSettings(alpha=0.2, delta=0.1, ucb="wsr", families=["multiplicative"])
 LOWER, UPPER, TARGET = conformance.synthetic_bounds(5, 80, 3, 6, 6, 0.7)
 MASK = np.ones(TARGET.shape, dtype=np.uint8)
-IMAGES = ValidationImages(TARGET, MASK, None)
+IMAGES = LabelledBounds(LOWER, UPPER, TARGET, MASK)
 NARROW, WIDE, INFEASIBLE = Score(1.1, 0.1, 0.2), Score(1.0, 0.05, 0.3), Score(math.nan, math.nan, math.inf)
 
 
@@ -35,7 +37,7 @@ def test_the_earlier_of_two_equals_stays() -> None:
 def test_score_is_the_calibrated_size_of_the_evaluated_pixels(protocol: str) -> None:
     mask = MASK.copy()
     mask[..., :2, :] = 0
-    score = score_checkpoint(PROTOCOLS[protocol], LOWER, UPPER, ValidationImages(TARGET, mask, None), SETTINGS)
+    score = score_checkpoint(PROTOCOLS[protocol], replace(IMAGES, mask=mask), SETTINGS)
     lower, upper = np.clip(LOWER / score.lambda_hat, 0, 1), np.clip(UPPER * score.lambda_hat, 0, 1)
     assert score.interval_size == pytest.approx(float((upper - lower)[mask == 1].mean()), rel=1e-5)
     missed = (TARGET < lower) | (TARGET > upper)
@@ -44,15 +46,16 @@ def test_score_is_the_calibrated_size_of_the_evaluated_pixels(protocol: str) -> 
 
 
 def test_blurred_bounds_lose_against_sharp_ones() -> None:
-    sharp = score_checkpoint(PROTOCOLS["guaranteed"], LOWER, UPPER, IMAGES, SETTINGS)
-    blurred = score_checkpoint(PROTOCOLS["guaranteed"], LOWER * 0.7, np.minimum(UPPER * 1.3, 1), IMAGES, SETTINGS)
+    sharp = score_checkpoint(PROTOCOLS["guaranteed"], IMAGES, SETTINGS)
+    wider = replace(IMAGES, lower=LOWER * 0.7, upper=np.minimum(UPPER * 1.3, 1))
+    blurred = score_checkpoint(PROTOCOLS["guaranteed"], wider, SETTINGS)
     assert sharp.beats(blurred) and not blurred.beats(sharp)
 
 
-def test_bounds_that_no_scale_mends_are_infeasible() -> None:
+def test_bounds_that_no_scale_corrects_are_infeasible() -> None:
     """A zero lower and a zero upper bound stay zero under multiplicative scaling."""
-    nothing = np.zeros_like(LOWER)
-    score = score_checkpoint(PROTOCOLS["guaranteed"], nothing, nothing, IMAGES, SETTINGS)
+    nothing = replace(IMAGES, lower=np.zeros_like(LOWER), upper=np.zeros_like(LOWER))
+    score = score_checkpoint(PROTOCOLS["guaranteed"], nothing, SETTINGS)
     assert score.interval_size == math.inf
     assert math.isnan(score.lambda_hat) and math.isnan(score.risk)
 
@@ -62,8 +65,8 @@ def test_only_the_guaranteed_protocol_sorts_crossed_bounds() -> None:
     crossed_lower, crossed_upper = LOWER.copy(), UPPER.copy()
     crossed_lower[swapped], crossed_upper[swapped] = UPPER[swapped], LOWER[swapped]
     straight, crossed = (
-        {name: score_checkpoint(rules, *bounds, IMAGES, SETTINGS) for name, rules in PROTOCOLS.items()}
-        for bounds in ((LOWER, UPPER), (crossed_lower, crossed_upper))
+        {name: score_checkpoint(rules, images, SETTINGS) for name, rules in PROTOCOLS.items()}
+        for images in (IMAGES, replace(IMAGES, lower=crossed_lower, upper=crossed_upper))
     )
     assert crossed["guaranteed"] == straight["guaranteed"]
     assert crossed["paper"] != straight["paper"]

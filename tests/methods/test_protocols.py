@@ -1,29 +1,33 @@
 """The two protocols: what their bound counts, which bound and family they use, whether groups matter."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import zarr
 
-from conffusion.calibration import Calibration, calibrate
+from conffusion.calibration import Calibration
 from conffusion.config.schema import CalibrationSettings
+from conffusion.core.labelled_bounds import LabelledBounds
 from conffusion.errors import CalibrationError
 from conffusion.methods.protocols import PROTOCOLS, get_protocol, official_grid
 from conffusion.methods.quirks import NO_QUIRK
 from conffusion.methods.registry import get_method
 from tests import conformance
+from tests.calibration_in_order import calibrate
 
 SETTINGS = CalibrationSettings(alpha=0.2, delta=0.1, ucb="hoeffding", families=["additive"])
 LOWER, UPPER, TARGET = conformance.synthetic_bounds(3, 120, 3, 6, 6, 0.7)
 MASK = np.zeros(TARGET.shape, dtype=np.uint8)
 MASK[..., 1:5, 1:5] = 1
+IMAGES = LabelledBounds(LOWER, UPPER, TARGET, MASK)
 GROUPS = np.array([f"person-{k // 2}" for k in range(120)], dtype=object)
 
 
 def calibration(protocol: str, **changes: Any) -> Calibration:
-    arguments = {"mask": MASK, "groups": None, "settings": SETTINGS, **changes}
-    return PROTOCOLS[protocol].calibrate(LOWER, UPPER, TARGET, **arguments)
+    groups, settings = changes.pop("groups", None), changes.pop("settings", SETTINGS)
+    return PROTOCOLS[protocol].calibrate(replace(IMAGES, groups=groups), settings, **changes)
 
 
 def test_there_are_the_two_of_the_contract() -> None:
@@ -62,11 +66,8 @@ def test_paper_is_more_daring_than_guaranteed() -> None:
 
 
 def test_too_few_images_name_the_number_needed() -> None:
-    few = slice(0, 4)
     with pytest.raises(CalibrationError, match=r"\d+ images"):
-        PROTOCOLS["guaranteed"].calibrate(
-            LOWER[few], UPPER[few], TARGET[few], mask=MASK[few], groups=None, settings=SETTINGS
-        )
+        PROTOCOLS["guaranteed"].calibrate(IMAGES.take(np.arange(4)), SETTINGS)
 
 
 # ---- official quirks
@@ -98,10 +99,10 @@ def test_official_grids(task: str, method: str, grid: Any) -> None:
 
 
 def test_grid_is_scanned_under_quirks_only() -> None:
-    arguments: dict[str, Any] = {"mask": MASK, "groups": None, "settings": SETTINGS, "grid": (0.8, 3.0, 50)}
-    exact = PROTOCOLS["paper"].calibrate(LOWER, UPPER, TARGET, **arguments)
+    grid = (0.8, 3.0, 50)
+    exact = PROTOCOLS["paper"].calibrate(IMAGES, SETTINGS, grid=grid)
     assert exact == calibration("paper")
-    scanned = get_protocol("paper", official_quirks=True).calibrate(LOWER, UPPER, TARGET, **arguments)
+    scanned = get_protocol("paper", official_quirks=True).calibrate(IMAGES, SETTINGS, grid=grid)
     step = 2.2 / 49
     assert 0 <= scanned.lambda_hat - exact.lambda_hat <= step * 1.001
     assert scanned.risk_ucb <= SETTINGS.alpha
@@ -109,8 +110,8 @@ def test_grid_is_scanned_under_quirks_only() -> None:
 
 def test_grid_that_passes_everywhere_ends_above_its_top() -> None:
     quirky, grid = get_protocol("paper", official_quirks=True), (3.0, 4.0, 11)
-    stored = [zarr.array(array) for array in (LOWER, UPPER, TARGET)]  # as the workflow gives them
-    result = quirky.calibrate(*stored, mask=zarr.array(MASK), groups=None, settings=SETTINGS, grid=grid)
+    stored = LabelledBounds(*(zarr.array(array) for array in (LOWER, UPPER, TARGET, MASK)))  # as in the workflow
+    result = quirky.calibrate(stored, SETTINGS, grid=grid)
     assert result.lambda_hat == pytest.approx(4.1, abs=1e-8)
     assert quirky.is_feasible(result)
 
@@ -119,7 +120,7 @@ def test_grid_without_a_feasible_scale_gives_its_largest_one_without_a_word() ->
     top = 0.9
     settings = SETTINGS.model_copy(update={"alpha": 0.01})
     quirky = get_protocol("paper", official_quirks=True)
-    result = quirky.calibrate(LOWER, UPPER, TARGET, mask=MASK, groups=None, settings=settings, grid=(0.8, top, 50))
+    result = quirky.calibrate(IMAGES, settings, grid=(0.8, top, 50))
     assert result.lambda_hat == top
     assert not quirky.is_feasible(result)
     lower, upper = result.apply(LOWER, UPPER)

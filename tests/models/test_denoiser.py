@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from conffusion.core.choices import UNET_KINDS
 from conffusion.models.denoiser import LEVEL_INPUTS, ClassDenoiser, ConditionalDenoiser, level_input
-from conffusion.models.networks import UNET_KINDS
 from conffusion.models.schedules import noise_schedule
 
 

@@ -1,9 +1,12 @@
 """The encoders have the published names and outputs; the small ones are small and can learn."""
 
+from typing import get_args
+
 import pytest
 import torch
 import torch.nn.functional as F
 
+from conffusion.core.choices import EncoderName
 from conffusion.errors import ConfigError, ShapeError
 from conffusion.models import build_encoder
 from conffusion.models.encoders import ENCODERS
@@ -90,6 +93,10 @@ def test_more_branches_and_groups_of_split_attention_keep_shapes() -> None:
 
     block = SplitAttention(16, groups=2, radix=4, stride=2)
     assert block(torch.randn(2, 16, 8, 8)).shape == (2, 16, 4, 4)
+
+
+def test_configured_encoders_are_those_that_exist() -> None:
+    assert set(get_args(EncoderName)) == set(ENCODERS)
 
 
 def test_unknown_names_and_shapes_are_refused() -> None:

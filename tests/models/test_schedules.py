@@ -1,19 +1,20 @@
 """Noise schedules equal the official ones and keep their invariants for any setting."""
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conffusion.core.choices import ScheduleName
 from conffusion.errors import ConfigError
-from conffusion.models.schedules import NoiseSchedule, noise_schedule
+from conffusion.models.schedules import SCHEDULES, NoiseSchedule, noise_schedule
 from tests import conformance
 
 FIXTURES = sorted(path.stem for path in (conformance.ROOT / "schedules").glob("*.json"))
-NAMES = ("linear", "cosine", "quad", "const", "warmup10", "warmup50")
+NAMES = get_args(ScheduleName)
 
 
 def official(description: dict[str, Any]) -> NoiseSchedule:
@@ -134,3 +135,7 @@ def test_clean_image_coefficients_invert_the_noising(
     a, b = schedule.clean_image_coefficients(t)
     noised = math.sqrt(abar) * clean + math.sqrt(1 - abar) * noise
     assert a * noised - b * noise == pytest.approx(clean, abs=1e-9 * max(1.0, a))
+
+
+def test_configured_schedules_are_those_that_exist() -> None:
+    assert set(get_args(ScheduleName)) == set(SCHEDULES)

@@ -1,4 +1,4 @@
-"""The plan: names, shards that cover every image once, and settings that hold what a stage depends on, no more."""
+"""The plan: names, shards that cover every image once, memory."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conffusion.config import load_config, parse_config
-from conffusion.config.schema import PriorSettings
 from conffusion.errors import DataError
 from conffusion.pipeline.plan import (
     PROTOCOL_NAMES,
@@ -19,13 +18,14 @@ from conffusion.pipeline.plan import (
     method_of,
     replicate_of,
 )
+from conffusion.pipeline.rule_settings import RuleSettings
 from conffusion.pipeline.stages.sampling import shard_rows
-from tests.pipeline.configs import ROOT, TASK, config, plan, without
+from tests.pipeline.configs import ROOT, TASK, config, plan
 
 # ---- names
 
 
-def test_arms_stand_in_the_order_of_the_registry_whatever_the_configuration_says() -> None:
+def test_method_runs_stand_in_the_order_of_the_registry_whatever_the_configuration_says() -> None:
     methods = ["resnest", "dm_sb", "n_conffusion"]
     assert (
         plan(methods=methods).method_runs
@@ -97,125 +97,6 @@ def test_shards_of_a_share_cover_every_row_once(n_images: int, n_shards: int) ->
     assert rows == list(range(n_images))
 
 
-# ---- what a stage depends on
-
-STAGES = (
-    "split_images", "sample_variants", "extract_bounds", "finetune_method", "predict_bounds", "trace_candidates",
-    "calibrate_method", "assess_validity",
-)  # fmt: skip
-
-
-def all_settings(some: Plan) -> dict[tuple[str, str, str], Any]:
-    """Settings of every job of a plan, by stage, task and method_run."""
-    jobs: dict[tuple[str, str, str], Any] = {("split_images", "", ""): some.settings("split_images")}
-    for stage in STAGES[1:]:
-        method_runs = (
-            some.trained_method_runs
-            if stage in ("finetune_method", "predict_bounds", "trace_candidates")
-            else some.method_runs
-        )
-        for task in some.tasks:
-            for method_run in method_runs:
-                jobs[stage, task, method_run] = some.settings(stage, task, method_run)
-    for task in some.tasks:
-        jobs["prepare_images", task, ""] = some.image_settings(task, "images")
-    return jobs
-
-
-def changed_jobs(**overlay: Any) -> set[tuple[str, str, str]]:
-    before, after = all_settings(plan()), all_settings(plan(**overlay))
-    assert set(before) <= set(after)
-    return {job for job, settings in before.items() if settings != after[job]}
-
-
-def test_tuned_settings_of_a_method_concern_that_method_alone() -> None:
-    overlay = {"finetuning": {"tuned": {TASK: {"n_conffusion": {"n_steps": 7}}}}}
-    assert changed_jobs(**overlay) == {("finetune_method", TASK, "n_conffusion")}
-
-
-def test_another_method_changes_nobody_else() -> None:
-    fewer = Plan(parse_config(without("methods", "g_conffusion")))
-    before, after = all_settings(fewer), all_settings(plan())
-    assert {method_run for _, _, method_run in set(after) - set(before)} == {"g_conffusion"}
-    assert all(after[job] == settings for job, settings in before.items())
-
-
-def test_another_task_or_replicate_changes_nobody_else() -> None:
-    fewer = Plan(parse_config(without("tasks", "inpainting")))
-    before, after = all_settings(fewer), all_settings(plan())
-    assert all(after[job] == settings for job, settings in before.items())
-    assert changed_jobs(replicates=3) == set()
-
-
-def stages_of(jobs: set[tuple[str, str, str]]) -> set[str]:
-    return {stage for stage, _, _ in jobs}
-
-
-@pytest.mark.parametrize(
-    ("overlay", "stages"),
-    [
-        ({"sampling": {"n_variants": 7}}, {"sample_variants"}),
-        ({"finetuning": {"batch_size": 7}}, {"finetune_method"}),
-        ({"finetuning": {"sharpening": {"n_steps": 7}}}, {"finetune_method"}),
-        ({"validity": {"n_draws": 7}}, {"assess_validity"}),
-        ({"precision": "bfloat16"}, {"sample_variants", "finetune_method", "predict_bounds", "trace_candidates"}),
-        ({"image_size": 64}, {"split_images", "prepare_images"}),
-        ({"dataset": {"splits": {"test": 7}}}, {"split_images", "prepare_images"}),
-        ({"tasks": {TASK: {"degradation": {"factor": 8}}}}, {"prepare_images"}),
-        ({"calibration": {"alpha": 0.3}}, {"extract_bounds", "finetune_method", "calibrate_method", "assess_validity"}),
-        *[({key: value}, set[str]()) for key, value in {
-            "run": "other", "threads": 2, "device": "cpu", "report": {"n_bootstrap": 999},
-            "tuning": {"n_trials": 3}, "ignore_code_changes": True, "priors_dir": "elsewhere",
-        }.items()],
-    ],
-    ids=lambda value: str(value) if isinstance(value, dict) else "",
-)  # fmt: skip
-def test_a_setting_concerns_its_own_stages(overlay: dict[str, Any], stages: set[str]) -> None:
-    assert stages_of(changed_jobs(**overlay)) == stages
-
-
-def test_degradation_concerns_its_own_task() -> None:
-    jobs = changed_jobs(tasks={"inpainting": {"degradation": {"hole": 0.25}}})
-    assert {task for _, task, _ in jobs} == {"inpainting"}
-
-
-def test_prior_concerns_the_methods_that_start_from_it() -> None:
-    jobs = changed_jobs(priors={"resnext_photos": {"options": {"n_classes": 5}}})
-    assert {(stage, method_run) for stage, _, method_run in jobs} == {("finetune_method", "resnext")}
-
-
-@pytest.mark.parametrize("overlay", [{"delta": 0.3}, {"ucb": "hoeffding"}, {"families": ["additive"]}], ids=str)
-def test_only_alpha_concerns_the_quantiles_of_variants(overlay: dict[str, Any]) -> None:
-    assert "extract_bounds" not in stages_of(changed_jobs(calibration=overlay))
-
-
-@pytest.mark.parametrize(
-    "overlay", [{"batch_size": 7}, {"batch_size": None}, {"compile": True}, {"shards_per_share": 7}], ids=str
-)
-def test_batches_do_not_concern_the_variants(overlay: dict[str, Any]) -> None:
-    assert changed_jobs(sampling=overlay) == set()
-
-
-def test_seed_concerns_everything_random() -> None:
-    assert stages_of(changed_jobs(seed=5)) == {*STAGES, "prepare_images"} - {"extract_bounds"}
-
-
-def test_settings_are_plain_values_that_survive_yaml() -> None:
-    for job, settings in all_settings(plan(replicates=2)).items():
-        assert yaml.safe_load(yaml.safe_dump(settings)) == settings, job
-
-
-def test_changing_returned_settings_does_not_change_the_plan() -> None:
-    some = plan()
-    some.settings("sample_variants", TASK)["prior"]["options"]["inner_channel"] = -1
-    assert some.settings("sample_variants", TASK)["prior"]["options"]["inner_channel"] > 0
-
-
-def test_unknown_stage_is_an_error_of_the_program() -> None:
-    with pytest.raises(ValueError, match="paint: is not a stage"):
-        plan().settings("paint")
-
-
 # ---- images of several sizes, and memory
 
 
@@ -240,15 +121,6 @@ def test_networks_of_the_paper_see_images_of_their_own_sizes() -> None:
     assert paper().images("super_resolution", "test", "adm_uq") == "results/paper/super_resolution/images/test.json"
 
 
-def test_images_of_a_folder_depend_on_its_size_and_on_nothing_of_the_other_task() -> None:
-    own, other = (paper().image_settings("inpainting", folder) for folder in ("images", "images-128"))
-    assert (own["side"], other["side"]) == (256, 128)
-    assert {key: value for key, value in own.items() if key != "side"} == {
-        key: value for key, value in other.items() if key != "side"
-    }
-    assert own["resample"] == "bilinear" and own["degradation"] == {"hole": 0.5}
-
-
 def test_official_settings_of_the_paper() -> None:
     """Steps in the schedule, numbers of validations and shards that the official code has."""
     some = paper()
@@ -266,7 +138,7 @@ def test_official_settings_of_the_paper() -> None:
         "sr3_celebahq", "palette_celebahq", "adm_imagenet", "resnext_imagenet", "resnest_imagenet",
     ]  # fmt: skip
     for name in some.imported_priors:
-        prior = PriorSettings(**some.import_settings(name)["prior"])
+        prior = RuleSettings(some)("import_prior", prior=name).prior
         assert (prior.options, prior.checkpoint) == (
             some.config.priors[name].options,
             some.config.priors[name].checkpoint,
@@ -309,20 +181,3 @@ def test_memory_of_training_a_prior_grows_with_images_batches_and_averages() -> 
 def test_overlays_are_valid(overlay: Path) -> None:
     config = load_config(ROOT / "config.yaml", overlay) if overlay.stem != "photographs" else None
     assert config is None or Plan(config).method_runs
-
-
-@pytest.mark.parametrize(
-    ("change", "reruns"),
-    [
-        ({"processes": 2}, False),
-        ({"checkpoint_every_minutes": 1}, False),
-        ({"keep_candidates": False}, False),
-        ({"patience": 3}, True),
-        ({"micro_batch_size": 8}, True),
-    ],
-)
-def test_fine_tuning_reruns_for_what_changes_its_results(change: dict[str, Any], reruns: bool) -> None:
-    before, after = (
-        some.settings("finetune_method", TASK, "n_conffusion") for some in (plan(), plan(finetuning=change))
-    )
-    assert (before != after) == reruns

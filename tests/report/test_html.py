@@ -6,6 +6,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from conffusion.calibration import Guarantee
 from conffusion.errors import ConfigError, StoreError
 from conffusion.report.claims import write_claims
 from conffusion.report.html import write_report
@@ -83,8 +84,7 @@ def test_verdicts_come_first(tmp_path: Path, inputs: dict[str, object]) -> None:
 
 def test_report_says_what_is_guaranteed(tmp_path: Path, inputs: dict[str, object]) -> None:
     text = " ".join(re.sub(r"<[^>]+>", "", write(tmp_path, inputs)).split())
-    assert "with probability at least 0.95 over the draw of the calibration images" in text
-    assert "at most 0.1 in expectation over new images" in text
+    assert str(Guarantee(0.1, 0.05)) in text and "at least 95 % over the draw of the calibration images" in text
     assert "(20 in this run)" in text
     assert "protocol guaranteed: 14 of 14 rows within the limit; largest violation rate 0.046" in text
     assert "protocol paper: 0 of 28 rows within the limit" in text

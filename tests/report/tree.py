@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from conffusion.calibration.rules import RULES
+from conffusion.calibration.risk_bounds import BOUNDS
 from conffusion.demo import render_faces
 from conffusion.images.resize import resize_bicubic
 from conffusion.store import write_json, write_store
@@ -162,7 +162,7 @@ def write_comparison(path: Path) -> Path:
     rows = [
         own.assign(protocol="comparison", bound=f"{bound}, n = images", family=family, n=n)
         for family in ("multiplicative", "additive", "learned")
-        for bound in RULES
+        for bound in BOUNDS
         for n in (50, 200)
     ]
     pd.concat([table, *rows]).to_csv(path, index=False)

@@ -34,9 +34,9 @@ def test_whole_numbers_are_read_in_units_of_the_pixel_range() -> None:
     assert standard_error(variants, ALL, 0.05) == pytest.approx(standard_error(variants / 255, ALL, 0.05), rel=1e-9)
 
 
-def test_settled_when_the_error_is_at_most_the_precision() -> None:
+def test_drawing_stops_when_the_error_is_at_most_the_precision() -> None:
     variants = np.random.default_rng(0).normal(0.5, 0.1, (40, 3, 8, 8))
     error = standard_error(variants, ALL, 0.05)
-    assert AdaptiveStopping(error, 0.05, 8).is_settled(variants, ALL)
-    assert not AdaptiveStopping(0.99 * error, 0.05, 8).is_settled(variants, ALL)
-    assert AdaptiveStopping(1e-9, 0.05, 8).is_settled(np.repeat(variants[:1], 8, axis=0), ALL)
+    assert AdaptiveStopping(error, 0.05, 8).should_stop(variants, ALL)
+    assert not AdaptiveStopping(0.99 * error, 0.05, 8).should_stop(variants, ALL)
+    assert AdaptiveStopping(1e-9, 0.05, 8).should_stop(np.repeat(variants[:1], 8, axis=0), ALL)

@@ -187,18 +187,18 @@ def test_drawing_leaves_the_images_and_the_global_generator_alone(network: nn.Mo
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_drawing_stops_for_settled_images_alone(network: nn.Module) -> None:
+def test_drawing_stops_for_precise_images_alone(network: nn.Module) -> None:
     """An image whose variants are all alike needs one look; the others go on to the end, and none is another's."""
     inputs, n_variants = corrupted(), 12
     every = draw(inputs, replace(ANCESTRAL, n_variants=n_variants))
 
-    class SettledAtRow1(AdaptiveStopping):
-        def is_settled(self, variants: Any, mask: Any) -> bool:
+    class StopsAtRow1(AdaptiveStopping):
+        def should_stop(self, variants: Any, mask: Any) -> bool:
             return bool(np.array_equal(variants[0], every[1, 0]))
 
     for batch_size in (1, 5, 64):
         sampler = ChainSampler(Silent(), SCHEDULE, inputs, ANCESTRAL.solver, "float32", CPU)
-        drawn = list(draw_variants(sampler, inputs, n_variants, batch_size, SettledAtRow1(0.1, 0.05, 5)))
+        drawn = list(draw_variants(sampler, inputs, n_variants, batch_size, StopsAtRow1(0.1, 0.05, 5)))
         assert [len(one.variants) for one in drawn] == [12, 5, 12, 12, 12]
         for one in drawn:
             np.testing.assert_array_equal(one.variants, every[one.row, : len(one.variants)])

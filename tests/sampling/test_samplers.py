@@ -1,25 +1,27 @@
 """Samplers: ancestral chains equal the official ones; both are right where the distribution is known."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from conffusion.core.choices import SolverName
 from conffusion.errors import ConfigError
 from conffusion.models import build_unet
 from conffusion.models.denoiser import ClassDenoiser, ConditionalDenoiser
 from conffusion.sampling import (
     KnownPixels,
     NoiseSchedule,
+    Solver,
     noise_schedule,
     sample_ancestral,
     sample_dpmpp_2m,
 )
 from conffusion.sampling.chains import to_dtype
-from conffusion.sampling.samplers import SOLVERS, Denoiser, run_chain
+from conffusion.sampling.samplers import SAMPLERS, Denoiser
 from tests import conformance
 
 TOLERANCE = 5e-4
@@ -235,8 +237,25 @@ def test_deterministic_solver_is_of_second_order_too() -> None:
 
 
 def test_an_unknown_solver_is_refused() -> None:
-    with pytest.raises(ConfigError, match="sampling.solver = 'euler': must be one of dpmpp_2m_sde"):
-        run_chain("euler", gaussian_denoiser, COSINE, lambda step: torch.zeros(1, 1, 1, 1), None, 4)
+    with pytest.raises(ConfigError, match="sampling.solver 'euler' is unknown; known: ancestral, dpmpp_2m"):
+        Solver("euler", 4).n_calls(COSINE)
+
+
+def test_configured_solvers_are_those_that_exist() -> None:
+    assert set(SAMPLERS) == set(get_args(SolverName))
+
+
+@pytest.mark.parametrize("name", list(SAMPLERS))
+def test_network_calls_are_those_that_are_announced(name: str) -> None:
+    calls = []
+
+    def counted(x: Tensor, abar: float) -> Tensor:
+        calls.append(abar)
+        return gaussian_denoiser(x, abar)
+
+    solver, schedule = Solver(name, 4), noise_schedule("cosine", 12)
+    solver.sampler.draw(counted, schedule, lambda step: torch.zeros(1, 1, 2, 2), None, 4)
+    assert len(calls) == solver.n_calls(schedule) == (12 if name == "ancestral" else 4)
 
 
 def test_eight_steps_keep_the_spread_of_the_data() -> None:
@@ -271,7 +290,7 @@ def test_one_step_returns_the_clean_prediction_at_the_noisiest_level() -> None:
     torch.testing.assert_close(samples, expected.clamp(-1, 1), atol=1e-9, rtol=0)
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", list(SAMPLERS))
 def test_known_pixels_come_back_exactly(solver: str) -> None:
     generator = torch.Generator().manual_seed(1)
     image = torch.rand(2, 3, 8, 8, generator=generator) * 2 - 1
@@ -282,7 +301,7 @@ def test_known_pixels_come_back_exactly(solver: str) -> None:
         return torch.randn(image.shape, generator=generator)
 
     schedule = noise_schedule("cosine", 20)
-    result = run_chain(solver, gaussian_denoiser, schedule, noise, KnownPixels(image, hole), 4)
+    result = SAMPLERS[solver].draw(gaussian_denoiser, schedule, noise, KnownPixels(image, hole), 4)
     outside = (hole == 0).expand_as(result)
     assert torch.equal(result[outside], image[outside])
     assert not torch.isclose(result[~outside], image[~outside]).any()

@@ -125,7 +125,7 @@ def test_noise_is_a_function_of_seed_and_image() -> None:
     ("name", "settings", "message"),
     [
         ("superresolution", {}, "task 'superresolution' is unknown; did you mean 'super_resolution'"),
-        ("x", {}, "known: custom, denoising, inpainting, super_resolution"),
+        ("x", {}, f"known: {', '.join(sorted(TASKS))}"),
         ("super_resolution", {"facter": 4}, "no setting 'facter'; did you mean 'factor'"),
         ("super_resolution", {"factor": 1}, "factor = 1"),
         ("super_resolution", {"factor": 2.5}, "factor = 2.5"),

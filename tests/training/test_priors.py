@@ -16,7 +16,7 @@ from conffusion.models.networks import load_prior, load_weights
 from conffusion.models.unet import UNet
 from conffusion.store import write_store
 from conffusion.tasks.inpainting import centre_mask
-from conffusion.training.priors import architecture_of, write_prior
+from conffusion.training.priors import PriorJob, architecture_of, write_prior
 from tests.methods.small_specs import SIDE, SPECS
 
 CPU = Device(torch.device("cpu"), bfloat16=False)
@@ -53,7 +53,7 @@ def settings(kind: str, **changes: Any) -> PriorSettings:
 def written(folder: Path, kind: str, name: str = "prior", seed: int = 1, **changes: Any) -> Path:
     path = folder / f"{name}.safetensors"
     prior = settings(kind, **changes)
-    write_prior(name, prior, {}, image_size=SIDE, seed=seed, device=CPU, output=path)
+    write_prior(PriorJob(name, prior, {}, SIDE, seed), CPU, output=path)
     return path
 
 
@@ -96,10 +96,8 @@ def holes_seen(folder: Path, hole: float, images: Path | None) -> torch.Tensor:
             seen.append((condition != noised).any(dim=1))
 
     with torch.nn.modules.module.register_module_forward_pre_hook(look):
-        write_prior(
-            "prior", settings("palette", n_steps=40), {"hole": hole}, image_size=SIDE, seed=1, device=CPU,
-            output=folder / "prior.safetensors", images=images,
-        )  # fmt: skip
+        job = PriorJob("prior", settings("palette", n_steps=40), {"hole": hole}, SIDE, 1)
+        write_prior(job, CPU, output=folder / "prior.safetensors", images=images)
     return torch.cat(seen)
 
 

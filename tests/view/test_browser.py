@@ -148,9 +148,9 @@ def choose_option(view: Browser, select: str, value: Any) -> None:
     view.settle()
 
 
-def test_header_says_what_is_promised_and_what_is_wrong(opened: Browser, tmp_path: Path) -> None:
-    text = opened.text("#promise")
-    assert "N-Conffusion: With probability at least 90 %" in text and "n = 200 images, protocol guaranteed" in text
+def test_header_says_what_is_guaranteed_and_what_is_wrong(opened: Browser, tmp_path: Path) -> None:
+    text = opened.text("#guarantee")
+    assert "N-Conffusion: With probability at least 90 % over the draw of the 200 calibration images" in text
     assert DRIFT["warning"] in opened.text("#warnings")
     assert "N-Conffusion" in opened.text("#calibration") and "DM_SB" in opened.text("#calibration")
     assert opened.text("#name") == HOSTILE and names(opened) == BY_NAME

@@ -47,7 +47,7 @@ def test_warnings_of_drift_reach_the_page(tmp_path: Path) -> None:
     (side,) = open_predictions([root]).sides
     assert side.warnings == ("do not rely on it",) and side.drift_p_value == 0.002
     (root / "summary.json").unlink()
-    assert "did not come to its end" in open_predictions([root]).sides[0].warnings[0]
+    assert "is not finished" in open_predictions([root]).sides[0].warnings[0]
 
 
 def test_warnings_of_all_images_are_those_of_the_page(tmp_path: Path) -> None:

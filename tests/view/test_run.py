@@ -89,7 +89,7 @@ def test_drift_of_the_test_images_is_warned_of(run: Path) -> None:
     folder = run / "inpainting" / "n_conffusion" / "guaranteed" / "bounds" / "test.zarr"
     write_bounds(folder, np.full((70, 3, 8, 8), 0.9, dtype=np.float32), IDS["test"], 0.02)
     first, second = open_run(run).sides
-    assert "do not rely on the promised risk" in first.warnings[0] and not second.warnings
+    assert "do not rely on the guaranteed risk" in first.warnings[0] and not second.warnings
 
 
 def test_what_is_asked_for_must_be_there(run: Path) -> None:

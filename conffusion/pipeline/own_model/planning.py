@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,10 @@ from conffusion.config.schema import CalibrationSettings
 from conffusion.core.choices import UnitName
 from conffusion.core.layout import RunLayout
 from conffusion.core.progress import format_duration
+from conffusion.data.folder import FolderDataset
 from conffusion.data.splits import assign_splits
 from conffusion.errors import ConfigError
 from conffusion.images.listing import output_names
-from conffusion.images.reading import read_size
-from conffusion.images.sources import open_source
 from conffusion.methods.registry import METHODS
 from conffusion.pipeline.checks import check_dealt, checked_plan, units_needed
 from conffusion.pipeline.own_model.request import (
@@ -36,6 +35,7 @@ from conffusion.tasks import build_task
 SHARES = {"finetune": 0.4, "selection": 0.15, "calibration": 0.25, "test": 0.2}
 _LEAST_FOR_FITTING = 0.25  # of the groups
 _TRIED_IMAGES = 2  # on which a degradation is tried
+_SEEN_IMAGES = 16  # whose values are looked at
 _UNTIMED_JOBS = 8  # Snakemake, config, splits, calibration, evaluation, package: most load the libraries and are done
 _STREAMED_BYTES = 25  # per pixel value of whole images that are calibrated
 _TILE_AREA = 0.75**2  # that a tile adds to those before it: neighbours share a quarter of their side
@@ -53,8 +53,10 @@ class OwnModel:
         overlay: What is laid over the workflow's config.yaml.
         config: The merged configuration.
         splits: image_id, group, source and split of every image.
-        sizes: (height, width) of every image file of the splits calibration and test, by its path below the folder.
+        sizes: (height, width) of every image in each file of the splits calibration and test, by its path below the
+            folder.
         whole: Whether the model is calibrated once more, on whole images put together from tiles.
+        warnings: Kinds of warnings about values, with their number among the images looked at.
     """
 
     request: Request
@@ -63,8 +65,9 @@ class OwnModel:
     overlay: dict[str, Any]
     config: Config
     splits: pd.DataFrame
-    sizes: Mapping[str, tuple[int, int]]
+    sizes: Mapping[str, Sequence[tuple[int, int]]]
     whole: bool
+    warnings: Mapping[str, int]
 
     @property
     def run_folder(self) -> Path:
@@ -76,6 +79,11 @@ class OwnModel:
         """Name of the prior that the run trains, if it does."""
         plan = Plan(self.config)
         return plan.prior_name(self.request.task, self.method) if self.config.priors_dir is None else None
+
+    @property
+    def image_sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of every image of the splits calibration and test."""
+        return [size for sizes in self.sizes.values() for size in sizes]
 
     def files(self, split: str) -> list[str]:
         """Image files of a split, as sorted paths below the folder."""
@@ -123,14 +131,19 @@ def prepare(request: Request, workflow: Path) -> OwnModel:
     _, config = configure(SHARES)
     checked_plan(config)
     dataset = configured_dataset(config.dataset, request.image_size, config.seed)
+    assert isinstance(dataset, FolderDataset)
     table = dataset.table()
     overlay, config = configure(choose_shares(table, config.calibration))
     splits = assign_splits(table, config.dataset.splits.model_dump(), config.seed)
     check_dealt(splits, config.calibration)
     _check_run(workflow / "results" / config.run, config)
-    _try_degradation(request, config, dataset.load(list(splits["image_id"][:_TRIED_IMAGES])))
-    sizes = _sizes(request, splits)
-    return OwnModel(request, workflow, method, overlay, config, splits, sizes, _wants_whole(request, sizes))
+    seen = splits["image_id"].iloc[:: max(1, len(splits) // _SEEN_IMAGES)]
+    images, warnings = dataset.load_with_warnings(list(seen))
+    _try_degradation(request, config, images[:_TRIED_IMAGES])
+    judged = sorted(set(splits.loc[splits["split"].isin(("calibration", "test")), "source"]))
+    sizes = dict(zip(judged, dataset.sizes(judged), strict=True))
+    whole = _wants_whole(request, sizes)
+    return OwnModel(request, workflow, method, overlay, config, splits, sizes, whole, warnings)
 
 
 def choose_shares(table: pd.DataFrame, settings: CalibrationSettings) -> dict[str, float]:
@@ -190,20 +203,15 @@ def _try_degradation(request: Request, config: Config, images: Any) -> None:
         )
 
 
-def _sizes(request: Request, splits: pd.DataFrame) -> dict[str, tuple[int, int]]:
-    source = open_source(request.images)
-    judged = sorted(set(splits.loc[splits["split"].isin(("calibration", "test")), "source"]))
-    return {file: read_size(source, file) for file in judged}
-
-
-def _wants_whole(request: Request, sizes: Mapping[str, tuple[int, int]]) -> bool:
+def _wants_whole(request: Request, sizes: Mapping[str, Sequence[tuple[int, int]]]) -> bool:
     """Whether predictions of the images' own size are what the model will be used for, and differ from single tiles.
 
     Raises:
         DataError: If two files have names that differ in their suffix alone.
     """
     at_own_scale = request.fit == "tile" and request.tile_size in (None, request.image_size)
-    if not at_own_scale or not request.images.is_dir() or set(sizes.values()) == {2 * (request.image_size,)}:
+    are_tiles = all(set(of_file) == {2 * (request.image_size,)} for of_file in sizes.values())
+    if not at_own_scale or not request.images.is_dir() or are_tiles:
         return False
     output_names(request.images / file for file in sizes)
     return True
@@ -264,23 +272,24 @@ def _network(model: OwnModel) -> str:
 def _calibration(model: OwnModel) -> str:
     if not model.whole:
         return f"on images of {model.request.image_size}x{model.request.image_size} pixels"
-    heights, widths = zip(*model.sizes.values(), strict=True)
+    heights, widths = zip(*model.image_sizes, strict=True)
     largest = f"{max(widths)}x{max(heights)}"
     return f"on whole images (up to {largest} pixels), put together from tiles as `conffusion predict` does"
 
 
 def _guarantee(model: OwnModel) -> Guarantee:
     """What calibration will guarantee; a whole image counts once, however many tiles it has."""
-    counted = model.splits.drop_duplicates("source") if model.whole else model.splits
-    unit: UnitName = "group" if counted["group"].nunique() < len(counted) else "image"
+    judged = model.splits[model.splits["split"].isin(("calibration", "test"))]
+    n_images = len(model.image_sizes) if model.whole else len(judged)
+    unit: UnitName = "group" if judged["group"].nunique() < n_images else "image"
     return Guarantee(model.request.alpha, model.request.delta, unit, ucb=model.config.calibration.ucb)
 
 
 def _notes(model: OwnModel) -> list[str]:
     request, side = model.request, model.request.image_size
-    shorter = float(np.median([min(size) for size in model.sizes.values()]))
+    shorter = float(np.median([min(size) for size in model.image_sizes]))
     seen = (request.tile_size or side) if request.fit == "tile" else shorter
-    notes = []
+    notes = [f"values of {count} of the images looked at: {warning}" for warning, count in model.warnings.items()]
     if seen > side:
         notes.append(
             f"the model will know images shrunk {seen / side:.3g} times, but `conffusion predict` works on images as "
@@ -306,7 +315,7 @@ def describe_cost(model: OwnModel) -> str:
     disk = sum(cost.disk_gib for cost in costs)
     if model.whole:
         (prediction,) = [cost for cost in costs if cost.stage == "predict_bounds"]
-        pixels = sum(height * width for height, width in model.sizes.values())
+        pixels = sum(height * width for height, width in model.image_sizes)
         n_tiles = pixels / (model.request.image_size**2 * _TILE_AREA)
         seconds["whole images"] = prediction.hours * 3600 / prediction.forward_passes * n_tiles
         disk += _whole_gib(model)
@@ -321,6 +330,6 @@ def describe_cost(model: OwnModel) -> str:
 
 def _whole_gib(model: OwnModel) -> float:
     """Values of all images of one split at a time, padded to the largest."""
-    largest = max(height * width for height, width in model.sizes.values())
-    n_images = max(len(model.files(split)) for split in ("calibration", "test"))
+    largest = max(height * width for height, width in model.image_sizes)
+    n_images = max(sum(len(model.sizes[file]) for file in model.files(split)) for split in ("calibration", "test"))
     return n_images * 3 * largest * _STREAMED_BYTES / GIB

@@ -41,6 +41,7 @@ class Request:
         max_tiles: Tiles of one image, at most.
         group_pattern: Regular expression on file names whose part in brackets is the group.
         group_csv: Table with the columns file and group.
+        value_range: Sample values that stand for 0 and 1; None: by the type of the samples.
         alpha: Risk level.
         delta: Error level.
         steps: Steps of fine-tuning; None: the default.
@@ -60,6 +61,7 @@ class Request:
     max_tiles: int | None = 16
     group_pattern: str | None = None
     group_csv: Path | None = None
+    value_range: tuple[float, float] | None = None
     alpha: float = 0.1
     delta: float = 0.1
     steps: int | None = None
@@ -189,6 +191,7 @@ def _folder(request: Request) -> dict[str, Any]:
         "max_tiles_per_image": request.max_tiles if tiles else None,
         "group_pattern": request.group_pattern,
         "group_csv": None if request.group_csv is None else str(request.group_csv.resolve()),
+        "value_range": None if request.value_range is None else list(request.value_range),
     }
 
 

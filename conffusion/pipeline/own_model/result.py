@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from conffusion.calibration.record import read_calibration
-from conffusion.calibration.units import group_index, group_means
 from conffusion.core.layout import RunLayout
 from conffusion.data.splits import groups_of
+from conffusion.evaluation.verdicts import evaluation_verdict, measure_risk
 from conffusion.images.listing import list_images, output_names
 from conffusion.inference.calibrating import MODEL, Promise, calibrate_package
 from conffusion.inference.card import promise_in_words
@@ -19,7 +19,6 @@ from conffusion.inference.inputs import InputOptions, Inputs, gather
 from conffusion.inference.model_file import read_package, write_package
 from conffusion.inference.package import Package
 from conffusion.inference.predictor import Predictor
-from conffusion.inference.verdicts import evaluation_verdict, measure_risk
 from conffusion.metrics import image_losses
 from conffusion.pipeline.own_model.planning import OwnModel
 from conffusion.pipeline.own_model.running import run_workflow
@@ -83,7 +82,9 @@ def whole_images(model: OwnModel, split: str) -> Inputs:
     request = model.request
     files: Sequence[Path] = [request.images.resolve() / file for file in model.files(split)]
     task = build_task(request.task, **request.degradation)
-    inputs = gather(task, model.config.seed, [], files, InputOptions(), request.image_size)
+    inputs = gather(
+        task, model.config.seed, [], files, InputOptions(value_range=request.value_range), request.image_size
+    )
     rows = model.splits.drop_duplicates("source").set_index("source")["group"]
     file_of = {name: file for file, name in output_names(list_images(files)).items()}
     groups = [
@@ -106,8 +107,4 @@ def _verdict(model: OwnModel) -> str:
     lower, upper = calibration.apply(bounds["lower"][:], bounds["upper"][:])
     losses, _ = image_losses(lower, upper, images["target"][:], images["mask"][:])
     groups = groups_of(layout.splits, images.image_ids)
-    if groups is None:
-        return evaluation_verdict(measure_risk(losses, "image"), calibration.alpha)
-    return evaluation_verdict(
-        measure_risk(group_means(losses, group_index(groups, len(losses))), "group"), calibration.alpha
-    )
+    return evaluation_verdict(measure_risk(losses, groups), calibration.alpha)

@@ -4,18 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from conffusion.calibration import Calibration, Family, attainable_risk, choose_family
+from conffusion.calibration import CalibrationRecord, Family, attainable_risk, choose_family, write_calibration
 from conffusion.calibration.procedure import LambdaGrid
-from conffusion.calibration.record import FAMILY_FILE
-from conffusion.calibration.units import group_index, group_means
+from conffusion.calibration.units import unit_means
 from conffusion.config.schema import CalibrationSettings
+from conffusion.core.labelled_bounds import LabelledBounds
 from conffusion.data.splits import groups_of
 from conffusion.errors import CalibrationError, StoreError
-from conffusion.methods.protocols import Protocol, get_protocol
+from conffusion.methods.protocols import get_protocol
 from conffusion.metrics import image_losses
-from conffusion.store import SealedStore, open_store, write_json
+from conffusion.store import SealedStore, open_store
 
 
 @dataclass(frozen=True)
@@ -48,21 +46,34 @@ def calibrate_method(
         CalibrationError: If no scale satisfies alpha and delta; says how many images or groups would be needed.
         StoreError: If a store is incomplete, or bounds and images are of different images.
     """
-    bounds, images = matching_stores(files.bounds, files.images)
-    groups = groups_of(files.splits, images.image_ids)
+    bounds = open_store(files.bounds)
+    images = labelled_bounds(files.bounds, files.images, files.splits)
     rules = get_protocol(protocol, official_quirks=grid is not None)
-    family: Family | None = None
-    choice: dict[str, Any] = {}
+    family, choice = None, dict[str, Any]()
     if rules.chooses_family and files.selection is not None:
-        n_units = len(images.image_ids) if groups is None else len(np.unique(groups))
-        family, choice = _choose(settings, seed, files.splits, files.selection, n_units)
-        write_json(files.output.with_name(FAMILY_FILE), family.to_dict())
+        family, choice = _choose(settings, seed, labelled_bounds(*files.selection, files.splits), images.n_units)
     try:
-        values, mask = (bounds["lower"], bounds["upper"], images["target"]), images["mask"]
-        result = rules.calibrate(*values, mask=mask, groups=groups, settings=settings, grid=grid, family=family)
+        found = rules.calibrate(images, settings, grid=grid, family=family)
     except CalibrationError as error:
         raise CalibrationError(f"{files.bounds}, protocol {protocol}: {error}") from error
-    write_json(files.output, _record(result, rules, bounds) | choice)
+    record = CalibrationRecord(
+        found, split="calibration", selected_on=rules.selected_on,
+        checkpoint_step=bounds.attributes.get("checkpoint_step"), feasible=rules.is_feasible(found), **choice,
+    )  # fmt: skip
+    write_calibration(files.output, record)
+
+
+def labelled_bounds(bounds: str | Path, images: str | Path, splits: str | Path) -> LabelledBounds:
+    """Bounds and truth of the images of a split, on disk, with their groups.
+
+    Raises:
+        StoreError: If a store is incomplete, or they are of different images.
+    """
+    bound_store, image_store = matching_stores(bounds, images)
+    return LabelledBounds(
+        bound_store["lower"], bound_store["upper"], image_store["target"], image_store["mask"],
+        groups_of(splits, image_store.image_ids),
+    )  # fmt: skip
 
 
 def matching_stores(bounds: str | Path, images: str | Path) -> tuple[SealedStore, SealedStore]:
@@ -78,37 +89,13 @@ def matching_stores(bounds: str | Path, images: str | Path) -> tuple[SealedStore
 
 
 def _choose(
-    settings: CalibrationSettings, seed: int, splits: Path, selection: tuple[Path, Path], n_units: int
+    settings: CalibrationSettings, seed: int, images: LabelledBounds, n_units: int
 ) -> tuple[Family, dict[str, Any]]:
     """The narrowest family at the risk that calibration with so many units will leave, and the record of the choice."""
-    bounds, images = matching_stores(*selection)
-    groups = groups_of(splits, images.image_ids)
-    sources = (bounds["lower"], bounds["upper"], images["target"], images["mask"])
-    lower, upper, target, mask = (np.asarray(array[:]) for array in sources)
-    losses = image_losses(lower, upper, target, mask)[0]
-    if groups is not None:
-        losses = group_means(losses, group_index(groups, len(losses)))
-    level = attainable_risk(losses, n=n_units, alpha=settings.alpha, delta=settings.delta, ucb=settings.ucb)
-    family, sizes = choose_family(
-        settings.families, lower, upper, target, mask=mask, groups=groups, level=level, seed=seed
+    images = images.in_memory()
+    losses = unit_means(image_losses(images.lower, images.upper, images.target, images.mask)[0], images.groups)
+    level = attainable_risk(
+        losses, n=n_units, alpha=settings.alpha, delta=settings.delta, ucb=settings.ucb, order_seed=None
     )
+    family, sizes = choose_family(settings.families, images, level=level, seed=seed)
     return family, {"chosen_on": "selection", "chosen_among": sizes, "expected_risk": level}
-
-
-def _record(result: Calibration, rules: Protocol, bounds: SealedStore) -> dict[str, Any]:
-    return {
-        "lambda_hat": result.lambda_hat,
-        "risk": result.risk,
-        "risk_ucb": result.risk_ucb,
-        "n_images": result.n_images,
-        "n_bound": result.n,
-        "unit": result.unit,
-        "ucb": result.ucb,
-        "scaling": result.scaling,
-        "alpha": result.alpha,
-        "delta": result.delta,
-        "split": "calibration",
-        "selected_on": rules.selected_on,
-        "checkpoint_step": bounds.attributes.get("checkpoint_step"),
-        "feasible": rules.is_feasible(result),
-    }

@@ -11,8 +11,9 @@ import pandas as pd
 
 from conffusion.calibration import Calibration, Family
 from conffusion.calibration.record import read_calibration
-from conffusion.calibration.rules import Level, get_rule
-from conffusion.calibration.units import group_index, group_means
+from conffusion.calibration.risk_bounds import Level, get_bound
+from conffusion.calibration.units import unit_means
+from conffusion.core.labelled_bounds import LabelledBounds
 from conffusion.data.splits import groups_of
 from conffusion.evaluation.diagnostics import risk_by_position
 from conffusion.evaluation.drift import check_drift, interval_features
@@ -60,12 +61,13 @@ def evaluate_method(method: str, replicate: int, protocol: str, files: Evaluatio
     bounds, images = stores["test"]
     calibration = read_calibration(files.calibration)
     lower, upper = calibration.apply(bounds["lower"][:], bounds["upper"][:])
-    target, mask = images["target"][:], images["mask"][:]
+    groups = groups_of(files.splits, images.image_ids)
+    calibrated = LabelledBounds(lower, upper, images["target"][:], images["mask"][:], groups)
+    arrays = (lower, upper, calibrated.target, calibrated.mask)
     task = build_task(str(images.attributes["task"]))
     unit: Stratify = "image" if task.has_mask else "image_channel"  # what the official code ranks by interval size
-    metrics = evaluate(lower, upper, target, mask)
-    official = evaluate(lower, upper, target, mask, stratify=unit)
-    evaluated = int((np.asarray(mask) > 0).sum())
+    metrics, official = evaluate(*arrays), evaluate(*arrays, stratify=unit)
+    evaluated = int(calibrated.count_evaluated().sum())
     write_json(
         files.metrics,
         {
@@ -88,8 +90,8 @@ def evaluate_method(method: str, replicate: int, protocol: str, files: Evaluatio
             "drift_p_value": _drift_p_value(stores["calibration"], stores["test"], files.splits),
         },
     )
-    _write_per_image(files, images, (lower, upper, target, mask))
-    _write_positions((lower, upper, target, mask), files.positions)
+    _write_per_image(calibrated, images.image_ids, files.per_image)
+    _write_positions(calibrated, files.positions)
     curves = pool_curves([stores["calibration"], stores["test"]], files.splits, calibration.family)
     with atomic_path(files.pool) as temporary:
         curves.save(temporary)
@@ -112,9 +114,7 @@ def _drift_p_value(
 
 
 def pool_curves(
-    stores: Sequence[tuple[Mapping[str, Any] | SealedStore, SealedStore]],
-    splits: str | Path,
-    scaling: str | Family = "multiplicative",
+    stores: Sequence[tuple[Mapping[str, Any] | SealedStore, SealedStore]], splits: str | Path, family: Family
 ) -> LossCurves:
     """Loss curves on the pooled images of several splits, each given as (bounds, images)."""
 
@@ -122,59 +122,49 @@ def pool_curves(
         return np.concatenate([np.asarray(pair[member][name][:]) for pair in stores])
 
     ids = tuple(image_id for _, images in stores for image_id in images.image_ids)
-    return loss_curves(
-        joined(0, "lower"),
-        joined(0, "upper"),
-        joined(1, "target"),
-        joined(1, "mask"),
-        scaling=scaling,
-        groups=groups_of(splits, ids),
-    )
+    arrays = joined(0, "lower"), joined(0, "upper"), joined(1, "target"), joined(1, "mask")
+    return loss_curves(LabelledBounds(*arrays, groups_of(splits, ids)), family)
 
 
 def _floats(values: Any) -> list[float | None]:
     return [float(value) if np.isfinite(value) else None for value in values]  # None: the quartile is empty
 
 
-def _write_per_image(files: EvaluationFiles, images: SealedStore, arrays: tuple[Any, Any, Any, Any]) -> None:
-    lower, upper, target, mask = arrays
-    edges = size_quartile_edges(lower, upper, mask)
-    misses, pixels = stratified_counts(lower, upper, target, mask, edges)
-    risk, size = image_losses(lower, upper, target, mask)
-    groups = groups_of(files.splits, images.image_ids)
+def _write_per_image(images: LabelledBounds, image_ids: Sequence[str], output: Path) -> None:
+    misses, pixels = stratified_counts(images, size_quartile_edges(images))
+    risk, size = image_losses(images.lower, images.upper, images.target, images.mask)
     table = pd.DataFrame(
         {
-            "image_id": images.image_ids,
-            "group": images.image_ids if groups is None else groups,
+            "image_id": image_ids,
+            "group": image_ids if images.groups is None else images.groups,
             "risk": risk,
             "interval_size": size,
         }
     )
     for k in range(4):
         table[f"misses_{k + 1}"], table[f"pixels_{k + 1}"] = misses[:, k], pixels[:, k]
-    with atomic_path(files.per_image) as temporary:
+    with atomic_path(output) as temporary:
         table.to_csv(temporary, index=False)
 
 
-def _write_positions(arrays: tuple[Any, Any, Any, Any], output: Path) -> None:
-    height, width = arrays[0].shape[2:]
-    cells = {"n_rows": min(_POSITIONS, height), "n_columns": min(_POSITIONS, width)}
-    positions = risk_by_position(*arrays, **cells)
+def _write_positions(images: LabelledBounds, output: Path) -> None:
+    height, width = images.shape[2:]
+    positions = risk_by_position(images, n_rows=min(_POSITIONS, height), n_columns=min(_POSITIONS, width))
     with atomic_path(output) as temporary, temporary.open("wb") as file:
         np.savez(file, risk=positions.risk, n_pixels=positions.n_pixels)
 
 
 def _write_curve(calibration: Calibration, curves: LossCurves, n_calibration: int, output: Path) -> None:
     """Risk, its bound and interval size at scales around lambda_hat, each split by its own images."""
-    rows = []
-    rule, level = get_rule(calibration.ucb), Level(calibration.alpha, calibration.delta, calibration.n)
+    rows, groups = [], None if curves.groups is None else curves.groups[:n_calibration]
+    bound, level = get_bound(calibration.ucb), Level(calibration.alpha, calibration.delta, calibration.n)
     for k in _curve_points(curves, calibration.lambda_hat):
-        losses = _unit_losses(curves.losses[:n_calibration, k], curves, n_calibration)
+        losses = unit_means(curves.losses[:n_calibration, k], groups)  # in the order in which they were calibrated on
         rows.append(
             {
                 "lambda": float(curves.lambdas[k]),
                 "calibration_risk": float(losses.mean()),
-                "calibration_risk_ucb": rule.bound(losses, level),
+                "calibration_risk_ucb": bound.value(losses, level),
                 "test_risk": float(curves.losses[n_calibration:, k].mean()),
                 "test_size": float(curves.sizes[n_calibration:, k].mean()),
             }
@@ -189,10 +179,3 @@ def _curve_points(curves: LossCurves, lambda_hat: float) -> list[int]:
     at_hat = float(np.interp(lambda_hat, curves.lambdas, risks))
     wanted = np.linspace(3 * at_hat, at_hat / 5, CURVE_POINTS)
     return sorted({int(k) for k in np.clip(np.searchsorted(-risks, -wanted), 0, len(risks) - 1)})
-
-
-def _unit_losses(losses: Any, curves: LossCurves, n_calibration: int) -> Any:
-    """Losses of the units in the order in which `calibrate_method` takes them."""
-    if curves.groups is None:
-        return losses
-    return group_means(losses, group_index(curves.groups[:n_calibration], n_calibration))

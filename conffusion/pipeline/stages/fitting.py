@@ -10,10 +10,11 @@ import torch
 from conffusion.config.schema import FinetuningSettings, MethodTuning
 from conffusion.core.arrays import to_pm1
 from conffusion.core.device import Device
+from conffusion.core.labelled_bounds import LabelledBounds
 from conffusion.core.randomness import keyed_generator
 from conffusion.data.splits import groups_of
 from conffusion.errors import ConfigError, StoreError
-from conffusion.methods.competition import Competition, Score, ValidationImages, score_checkpoint
+from conffusion.methods.competition import Competition, Score, score_checkpoint
 from conffusion.methods.models import PredictorSpec
 from conffusion.methods.predictor import BoundPredictor
 from conffusion.methods.protocols import get_protocol, official_grid
@@ -215,11 +216,12 @@ class FinetuningRun:
     def score(self, protocol: str, step: int) -> Score:
         """How the predictor does after `step` steps on the split where checkpoints of this protocol compete."""
         rules = get_protocol(protocol, official_quirks=self._job.official_quirks)
-        store, images = self._stores[rules.selected_on], self._images[rules.selected_on]
+        store = self._stores[rules.selected_on]
         quirk = rules.quirk(step, calibrating=True)
         lower, upper, _ = predict_store(self.predictor, store, self._job.seed, self._device, quirk)
         grid = official_grid(self.task, self._job.method)
-        return score_checkpoint(rules, lower, upper, images, self._job.calibration, grid)
+        images = replace(self._images[rules.selected_on], lower=lower, upper=upper)
+        return score_checkpoint(rules, images, self._job.calibration, grid)
 
 
 def _check_parts(batch_size: int, n_processes: int, smallest: int) -> None:
@@ -230,8 +232,10 @@ def _check_parts(batch_size: int, n_processes: int, smallest: int) -> None:
         )
 
 
-def _validation_images(store: SealedStore, splits: Path) -> ValidationImages:
-    return ValidationImages(read_array(store["target"]), read_array(store["mask"]), groups_of(splits, store.image_ids))
+def _validation_images(store: SealedStore, splits: Path) -> LabelledBounds:
+    """Truth, mask and groups of a split; the bounds are those of the checkpoint that competes on it."""
+    target = read_array(store["target"])
+    return LabelledBounds(target, target, target, read_array(store["mask"]), groups_of(splits, store.image_ids))
 
 
 def _training_set(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from conffusion.calibration import Family
 from conffusion.core.arrays import FloatArray
 from conffusion.core.device import Device
 from conffusion.core.progress import Progress
@@ -13,7 +14,7 @@ from conffusion.evaluation.validity import LossCurves
 from conffusion.methods.models import load_predictor
 from conffusion.methods.one_pass import iterate_bounds, predict_bounds
 from conffusion.methods.predictor import BoundPredictor
-from conffusion.methods.protocols import get_protocol
+from conffusion.methods.protocols import Protocol
 from conffusion.methods.quirks import NO_QUIRK, Quirk
 from conffusion.pipeline.settings import PredictionStage
 from conffusion.pipeline.stages.bounds import new_bounds
@@ -23,7 +24,7 @@ from conffusion.tasks import DegradedImages
 
 
 def predict_method_bounds(
-    protocol: str,
+    protocol: Protocol,
     settings: PredictionStage,
     device: Device,
     *,
@@ -32,17 +33,16 @@ def predict_method_bounds(
     outputs: Sequence[str | Path],
 ) -> None:
     """Bounds of the given image stores by the protocol's checkpoint, before calibration."""
-    rules = get_protocol(protocol, official_quirks=settings.official_quirks)
     predictor, training = load_predictor(model)
     device.place(predictor)
-    progress = Progress(f"predicting, protocol {protocol}", len(images), unit="splits")
+    progress = Progress(f"predicting, protocol {protocol.name}", len(images), unit="splits")
     for path, output in zip(images, outputs, strict=True):
         store = open_store(path)
         degraded = DegradedImages.of_store(store, settings.seed)
-        quirk = rules.quirk(training["step"], calibrating=store.attributes["split"] != "test")
+        quirk = protocol.quirk(training["step"], calibrating=store.attributes["split"] != "test")
         attributes = {"checkpoint_step": training["step"], "forward_passes_per_image": 1}
         seconds = []
-        with new_bounds(output, degraded.shape, store.image_ids, protocol, attributes) as writer:
+        with new_bounds(output, degraded.shape, store.image_ids, protocol.name, attributes) as writer:
             for lower, upper, taken in iterate_bounds(
                 predictor, DegradedImages.of_store(store, settings.seed), device, quirk=quirk
             ):
@@ -83,7 +83,7 @@ def _trace(
     for store in stores:
         lower, upper, _ = predict_store(predictor, store, seed, device)
         pairs.append(({"lower": lower, "upper": upper}, store))
-    return pool_curves(pairs, splits)
+    return pool_curves(pairs, splits, Family("multiplicative"))
 
 
 def predict_store(

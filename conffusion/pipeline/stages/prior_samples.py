@@ -1,18 +1,19 @@
 """What the priors have learned: samples of them, for a contact sheet."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from conffusion.config.schema import PriorSettings, SamplingSettings
+from conffusion.config.schema import PriorSettings
 from conffusion.core.arrays import FloatArray, to_01
 from conffusion.core.device import Device
 from conffusion.core.randomness import keyed_normal
 from conffusion.models.denoiser import ClassDenoiser
 from conffusion.models.networks import load_prior, load_weights
-from conffusion.pipeline.settings import PriorSamplesStage
+from conffusion.pipeline.settings import PriorSamplesStage, SamplingStage
 from conffusion.pipeline.stages.sampling import VariantSource
 from conffusion.sampling import sample_ancestral
 from conffusion.store import open_store, read_array
@@ -22,25 +23,36 @@ from conffusion.training.priors import architecture_of
 MOST_CLASSES = 9  # shown of a generic prior
 
 
-def restorations(
-    prior: PriorSettings,
-    sampling: SamplingSettings,
-    seed: int,
-    device: Device,
-    *,
-    checkpoint: str | Path,
-    images: str | Path,
-    n_images: int,
-) -> FloatArray:
+@dataclass(frozen=True)
+class PriorSampleFiles:
+    """What `sample_priors` reads and writes.
+
+    Attributes:
+        checkpoints: Weights by name of the prior.
+        images: Test images by task.
+        output: File to write.
+    """
+
+    checkpoints: Mapping[str, str | Path]
+    images: Mapping[str, str | Path]
+    output: str | Path
+
+
+def restorations(job: SamplingStage, device: Device, *, checkpoint: str | Path, images: str | Path) -> FloatArray:
     """Rows of (truth, condition, restorations ...) of the first test images by a conditional prior.
 
+    Args:
+        job: What is drawn; of each image all variants.
+        device: Device and precision.
+        checkpoint: Weights of the prior.
+        images: Image store.
     Returns:
         (n_images, 2 + J, C, H, W) float32 in [0, 1].
-    """  # fmt: skip
-    store, rows = open_store(images), slice(0, n_images)
-    degraded = DegradedImages.of_store(store, seed).part(rows)
-    settings = sampling.model_copy(update={"dtype": "float32"})
-    source = VariantSource(prior, settings, None, device, checkpoint)
+    """
+    sampling = job.sampling.model_copy(update={"dtype": "float32"})
+    store, rows = open_store(images), slice(0, job.n_images)
+    degraded = DegradedImages.of_store(store, job.seed).part(rows)
+    source = VariantSource(replace(job, sampling=sampling, quantile=None), device, checkpoint)
     variants = np.stack([drawn.variants for drawn in source.draw(degraded, source.batch_size(degraded))])
     target = read_array(store["target"], rows)
     return np.concatenate([np.stack([target, degraded.condition], axis=1), variants], axis=1)
@@ -70,36 +82,21 @@ def generations(
     return to_01(samples).float().clamp(0, 1).cpu().numpy().reshape(n_classes, n_images, 3, size, size)
 
 
-def sample_priors(
-    settings: PriorSamplesStage,
-    device: Device,
-    *,
-    checkpoints: Mapping[str, str | Path],
-    images: Mapping[str, str | Path],
-    output: str | Path,
-) -> None:
+def sample_priors(settings: PriorSamplesStage, device: Device, files: PriorSampleFiles) -> None:
     """Samples of every diffusion prior, as one array each in an .npz file.
 
     Args:
         settings: Of the priors by name, and of the sampler for conditional ones.
         device: Device and precision.
-        checkpoints: Weights by name of the prior.
-        images: Test images by task.
-        output: File to write.
-    """  # fmt: skip
+        files: What is read and written.
+    """
     rows: dict[str, FloatArray] = {}
     seed = settings.seed
     for name, prior in settings.priors.items():
+        checkpoint = files.checkpoints[name]
         if prior.task is not None:
-            rows[name] = restorations(
-                prior,
-                settings.sampling,
-                seed,
-                device,
-                checkpoint=checkpoints[name],
-                images=images[prior.task],
-                n_images=6,
-            )  # fmt: skip
+            job = SamplingStage(prior, settings.sampling, seed, n_images=6)
+            rows[name] = restorations(job, device, checkpoint=checkpoint, images=files.images[prior.task])
         elif prior.schedule is not None:
-            rows[name] = generations(prior, seed, device, checkpoint=checkpoints[name], n_images=12)
-    np.savez(output, **rows)  # type: ignore[arg-type]
+            rows[name] = generations(prior, seed, device, checkpoint=checkpoint, n_images=12)
+    np.savez(files.output, **rows)  # type: ignore[arg-type]

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from conffusion.config.schema import PriorSettings, SamplingSettings
 from conffusion.core.device import Device
 from conffusion.errors import DataError
 from conffusion.models.networks import load_prior, load_weights
@@ -31,35 +30,25 @@ class VariantSource:
     """A task's diffusion prior, ready to draw variants.
 
     Args:
-        prior: Settings of the prior.
-        sampling: Settings of the sampler.
-        adaptive_stopping: When to stop drawing for an image; None draws `n_variants` of each.
+        job: What is drawn.
         device: Device and precision; compiles if the settings say so.
         checkpoint: Weights of the prior.
     Raises:
         CheckpointError: If the prior is unreadable or of another architecture.
     """
 
-    def __init__(
-        self,
-        prior: PriorSettings,
-        sampling: SamplingSettings,
-        adaptive_stopping: AdaptiveStopping | None,
-        device: Device,
-        checkpoint: str | Path,
-    ) -> None:
-        architecture = architecture_of(prior)
+    def __init__(self, job: SamplingStage, device: Device, checkpoint: str | Path) -> None:
+        architecture, sampling = architecture_of(job.prior), job.sampling
         network = architecture.build_prior()
         load_weights(network, load_prior(checkpoint, architecture))
         schedule = architecture.build_schedule()
-        if schedule is None or not prior.task:
+        if schedule is None or not job.prior.task:
             raise ValueError(f"{checkpoint}: only a diffusion prior conditioned on a task can be sampled")
         self._schedule: NoiseSchedule = schedule
         self._device = replace(device, compiles=sampling.compile)
         self._network: nn.Module = self._device.place(network)
-        self._sampling = sampling
+        self._sampling, self._adaptive_stopping = sampling, _adaptive_stopping(job)
         self._solver = Solver(sampling.solver, sampling.n_steps, sampling.shared_start)
-        self._adaptive_stopping = adaptive_stopping
         self.n_calls = self._solver.n_calls(schedule)
 
     def batch_size(self, images: DegradedImages) -> int:
@@ -84,7 +73,7 @@ class VariantSource:
 
 
 def sample_variants(
-    settings: SamplingStage,
+    job: SamplingStage,
     device: Device,
     *,
     checkpoint: str | Path,
@@ -98,7 +87,7 @@ def sample_variants(
     (images,), how many were.
 
     Args:
-        settings: Of the prior and the sampler.
+        job: What is drawn.
         device: Device and precision.
         checkpoint: Weights of the prior.
         images: Image store of the split.
@@ -108,10 +97,10 @@ def sample_variants(
         CheckpointError: If the prior is unreadable or of another architecture.
         StoreError: If the images are incomplete, or the disk refuses.
     """
-    prior, sampling = settings.prior, settings.sampling
-    degraded = DegradedImages.of_store(open_store(images), settings.seed)
-    degraded = degraded.part(shard_rows(min(len(degraded), settings.n_images or len(degraded)), *shard))
-    source = VariantSource(prior, sampling, _adaptive_stopping(settings), device, checkpoint)
+    sampling, schedule = job.sampling, job.prior.schedule
+    degraded = DegradedImages.of_store(open_store(images), job.seed)
+    degraded = degraded.part(shard_rows(min(len(degraded), job.n_images or len(degraded)), *shard))
+    source = VariantSource(job, device, checkpoint)
     batch_size = source.batch_size(degraded)
     n_images, n_variants = len(degraded), sampling.n_variants
     layout = {
@@ -120,9 +109,9 @@ def sample_variants(
     }
     attributes = {
         "task": degraded.task.name,
-        "seed": settings.seed,
+        "seed": job.seed,
         "sampling": {**sampling.model_dump(), "batch_size": batch_size},
-        "schedule": prior.schedule.model_dump() if prior.schedule else {},
+        "schedule": schedule.model_dump() if schedule else {},
     }
     start, n_drawn = time.perf_counter(), 0
     with new_store(output, layout, degraded.image_ids, attributes, url=sampling.variants_url) as writer:

@@ -146,16 +146,16 @@ def _amounts(
         for precision in settings.precisions:
             rule = AdaptiveStopping(precision, alpha / 2, settings.round)
             yield (
-                [_settled_at(variants, mask, rule) for variants, mask in zip(pool, truth.mask, strict=True)],
+                [_n_drawn(variants, mask, rule) for variants, mask in zip(pool, truth.mask, strict=True)],
                 precision,
             )
 
 
-def _settled_at(variants: npt.NDArray[Any], mask: npt.NDArray[np.bool_], rule: AdaptiveStopping) -> int:
+def _n_drawn(variants: npt.NDArray[Any], mask: npt.NDArray[np.bool_], rule: AdaptiveStopping) -> int:
     """How many of an image's variants would have been drawn."""
     looks = [*range(rule.round, len(variants), rule.round), len(variants)]
-    settled = (number for number in looks if rule.is_settled(variants[:number], mask.astype(np.uint8)))
-    return next(settled, len(variants))
+    enough = (number for number in looks if rule.should_stop(variants[:number], mask.astype(np.uint8)))
+    return next(enough, len(variants))
 
 
 def _bounds(pool: npt.NDArray[Any], numbers: Sequence[int], alpha: float) -> tuple[FloatArray, FloatArray]:

@@ -1,22 +1,22 @@
-"""How often the promise is broken when calibration sets are drawn again and again."""
+"""How often the guarantee fails when calibration sets are drawn again and again."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from conffusion.calibration.families import Family
-from conffusion.calibration.rules import RULES
-from conffusion.core.choices import PLAIN_FAMILIES
+from conffusion.calibration import CalibrationOptions, CalibrationRecord, Family
+from conffusion.calibration.record import read_record
+from conffusion.calibration.risk_bounds import BOUNDS
+from conffusion.core.choices import PLAIN_FAMILIES, BoundName, UnitName
 from conffusion.core.progress import Progress
 from conffusion.evaluation.validity import LossCurves, assess_validity
 from conffusion.methods.protocols import COMPARISON
 from conffusion.pipeline.settings import ValidityStage
 from conffusion.pipeline.stages.calibration import matching_stores
 from conffusion.pipeline.stages.evaluation import pool_curves
-from conffusion.store import atomic_path, read_json
+from conffusion.store import atomic_path
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class _Series:
     protocol: str
     family: str
     curves: Sequence[LossCurves]
-    ucb: Any
-    unit: Any
+    ucb: BoundName
+    unit: UnitName
     reselect: bool = False
 
     @property
@@ -67,7 +67,7 @@ def assess_method_validity(
     """Rows of validity.csv for one method.
 
     Checkpoints stay fixed; a further row of the paper's protocol selects anew among all stored ones in every draw. The
-    quirks of the official code are not repeated here: what breaks the promise is the protocol itself. Rows of the
+    quirks of the official code are not repeated here: the protocol itself is what fails. Rows of the
     protocol "comparison" apply every bound to the guaranteed bounds under every plain family and the chosen one.
 
     Args:
@@ -76,21 +76,22 @@ def assess_method_validity(
         settings: What is drawn, and what is guaranteed.
         files: What is read and written.
     """
-    records = {name: read_json(path) for name, path in files.calibrations.items()}
-    own_size = int(records["guaranteed"]["n_bound"])  # images, or groups where there are groups
+    records = {name: read_record(path, with_shape=False) for name, path in files.calibrations.items()}
+    own_size = records["guaranteed"].calibration.n  # images, or groups where there are groups
     rows, sizes = [], settings.validity.calibration_sizes or [own_size]
+    guarantee, n_draws = settings.calibration, settings.validity.n_draws
     all_series = [*_protocols(records, files, settings.official_quirks), *_comparisons(records, files)]
     progress = Progress("drawing calibration sets", len(all_series) * len(sizes), unit="settings")
     for series in all_series:
         for n in sizes:
+            options = CalibrationOptions(
+                settings.calibration.alpha, settings.calibration.delta, ucb=series.ucb, unit=series.unit
+            )
             outcome = assess_validity(
                 series.curves,
+                options,
                 n=n,
                 n_draws=settings.validity.n_draws,
-                alpha=settings.calibration.alpha,
-                delta=settings.calibration.delta,
-                ucb=series.ucb,
-                unit=series.unit,
                 seed=settings.seed,
                 reselect=series.reselect,
             )
@@ -102,7 +103,7 @@ def assess_method_validity(
                     "bound": series.bound,
                     "family": series.family,
                     "n": n,
-                    "n_draws": settings.validity.n_draws,
+                    "n_draws": n_draws,
                     "violation_rate": outcome.violation_rate,
                     "standard_error": outcome.standard_error,
                     "infeasible_rate": outcome.infeasible_rate,
@@ -120,33 +121,33 @@ def gather_rows(parts: Sequence[str | Path], output: str | Path) -> None:
         pd.concat([pd.read_csv(part) for part in parts]).to_csv(temporary, index=False)
 
 
-def _protocols(records: Mapping[str, Any], files: ValidityFiles, official_quirks: bool) -> Iterator[_Series]:
+def _protocols(
+    records: Mapping[str, CalibrationRecord], files: ValidityFiles, official_quirks: bool
+) -> Iterator[_Series]:
     """Every protocol as the run applies it, and the paper's with its selection of a checkpoint."""
     curves_of = dict(files.pools)
     if official_quirks and files.candidates is not None:
-        step = int(records["paper"]["checkpoint_step"])
-        curves_of["paper"] = files.candidates / f"step-{step:07d}.npz"
+        curves_of["paper"] = files.candidates / f"step-{records['paper'].checkpoint_step:07d}.npz"
     for name, path in curves_of.items():
-        record = records[name]
-        yield _Series(name, record["scaling"], [LossCurves.load(path)], record["ucb"], record["unit"])
+        record = records[name].calibration
+        yield _Series(name, record.scaling, [LossCurves.load(path)], record.ucb, record.unit)
     if files.candidates is not None:
         candidates = [LossCurves.load(path) for path in sorted(files.candidates.glob("*.npz"))]
-        record = records["paper"]
-        yield _Series("paper", record["scaling"], candidates, record["ucb"], record["unit"], reselect=True)
+        record = records["paper"].calibration
+        yield _Series("paper", record.scaling, candidates, record.ucb, record.unit, reselect=True)
 
 
-def _comparisons(records: Mapping[str, Any], files: ValidityFiles) -> Iterator[_Series]:
+def _comparisons(records: Mapping[str, CalibrationRecord], files: ValidityFiles) -> Iterator[_Series]:
     """Every bound, and the official count of pixels, under every plain family and the chosen one."""
     if not files.compared:
         return
     stores = [matching_stores(*pair) for pair in files.compared]
-    unit = records["guaranteed"]["unit"]
-    for family in (*PLAIN_FAMILIES, None):
-        if family is None:
-            family, curves = records["guaranteed"]["scaling"], LossCurves.load(files.pools["guaranteed"])
-            if family in PLAIN_FAMILIES:
-                continue
-        else:
-            curves = pool_curves(stores, files.splits, Family(family))
-        for ucb in RULES:
-            yield _Series(COMPARISON, family, [curves], ucb, "pixel" if ucb == "official" else unit)
+    guaranteed = records["guaranteed"].calibration
+    curves_of: dict[str, LossCurves] = {
+        family: pool_curves(stores, files.splits, Family(family)) for family in PLAIN_FAMILIES
+    }
+    if guaranteed.scaling not in curves_of:
+        curves_of[guaranteed.scaling] = LossCurves.load(files.pools["guaranteed"])
+    for family, curves in curves_of.items():
+        for ucb in BOUNDS:
+            yield _Series(COMPARISON, family, [curves], ucb, "pixel" if ucb == "official" else guaranteed.unit)

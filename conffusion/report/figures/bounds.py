@@ -21,7 +21,7 @@ from conffusion.report.figures.style import (
     limit_line,
     saved_figure,
 )
-from conffusion.report.results import method_label, read_csv, task_label
+from conffusion.report.results import read_csv, sampled_label, task_label
 
 _COLOURS = {
     "star": BLUE, "wsr": SKY, "hoeffding_bentkus": GREEN, "bentkus": PURPLE, "empirical_bernstein": ORANGE,
@@ -51,16 +51,12 @@ def plot_bounds(validity_csv: Path | str, output: Path | str, *, delta: float, n
         for upper, lower, ((task, method), rows) in zip(top, bottom, columns, strict=False):
             _draw(upper, rows, "violation_rate")
             limit_line(upper, delta)
-            upper.set_title(f"{task_label(str(task))}, {method_label(str(method), _variants(str(method), n_variants))}")
+            upper.set_title(f"{task_label(str(task))}, {sampled_label(str(method), n_variants)}")
             _draw(lower, rows, "interval_size_mean")
             lower.set_xlabel("calibration images or groups")
         top[0].set_ylabel("violation rate")
         bottom[0].set_ylabel("mean interval size")
         figure.legend(handles=_handles(table, delta), loc="outside lower left", ncols=4)
-
-
-def _variants(method: str, n_variants: int) -> int | None:
-    return n_variants if method == "dm_sb" else None
 
 
 def _draw(axes: Axes, rows: pd.DataFrame, column: str) -> None:

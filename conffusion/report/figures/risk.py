@@ -176,7 +176,7 @@ def _draw_curve(axes: Axes, result: MethodResult, alpha: float) -> None:
     axes.plot(scale, risk, color=BLUE)
     axes.plot(scale, curve["test_risk"], color=GREY, linestyle=(0, (1.5, 1.2)), linewidth=1.6)
     limit_line(axes, alpha)
-    lambda_hat = float(result.calibration["lambda_hat"])
+    lambda_hat = result.calibration.lambda_hat
     axes.axvline(lambda_hat, color="black", linewidth=1)
     axes.plot([lambda_hat], [alpha], marker="o", color="black", markersize=5, clip_on=False, zorder=4)
     axes.set_title(f"{result_label(result)}\nλ̂ = {lambda_hat:.3f}")

@@ -21,7 +21,7 @@ from conffusion.report.figures.style import (
     limit_line,
     saved_figure,
 )
-from conffusion.report.results import method_label, protocol_rank, read_csv, task_label
+from conffusion.report.results import protocol_rank, read_csv, sampled_label, task_label
 
 _SERIES = ["protocol", "bound", "family"]
 _COLOURS = (BLUE, ORANGE, PURPLE, GREEN, SKY)
@@ -53,16 +53,11 @@ def plot_validity(validity_csv: Path | str, output: Path | str, *, delta: float,
                 _draw_panel(panel, table[(table["task"] == task) & table.index.isin(sizes[name])], methods, series)
                 limit_line(panel, delta, vertical=True)
                 panel.set_title(f"{task_label(task)}{name}")
-            line[0].set_yticks(range(len(methods)), [_label(method, n_variants) for method in methods])
+            line[0].set_yticks(range(len(methods)), [sampled_label(method, n_variants) for method in methods])
             line[0].set_ylim(len(methods) - 0.5, -0.5)
         for panel in line:
             panel.set_xlabel("violation rate (share of draws)")
         figure.legend(handles=_handles(series, delta), loc="outside lower left", ncols=2)
-
-
-def _label(method: str, n_variants: int) -> str:
-    sampled = method in METHODS and METHODS[method].is_sampled
-    return method_label(method, n_variants if sampled else None)
 
 
 def _series(table: pd.DataFrame) -> dict[tuple[str, ...], str]:

@@ -14,6 +14,8 @@ from conffusion.pipeline.checks import check_dealt, checked_plan, units_needed
 from conffusion.pipeline.own_model.planning import SHARES, choose_shares, find_workflow
 from conffusion.pipeline.own_model.request import Request, method_of_request, overlay_of, planned_config
 from conffusion.pipeline.plan import Plan
+from conffusion.pipeline.rule_settings import RuleSettings
+from conffusion.pipeline.settings import StageSettings
 from conffusion.training.priors import architecture_of
 from tests.pipeline.configs import DEFAULT, ROOT
 
@@ -66,10 +68,15 @@ def test_an_edited_function_makes_other_images_and_networks(tmp_path: Path) -> N
     file.write_text("def f(image, generator):\n    return image / 2\n")
     request = Request(tmp_path, "custom", {"function": f"{file}:f"}, tmp_path / "m.conffusion", method="n_conffusion")
     plan = Plan(parse_config(planned_config(overlay_of(request, BASE, "n_conffusion", SHARES), DEFAULT, ROOT)))
-    before = plan.image_settings("custom", "images"), plan.prior_settings("custom_own")
+
+    def settings() -> tuple[StageSettings, StageSettings]:
+        make = RuleSettings(plan)
+        return make("prepare_images", task="custom", folder="images"), make("train_prior", prior="custom_own")
+
+    before = settings()
     file.write_text("def f(image, generator):\n    return image / 3\n")
-    after = plan.image_settings("custom", "images"), plan.prior_settings("custom_own")
-    assert before[0] != after[0] and before[1] != after[1]
+    after = settings()
+    assert before[0].digest != after[0].digest and before[1].digest != after[1].digest
 
 
 def test_few_groups_go_where_they_are_needed() -> None:

@@ -20,7 +20,7 @@ import torch._dynamo  # which the optimiser would import in every child
 from conffusion.config.schema import SharpeningSettings
 from conffusion.pipeline.stages.finetuning import finetune_method
 from conffusion.training import state
-from conffusion.training.priors import write_prior
+from conffusion.training.priors import PriorJob, write_prior
 from conffusion.training.state import StateFolder
 from tests.methods.small_specs import SIDE
 from tests.pipeline.stages.small_run import CPU, DEGRADATION, FINETUNING, SEED, TUNED, SmallRun, prior_settings
@@ -118,9 +118,9 @@ def pretrain(run: SmallRun) -> None:
     prior = prior_settings(task)
     training = prior.training.model_copy(update={"n_steps": 220, "batch_size": 2})
     options = {**dict(prior.options), "dropout": 0.2}
+    prior = prior.model_copy(update={"training": training, "options": options})
     write_prior(
-        "own", prior.model_copy(update={"training": training, "options": options}), DEGRADATION[task], image_size=SIDE,
-        seed=SEED, device=CPU, output=run.root / "prior.safetensors",
+        PriorJob("own", prior, DEGRADATION[task], SIDE, SEED), CPU, output=run.root / "prior.safetensors",
         states=StateFolder(run.root / "state" / "own", "digest", 0),
     )  # fmt: skip
 

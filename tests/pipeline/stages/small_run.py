@@ -15,6 +15,7 @@ from conffusion.config.schema import (
     SamplingSettings,
 )
 from conffusion.core.device import Device
+from conffusion.methods.protocols import get_protocol
 from conffusion.methods.registry import get_method
 from conffusion.pipeline.settings import FinetuningStage, ImageStage, PredictionStage, SamplingStage, SplitStage
 from conffusion.pipeline.stages.bounds import extract_bounds
@@ -24,7 +25,7 @@ from conffusion.pipeline.stages.finetuning import FinetuningInputs, FinetuningOu
 from conffusion.pipeline.stages.images import prepare_images, split_images
 from conffusion.pipeline.stages.prediction import predict_method_bounds, trace_candidates
 from conffusion.pipeline.stages.sampling import sample_variants
-from conffusion.training.priors import write_prior
+from conffusion.training.priors import PriorJob, write_prior
 from conffusion.training.state import StateFolder
 from tests.methods.small_specs import SIDE, SPECS
 
@@ -54,7 +55,7 @@ TUNED = MethodTuning(learning_rate=1e-3, prediction_time=0.3, n_steps=4)
 def faces(**sizes: int) -> DatasetSettings:
     folder = {
         "path": None, "pattern": "**/*", "fit": "crop", "tile_size": None, "max_tiles_per_image": None,
-        "group_pattern": None, "group_csv": None,
+        "group_pattern": None, "group_csv": None, "value_range": None,
     }  # fmt: skip
     splits = {**SIZES, **sizes}
     return DatasetSettings(name="faces", splits=splits, faces={"population": "shifted"}, folder=folder)
@@ -119,10 +120,8 @@ class SmallRun:
         return ImageStage(faces(), SIDE, SEED, self.task, DEGRADATION[self.task], "bicubic", SIDE)
 
     def train_prior(self) -> None:
-        write_prior(
-            "own", prior_settings(self.task), DEGRADATION[self.task], image_size=SIDE, seed=SEED, device=CPU,
-            output=self.prior,
-        )  # fmt: skip
+        job = PriorJob("own", prior_settings(self.task), DEGRADATION[self.task], SIDE, SEED)
+        write_prior(job, CPU, output=self.prior)
 
     def sampling_stage(self, sampling: SamplingSettings = SAMPLING, **changes: Any) -> SamplingStage:
         values = {
@@ -133,7 +132,8 @@ class SmallRun:
 
     def sample(self, split: str, k: int, n_shards: int, sampling: SamplingSettings = SAMPLING) -> None:
         sample_variants(
-            self.sampling_stage(sampling), CPU, checkpoint=self.prior, images=self.images(split), shard=(k, n_shards), output=self.shard(split, k),
+            self.sampling_stage(sampling), CPU, checkpoint=self.prior, images=self.images(split), shard=(k, n_shards),
+            output=self.shard(split, k),
         )  # fmt: skip
 
     def extract(self, split: str, n_shards: int) -> None:
@@ -166,7 +166,8 @@ class SmallRun:
     def predict(self, protocol: str) -> None:
         splits = ("selection", "calibration", "test")
         predict_method_bounds(
-            protocol, PredictionStage(SEED), CPU, model=self.model(protocol), images=[self.images(split) for split in splits],
+            get_protocol(protocol), PredictionStage(SEED), CPU, model=self.model(protocol),
+            images=[self.images(split) for split in splits],
             outputs=[self.bounds("n_conffusion", protocol, split) for split in splits],
         )  # fmt: skip
 

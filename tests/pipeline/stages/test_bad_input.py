@@ -152,13 +152,9 @@ def test_prior_of_another_architecture_stops_sampling_and_fine_tuning(run: Small
 
     def sample() -> None:
         sample_variants(
-            run.sampling_stage(prior=wider),
-            CPU,
-            checkpoint=run.prior,
-            images=run.images("test"),
-            shard=(0, 2),
+            run.sampling_stage(prior=wider), CPU, checkpoint=run.prior, images=run.images("test"), shard=(0, 2),
             output=output,
-        )
+        )  # fmt: skip
 
     refused(CheckpointError, sample, run.prior, "'inner_channel': 8", "'inner_channel': 16")
     assert nothing_at(output)

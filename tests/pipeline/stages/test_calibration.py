@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from conffusion.calibration import calibrate
 from conffusion.calibration.record import read_calibration
 from conffusion.config.schema import CalibrationSettings
 from conffusion.data.splits import write_splits
 from conffusion.pipeline.stages.calibration import CalibrationFiles, calibrate_method
 from conffusion.store import write_store
+from tests.calibration_in_order import calibrate
 from tests.synthetic_families import images
 
 SETTINGS = CalibrationSettings(alpha=0.2, delta=0.2, ucb="star", families=["multiplicative"])

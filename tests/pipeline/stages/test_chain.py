@@ -12,7 +12,7 @@ import torch
 
 from conffusion.bounds import sampled_bounds
 from conffusion.calibration.record import read_calibration
-from conffusion.calibration.rules import RULES
+from conffusion.calibration.risk_bounds import BOUNDS
 from conffusion.config.schema import SharpeningSettings, ValiditySettings
 from conffusion.evaluation.validity import LossCurves
 from conffusion.methods.models import load_predictor
@@ -329,7 +329,7 @@ def test_every_bound_and_family_is_compared_on_the_guaranteed_bounds(copied: Sma
     chosen = json.loads(files.calibrations["guaranteed"].read_text())["scaling"]
     families = {"multiplicative", "additive", "interval", chosen}
     assert set(zip(rows["family"], rows["bound"].str.partition(",")[0], strict=True)) == {
-        (family, bound) for family in families for bound in RULES
+        (family, bound) for family in families for bound in BOUNDS
     }
     own = table[table["protocol"] == "guaranteed"].iloc[0]
     same = rows[(rows["family"] == chosen) & (rows["bound"] == own["bound"])].iloc[0]

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from conffusion.config.schema import PriorSettings
-from conffusion.pipeline.settings import PriorSamplesStage
-from conffusion.pipeline.stages.prior_samples import generations, restorations, sample_priors
+from conffusion.pipeline.settings import PriorSamplesStage, SamplingStage
+from conffusion.pipeline.stages.prior_samples import PriorSampleFiles, generations, restorations, sample_priors
 from conffusion.store import open_store, read_array
-from conffusion.training.priors import write_prior
+from conffusion.training.priors import PriorJob, write_prior
 from tests.methods.small_specs import ADM, SIDE
 from tests.pipeline.stages.small_run import CPU, SAMPLING, SCHEDULE, SEED, SmallRun, prior_settings
 
@@ -27,15 +27,14 @@ def generic(tmp_path: Path) -> tuple[PriorSettings, Path]:
         training={"images": "photos", "n_images": 9, "n_steps": 2, "batch_size": 4, "learning_rate": 1e-3, "ema": 0.9},
     )  # fmt: skip
     path = tmp_path / "generic.safetensors"
-    write_prior("generic", prior, {}, image_size=SIDE, seed=SEED, device=CPU, output=path)
+    write_prior(PriorJob("generic", prior, {}, SIDE, SEED), CPU, output=path)
     return prior, path
 
 
 def test_restorations_stand_beside_truth_and_condition(finished: SmallRun) -> None:
     images = finished.images("test")
-    sheet = restorations(
-        prior_settings(finished.task), SAMPLING, SEED, CPU, checkpoint=finished.prior, images=images, n_images=3
-    )
+    job = SamplingStage(prior_settings(finished.task), SAMPLING, SEED, n_images=3)
+    sheet = restorations(job, CPU, checkpoint=finished.prior, images=images)
     assert sheet.shape == (3, 2 + SAMPLING.n_variants, 3, SIDE, SIDE)
     store = open_store(images)
     np.testing.assert_array_equal(sheet[:, 0], read_array(store["target"])[:3])
@@ -62,6 +61,6 @@ def test_every_diffusion_prior_is_in_the_file(
     output = tmp_path / "samples.npz"
     images = {copied.task: copied.images("test")}
     stage = PriorSamplesStage(priors, SAMPLING, SEED, "float32")
-    sample_priors(stage, CPU, checkpoints=checkpoints, images=images, output=output)
+    sample_priors(stage, CPU, PriorSampleFiles(checkpoints, images, output))
     with np.load(output) as samples:
         assert {name: len(rows) for name, rows in samples.items()} == {"own": 6, "generic": N_CLASSES}

@@ -99,6 +99,7 @@ def until(condition: Callable[[], bool], seconds: float = 120) -> bool:
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks for processes in /proc")
 def test_processes_end_with_their_killed_job_and_leave_a_state(copied: SmallRun) -> None:
     job = copied.finetuning_job(
+        precision="float32",
         tuned=TUNED.model_copy(update={"n_steps": 10**6}),
         finetuning=FINETUNING.model_copy(
             update={"validate_every": 10**6, "processes": 2, "checkpoint_every_minutes": 0}

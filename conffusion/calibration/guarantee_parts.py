@@ -1,4 +1,4 @@
-"""How one promise is calibrated: which losses its units have, and the smallest scale at which a bound keeps them."""
+"""How one guarantee is calibrated: which losses its units have, and the smallest scale at which their bound passes."""
 
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
@@ -7,29 +7,30 @@ import numpy as np
 from scipy import special
 
 from conffusion.calibration.pixels import Pixels
-from conffusion.calibration.rules import Level, MeanRule, get_rule
-from conffusion.calibration.search import Found, Question, smallest_passing
+from conffusion.calibration.risk_bounds import Level, MeanBound, get_bound
+from conffusion.calibration.search import RiskTest, SearchResult, smallest_passing
 from conffusion.calibration.shortfall import missing
 from conffusion.calibration.ucb import round_down
 from conffusion.calibration.units import Counts, Units, index_by_appearance, make_units
-from conffusion.core.arrays import ArrayLike, BoolArray, FloatArray, GroupLabels, IntArray, as_numpy
+from conffusion.core.arrays import BoolArray, FloatArray, GroupLabels, IntArray, as_numpy
 from conffusion.core.choices import BoundName, UnitName
-from conffusion.errors import CalibrationError, ConfigError, DataError, ShapeError
+from conffusion.core.labelled_bounds import LabelledBounds, check_labels
+from conffusion.errors import CalibrationError, ConfigError, DataError
 
 Split: TypeAlias = Literal["bonferroni", "none"]
 _FEWEST_PIXELS = 4  # of an image that is divided into quarters
 
 
 @dataclass(frozen=True)
-class PromisePart:
-    """One promise, or one label of `EveryGroup`, and the scale that keeps it.
+class GuaranteePart:
+    """One guarantee, or one label of `EveryGroup`, and its scale.
 
     Attributes:
-        name: The promise as written, with the label where there is one.
-        lambda_hat: Smallest scale that keeps this part.
+        name: The guarantee as written, with the label where there is one.
+        lambda_hat: Smallest scale at which this part holds.
         risk: Mean loss of the calibration units at this lambda_hat, in [0, 1].
         risk_ucb: Upper confidence bound of the risk at this lambda_hat, at most alpha.
-        alpha: Promised level of the risk (for `ImageQuantile` its image_share).
+        alpha: Level of the risk (for `ImageQuantile` its image_share).
         delta: Error level of this part.
         n: Number of units given to the bound.
         unit: "image" or "group".
@@ -48,15 +49,24 @@ class PromisePart:
 
 
 @dataclass(frozen=True)
-class PromiseImages:
-    """The calibration images, their bounds (lower, upper) as given, and how their promises are judged."""
+class GuaranteedImages:
+    """The calibration images, and how their losses are judged.
 
-    bounds: tuple[ArrayLike, ArrayLike]
+    Attributes:
+        images: Bounds and truth as given.
+        pixels: The same under the set family.
+        labels: (N,) labels for `EveryGroup`, or None.
+        ucb: Name of the bound.
+        split: How delta is divided.
+        order_seed: Seed of the order in which losses are bet on; None = the order given.
+    """
+
+    images: LabelledBounds
     pixels: Pixels
-    groups: GroupLabels | None
     labels: GroupLabels | None
     ucb: BoundName
     split: Split
+    order_seed: int | None
 
     def divisor(self, n_parts: int) -> int:
         """What delta is divided by for n_parts parts."""
@@ -64,55 +74,54 @@ class PromiseImages:
 
     def units(self, pixels: Pixels) -> Units:
         """The units whose losses these pixels make."""
-        return make_units(None, pixels.totals(), self.groups)
+        return self._ordered(make_units(None, pixels.totals(), self.images.groups))
+
+    def _ordered(self, units: Units) -> Units:
+        return units if self.order_seed is None else units.shuffled(self.order_seed)
 
     def mean_part(
         self, name: str, pixels: Pixels, alpha: float, delta: float, rows: IntArray | None = None
-    ) -> PromisePart:
-        """Promise on the mean loss of all units, or of those that the images `rows` make."""
+    ) -> GuaranteePart:
+        """Guarantee on the mean loss of all units, or of those that the images `rows` make."""
         units = self.units(pixels)
         if rows is not None:
-            groups = None if self.groups is None else as_numpy(self.groups)[rows]
-            within = make_units(None, units.n_pixels[rows], groups)
+            groups = None if self.images.groups is None else as_numpy(self.images.groups)[rows]
+            within = self._ordered(make_units(None, units.n_pixels[rows], groups))
             units = _UnitsOfRows(units.name, units.n_pixels, within=within, rows=rows)
-        question = Question(units, get_rule(self.ucb), Level(alpha, delta, units.n_bound))
-        return _part(name, question, smallest_passing(pixels, question), self.ucb)
+        risk_test = RiskTest(units, get_bound(self.ucb), Level(alpha, delta, units.n_bound))
+        return _part(name, risk_test, smallest_passing(pixels, risk_test), self.ucb)
 
-    def quantile_part(self, name: str, pixel_share: float, image_share: float, delta: float) -> PromisePart:
-        """Promise on the share of images that miss more than pixel_share of their pixels."""
+    def quantile_part(self, name: str, pixel_share: float, image_share: float, delta: float) -> GuaranteePart:
+        """Guarantee on the share of images that miss more than pixel_share of their pixels."""
         units, values = self.units(self.pixels), self.critical(pixel_share)
         binary = units.n_units == units.n_images
-        rule, ucb = (_CLOPPER_PEARSON, "clopper_pearson") if binary else (get_rule(self.ucb), self.ucb)
+        bound, ucb = (_CLOPPER_PEARSON, "clopper_pearson") if binary else (get_bound(self.ucb), self.ucb)
         one_each = replace(units, n_pixels=np.ones_like(units.n_pixels))
-        question = Question(one_each, rule, Level(image_share, delta, units.n_bound))
-        return _part(name, question, _smallest_of(values, question), ucb)
+        risk_test = RiskTest(one_each, bound, Level(image_share, delta, units.n_bound))
+        return _part(name, risk_test, _smallest_of(values, risk_test), ucb)
 
     def rows_by_label(self) -> dict[Any, IntArray]:
         """Images of each label, in order of first appearance."""
         if self.labels is None:
             raise ConfigError("EveryGroup needs labels, one for each image")
-        labels, n_images = as_numpy(self.labels), self.pixels.n_images
-        if labels.shape != (n_images,):
-            raise ShapeError(f"labels has shape {labels.shape}: one label for each of {n_images} images is needed")
-        index = index_by_appearance(labels, n_images)
+        labels = check_labels("labels", self.labels, self.images.n_images)
+        index = index_by_appearance(labels, len(labels))
         rows_of = [np.flatnonzero(index == k) for k in range(int(index.max()) + 1)]
         return {labels[rows].tolist()[0]: rows for rows in rows_of}
 
     def quarter(self, quarter: int) -> Pixels:
         """The evaluated pixels in a quarter of size of their image."""
-        chosen, given = np.zeros(tuple(self.pixels.target.shape), dtype=bool), self.pixels.mask
-        for rows in self.pixels.slices():
-            lower, upper = (as_numpy(part[rows]) for part in self.bounds)
-            mask = np.ones_like(upper[:, :1]) if given is None else as_numpy(given[rows])
-            for k, image in enumerate(chosen[rows]):
-                within = np.broadcast_to(mask[k] == 1, image.shape)
-                sizes = upper[k][within].astype(np.float64) - lower[k][within]
-                image[within] = _in_quarter(sizes, quarter, rows.start + k)
-        return replace(self.pixels, mask=chosen)
+        chosen = np.zeros(self.images.shape, dtype=bool)
+        for block in self.images.blocks():
+            for image, row in enumerate(range(block.rows.start, block.rows.stop)):
+                within = block.evaluated[image]
+                sizes = block.upper[image][within].astype(np.float64) - block.lower[image][within]
+                chosen[row][within] = _in_quarter(sizes, quarter, row)
+        return replace(self.pixels, images=replace(self.pixels.images, mask=chosen))
 
     def critical(self, pixel_share: float) -> FloatArray:
         """(N,) smallest lambda at which each image misses at most the share pixel_share of its evaluated pixels."""
-        values = np.empty(self.pixels.n_images)
+        values = np.empty(self.images.n_images)
         for block in self.pixels.blocks():
             critical = self.pixels.critical(block)
             for row, part in enumerate(np.split(critical, block.ends[:-1])):
@@ -167,20 +176,20 @@ def _order_statistic(critical: FloatArray, pixel_share: float) -> float:
     return float(np.partition(critical, place)[place])
 
 
-def _smallest_of(values: FloatArray, question: Question) -> Found:
+def _smallest_of(values: FloatArray, risk_test: RiskTest) -> SearchResult:
     """As `smallest_passing` where each image has one critical value: every one is tried, from the largest down."""
     scales, best = np.unique(values[values < np.inf]), np.inf
-    for stop in range(len(scales), 0, -question.n_edges):
-        tried = scales[max(0, stop - question.n_edges) : stop]
-        failing = np.flatnonzero(~question.passes((values[:, None] > tried).astype(np.int64)))
+    for stop in range(len(scales), 0, -risk_test.n_edges):
+        tried = scales[max(0, stop - risk_test.n_edges) : stop]
+        failing = np.flatnonzero(~risk_test.passes((values[:, None] > tried).astype(np.int64)))
         first = int(failing[-1]) + 1 if failing.size else 0
         if first < len(tried):
             best = tried[first]
         if failing.size:
             break
     if best == np.inf:
-        return Found(None, (values == np.inf).astype(np.int64))
-    return Found(float(best), (values > best).astype(np.int64))
+        return SearchResult(None, (values == np.inf).astype(np.int64))
+    return SearchResult(float(best), (values > best).astype(np.int64))
 
 
 def _clopper_pearson_ucb(mean: float, n: int, delta: float) -> float:
@@ -196,15 +205,17 @@ def _clopper_pearson_tail(means: FloatArray, n: int | FloatArray, alpha: float) 
     return np.where(counts < n, special.betaincc(below + 1.0, n - below, alpha), 1.0)
 
 
-_CLOPPER_PEARSON = MeanRule(_clopper_pearson_ucb, _clopper_pearson_tail, "finite_sample")
+_CLOPPER_PEARSON = MeanBound(_clopper_pearson_ucb, _clopper_pearson_tail, "finite_sample")
 
 
-def _part(name: str, question: Question, found: Found, ucb: str) -> PromisePart:
-    """The part of the result, from the answer of the search."""
-    level, rule = question.level, question.rule
-    losses = question.units.losses(found.counts[:, None])[:, 0]
+def _part(name: str, risk_test: RiskTest, found: SearchResult, ucb: str) -> GuaranteePart:
+    """The part of the result, from what the search found."""
+    level, bound = risk_test.level, risk_test.bound
+    losses = risk_test.units.losses(found.counts[:, None])[:, 0]
     if found.lambda_hat is None:
-        why = missing(rule, losses, level, question.units.name, "at any lambda")
+        why = missing(bound, losses, level, risk_test.units.name, "at any lambda")
         raise CalibrationError(f"{name}: no lambda_hat: {why}")
-    risk, bound = float(losses.mean()), rule.bound(losses, level)
-    return PromisePart(name, found.lambda_hat, risk, bound, level.alpha, level.delta, level.n, question.units.name, ucb)
+    risk, risk_ucb = float(losses.mean()), bound.value(losses, level)
+    return GuaranteePart(
+        name, found.lambda_hat, risk, risk_ucb, level.alpha, level.delta, level.n, risk_test.units.name, ucb
+    )

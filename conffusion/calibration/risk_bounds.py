@@ -1,6 +1,6 @@
-"""Acceptance rules: does the upper bound of the risk lie at or below alpha? One `Rule` per bound, in `RULES`.
+"""Upper confidence bounds of the risk as tests: is the bound at most alpha? Each is a `RiskBound` in `BOUNDS`.
 
-The search asks this thousands of times, so no rule inverts its bound: a rule tests the level alpha directly, for many
+The search asks this thousands of times, so no bound is inverted: the level alpha is tested directly, for many
 columns of losses at once. Losses are (n_units, n_columns), one column per lambda (or per draw), time along axis 0.
 """
 
@@ -41,27 +41,28 @@ from conffusion.calibration.variance import (
     sample_variance,
 )
 from conffusion.core.arrays import BoolArray, FloatArray
+from conffusion.core.choices import BoundName
 from conffusion.errors import ConfigError
 
-Promise: TypeAlias = Literal["finite_sample", "asymptotic", "mean_only", "none"]
+Strength: TypeAlias = Literal["finite_sample", "asymptotic", "mean_only", "none"]
 Tail = Callable[[FloatArray, int | FloatArray, float], FloatArray]
 
 
 @dataclass(frozen=True)
 class Level:
-    """What is promised: risk at most `alpha`, except with probability `delta`; `n` is the number given to the bound."""
+    """Risk at most `alpha`, except with probability `delta`; `n` is the number given to the bound."""
 
     alpha: float
     delta: float
     n: int
 
 
-class Rule(Protocol):
+class RiskBound(Protocol):
     """One upper confidence bound, as a test."""
 
     @property
-    def promise(self) -> Promise:
-        """What holds for independent, identically distributed losses of units, if lambda_hat is chosen by this rule.
+    def strength(self) -> Strength:
+        """What holds for independent, identically distributed losses of units, if lambda_hat is chosen by this bound.
 
         "finite_sample": the true risk exceeds alpha with probability at most delta, whatever the number of units.
         "asymptotic": the same in the limit of many units only.
@@ -69,7 +70,7 @@ class Rule(Protocol):
         "none": nothing.
         """
 
-    def bound(self, losses: FloatArray, level: Level) -> float:
+    def value(self, losses: FloatArray, level: Level) -> float:
         """Upper confidence bound of one column of losses (n_units,)."""
 
     def passes(self, losses: FloatArray, level: Level) -> BoolArray:
@@ -83,21 +84,21 @@ class Rule(Protocol):
 
 
 @dataclass(frozen=True)
-class MeanRule:
+class MeanBound:
     """A bound that depends on the mean loss only and never falls when the mean rises.
 
     Attributes:
         ucb: (mean, n, delta) -> bound.
         tail: (means, n, alpha) -> bound on the probability of a mean this small if the true mean were alpha;
             the bound is at most alpha exactly where the tail is at most delta.
-        promise: As in `Rule`.
+        strength: As in `RiskBound`.
     """
 
     ucb: Callable[[float, int, float], float]
     tail: Tail
-    promise: Promise
+    strength: Strength
 
-    def bound(self, losses: FloatArray, level: Level) -> float:
+    def value(self, losses: FloatArray, level: Level) -> float:
         """Upper confidence bound of one column of losses (n_units,)."""
         return self.ucb(float(losses.mean()), level.n, level.delta)
 
@@ -119,12 +120,12 @@ class MeanRule:
 
 
 @dataclass(frozen=True)
-class BettingRule:
+class WsrBound:
     """The Waudby-Smith-Ramdas bound, which depends on every loss and on their order."""
 
-    promise: Promise = "finite_sample"
+    strength: Strength = "finite_sample"
 
-    def bound(self, losses: FloatArray, level: Level) -> float:
+    def value(self, losses: FloatArray, level: Level) -> float:
         """Upper confidence bound of one column of losses (n_units,)."""
         return wsr_ucb(losses, level.delta)
 
@@ -150,12 +151,12 @@ class BettingRule:
 
 
 @dataclass(frozen=True)
-class StarRule:
+class StarBound:
     """The bound of `star_ucb`, which depends on every loss and on their order, and never falls when a loss rises."""
 
-    promise: Promise = "finite_sample"
+    strength: Strength = "finite_sample"
 
-    def bound(self, losses: FloatArray, level: Level) -> float:
+    def value(self, losses: FloatArray, level: Level) -> float:
         """Upper confidence bound of one column of losses (n_units,)."""
         return star_ucb(losses, level.delta)
 
@@ -173,18 +174,18 @@ class StarRule:
 
 
 @dataclass(frozen=True)
-class VarianceRule:
+class VarianceBound:
     """The mean loss plus a margin that never falls when the sample variance rises.
 
     Attributes:
         margin: (sample variances, n, delta) -> what is added to the means.
-        promise: As in `Rule`.
+        strength: As in `RiskBound`.
     """
 
     margin: Margin
-    promise: Promise
+    strength: Strength
 
-    def bound(self, losses: FloatArray, level: Level) -> float:
+    def value(self, losses: FloatArray, level: Level) -> float:
         """Upper confidence bound of one column of losses (n_units,)."""
         return min(1.0, float(self._sum(losses.mean(), sample_variance(losses), level)))
 
@@ -232,11 +233,11 @@ def _binomial_tail(counts: FloatArray, n: int | FloatArray, alpha: float) -> Flo
 
 
 def _conformal_risk_control_tail(means: FloatArray, n: int | FloatArray, alpha: float) -> FloatArray:
-    """No probability: 0, below every delta, where the rule is kept (rounding errors forgiven), else 1."""
+    """No probability: 0, below every delta, where it passes (rounding errors forgiven), else 1."""
     return np.where(n * means + 1.0 <= alpha * (np.asarray(n) + 1.0) * (1.0 + 1e-12), 0.0, 1.0)
 
 
-def _official_ucb_mended(mean: float, n: int, delta: float) -> float:
+def _official_ucb_below_one(mean: float, n: int, delta: float) -> float:
     return bentkus_root(0.0, n, delta) if mean == 0.0 else official_ucb(mean, n, delta)
 
 
@@ -244,42 +245,43 @@ def _conformal_risk_control_without_delta(mean: float, n: int, delta: float) -> 
     return conformal_risk_control_ucb(mean, n)
 
 
-RULES: Mapping[str, Rule] = MappingProxyType(
+BOUNDS: Mapping[BoundName, RiskBound] = MappingProxyType(
     {
-        "wsr": BettingRule(),
-        "star": StarRule(),
-        "hoeffding_bentkus": MeanRule(hoeffding_bentkus_ucb, _hoeffding_bentkus_tail, "finite_sample"),
-        "bentkus": MeanRule(bentkus_ucb, _bentkus_tail, "finite_sample"),
-        "hoeffding": MeanRule(hoeffding_ucb, _hoeffding_tail, "finite_sample"),
-        "empirical_bernstein": VarianceRule(empirical_bernstein_margin, "finite_sample"),
-        "clt": VarianceRule(clt_margin, "asymptotic"),
-        "conformal_risk_control": MeanRule(
+        "wsr": WsrBound(),
+        "star": StarBound(),
+        "hoeffding_bentkus": MeanBound(hoeffding_bentkus_ucb, _hoeffding_bentkus_tail, "finite_sample"),
+        "bentkus": MeanBound(bentkus_ucb, _bentkus_tail, "finite_sample"),
+        "hoeffding": MeanBound(hoeffding_ucb, _hoeffding_tail, "finite_sample"),
+        "empirical_bernstein": VarianceBound(empirical_bernstein_margin, "finite_sample"),
+        "clt": VarianceBound(clt_margin, "asymptotic"),
+        "conformal_risk_control": MeanBound(
             _conformal_risk_control_without_delta, _conformal_risk_control_tail, "mean_only"
         ),
-        "official": MeanRule(_official_ucb_mended, _official_tail, "none"),
+        "official": MeanBound(_official_ucb_below_one, _official_tail, "none"),
     }
 )
 
 
-def get_rule(name: str) -> Rule:
-    """The acceptance rule called `name`.
+def get_bound(name: str) -> RiskBound:
+    """The bound called `name`.
 
     Raises:
         ConfigError: If there is none.
     """
-    if name not in RULES:
-        raise ConfigError(f"ucb = {name!r}: must be one of {', '.join(RULES)}")
-    return RULES[name]
+    for known, bound in BOUNDS.items():
+        if known == name:
+            return bound
+    raise ConfigError(f"ucb = {name!r}: must be one of {', '.join(BOUNDS)}")
 
 
-def finite_sample_rule(ucb: str) -> Rule:
-    """The rule called `ucb`, which must hold for any number of units.
+def finite_sample_bound(ucb: str) -> RiskBound:
+    """The bound called `ucb`, which must hold for any number of units.
 
     Raises:
-        ConfigError: If there is none, or it makes no finite-sample promise.
+        ConfigError: If there is none, or it has no finite-sample guarantee.
     """
-    rule = get_rule(ucb)
-    if rule.promise != "finite_sample":
-        names = ", ".join(name for name, known in RULES.items() if known.promise == "finite_sample")
+    bound = get_bound(ucb)
+    if bound.strength != "finite_sample":
+        names = ", ".join(name for name, known in BOUNDS.items() if known.strength == "finite_sample")
         raise ConfigError(f"ucb = {ucb!r}: must hold for any number of units, so choose one of {names}")
-    return rule
+    return bound

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from conffusion import calibration
 from conffusion.calibration import (
     bentkus_ucb,
-    calibrate,
     critical_lambda,
     empirical_bernstein_ucb,
     hoeffding_bentkus_ucb,
@@ -19,20 +19,14 @@ from conffusion.calibration import (
     wsr_ucb,
 )
 from conffusion.calibration.families import Family
+from conffusion.calibration.guarantees import EveryGroup, ImageQuantile, MeanRisk, WidestQuarter
 from conffusion.calibration.krcps import PixelGroups
-from conffusion.calibration.learn_then_test import learn_then_test
-from conffusion.calibration.promises import (
-    EveryGroup,
-    ImageQuantile,
-    MeanRisk,
-    WidestQuarter,
-    calibrate_promises,
-)
 from conffusion.calibration.units import group_index
 from conffusion.errors import CalibrationError, ConfigError, DataError, ShapeError
+from tests.calibration_in_order import calibrate, calibrate_guarantees, learn_then_test
 
 SCALINGS = ["multiplicative", "additive", "interval"]
-BOUNDS = {
+UCBS = {
     "wsr": wsr_ucb,
     "empirical_bernstein": empirical_bernstein_ucb,
     "hoeffding_bentkus": lambda losses, delta: hoeffding_bentkus_ucb(losses.mean(), len(losses), delta),
@@ -91,7 +85,7 @@ def smallest_scale(critical, loss, bound, alpha, delta):
 
 def brute_force(promise, arrays, chosen, groups, labels, options):
     """One (lambda_hat, risk) or None for each part of a promise."""
-    critical, bound, delta = critical_lambda(*arrays, options["scaling"]), BOUNDS[options["ucb"]], options["delta"]
+    critical, bound, delta = critical_lambda(*arrays, options["scaling"]), UCBS[options["ucb"]], options["delta"]
 
     def share(missed, mask):
         return (missed & mask).reshape(len(mask), -1).sum(1) / mask.reshape(len(mask), -1).sum(1)
@@ -129,7 +123,7 @@ def brute_force(promise, arrays, chosen, groups, labels, options):
     shades=st.sampled_from([None, 4, 20]),
     kind=st.sampled_from([MeanRisk, WidestQuarter, EveryGroup, ImageQuantile]),
     scaling=st.sampled_from(SCALINGS),
-    ucb=st.sampled_from(sorted(BOUNDS)),
+    ucb=st.sampled_from(sorted(UCBS)),
     alpha=st.sampled_from([0.3, 0.5, 0.7]),
     grouping=st.sampled_from(["none", "many", "few"]),
 )
@@ -149,9 +143,9 @@ def test_each_promise_equals_brute_force(seed, shades, kind, scaling, ucb, alpha
     expected = brute_force(promise, arrays, chosen, groups, labels, options)
     if None in expected:
         with pytest.raises(CalibrationError, match=re.escape(repr(promise))):
-            calibrate_promises(*arrays, [promise], mask=chosen, groups=groups, labels=labels, **options)
+            calibrate_guarantees(*arrays, [promise], mask=chosen, groups=groups, labels=labels, **options)
         return
-    found = calibrate_promises(*arrays, [promise], mask=chosen, groups=groups, labels=labels, **options)
+    found = calibrate_guarantees(*arrays, [promise], mask=chosen, groups=groups, labels=labels, **options)
     assert [part.lambda_hat for part in found.parts] == [scale for scale, _ in expected]
     assert [part.risk for part in found.parts] == pytest.approx([risk for _, risk in expected], abs=1e-12)
     assert found.lambda_hat == max(scale for scale, _ in expected)
@@ -163,7 +157,7 @@ def test_each_promise_equals_brute_force(seed, shades, kind, scaling, ucb, alpha
 def test_parts_are_what_calibrate_gives_on_their_pixels_and_images(images):
     labels, groups = np.arange(60) % 2, np.arange(60) // 3
     options = {"groups": groups, "scaling": "additive"}
-    found = calibrate_promises(*images, ALL[:3], delta=0.3, labels=labels, **options)
+    found = calibrate_guarantees(*images, ALL[:3], delta=0.3, labels=labels, **options)
     quarter = in_quarter(images[1] - images[0], np.ones(images[0].shape, bool), 4)
     delta = 0.3 / 3
     expected = [calibrate(*images, alpha=0.3, delta=delta, **options)]
@@ -186,7 +180,7 @@ def test_parts_are_what_calibrate_gives_on_their_pixels_and_images(images):
 
 def test_apply_keeps_every_promise_on_the_calibration_images(images):
     labels = np.arange(60) % 2
-    found = calibrate_promises(*images, ALL, delta=0.3, labels=labels)
+    found = calibrate_guarantees(*images, ALL, delta=0.3, labels=labels)
     assert (found.n_images, found.split, found.ucb, len(found.parts)) == (60, "bonferroni", "wsr", 5)
     low, high = found.apply(*images[:2])
     missed = ((images[2] < low) | (images[2] > high)).reshape(60, -1)
@@ -194,7 +188,7 @@ def test_apply_keeps_every_promise_on_the_calibration_images(images):
     risks = [missed.mean(), missed[quarter].mean(), *(missed[labels == k].mean() for k in (0, 1))]
     risks.append((missed.mean(axis=1) > 0.4).mean())
     assert all(risk <= part.risk + 1e-12 for risk, part in zip(risks, found.parts, strict=True))
-    single = calibrate_promises(*images, [MeanRisk(0.3)], delta=0.3)
+    single = calibrate_guarantees(*images, [MeanRisk(0.3)], delta=0.3)
     once = calibrate(*images, alpha=0.3, delta=0.3)
     assert all(np.array_equal(*pair) for pair in zip(single.apply(*images[:2]), once.apply(*images[:2]), strict=True))
     tensors = [torch.from_numpy(array) for array in images]
@@ -205,8 +199,8 @@ def test_family_with_a_shape_is_additive_on_reshaped_bounds(images):
     offsets = PixelGroups(np.arange(24).reshape(2, 3, 4) % 3, np.array([-0.02, 0.0, 0.05]))
     reshaped = offsets.apply(*images[:2])
     promises, options = [ALL[0], *ALL[2:]], {"delta": 0.3, "labels": np.arange(60) % 2}
-    found = calibrate_promises(*images, promises, scaling=Family("pixel_groups", offsets), **options)
-    expected = calibrate_promises(*reshaped, images[2], promises, scaling="additive", **options)
+    found = calibrate_guarantees(*images, promises, scaling=Family("pixel_groups", offsets), **options)
+    expected = calibrate_guarantees(*reshaped, images[2], promises, scaling="additive", **options)
     assert found.parts == expected.parts
     ends = zip(found.apply(*images[:2]), expected.apply(*reshaped), strict=True)
     assert all(np.array_equal(*pair) for pair in ends)
@@ -220,7 +214,7 @@ def test_quarters_split_the_pixels_and_ties_go_by_position():
         arrays = [target + distance, target + distance + 0.25, target]  # all of one size
         scale = {}
         for other in (1, 2, 3, 4):
-            found = calibrate_promises(*arrays, [WidestQuarter(0.3, other)], delta=0.3, scaling="additive")
+            found = calibrate_guarantees(*arrays, [WidestQuarter(0.3, other)], delta=0.3, scaling="additive")
             scale[other] = found.lambda_hat
         assert scale == {other: 0.5 if other == quarter else 0.25 for other in (1, 2, 3, 4)}
 
@@ -232,7 +226,7 @@ def test_quarters_are_ranked_by_uncalibrated_size_within_the_image():
     distance[..., :2] = 0.5  # the first two are the widest of their image, though not of all images
     arrays = [target + distance, target + distance + size, target]
     for quarter, scale in [(4, 0.5), (3, 0.25), (1, 0.25)]:
-        found = calibrate_promises(*arrays, [WidestQuarter(0.3, quarter)], delta=0.3, scaling="additive")
+        found = calibrate_guarantees(*arrays, [WidestQuarter(0.3, quarter)], delta=0.3, scaling="additive")
         assert (found.lambda_hat, found.parts[0].risk) == (scale, 0.0)
 
 
@@ -240,24 +234,24 @@ def test_zarr_and_torch_give_what_numpy_gives(images, tmp_path, monkeypatch):
     mask = (np.random.default_rng(0).random((60, 1, 3, 4)) < 0.8).astype(np.uint8)
     options = {"delta": 0.5, "labels": np.arange(60) % 2, "groups": np.arange(60) // 2}
     promises = [MeanRisk(0.3), WidestQuarter(0.4, 3), EveryGroup(0.5), ImageQuantile(0.5, 0.5)]
-    expected = calibrate_promises(*images, promises, mask=mask, **options)
+    expected = calibrate_guarantees(*images, promises, mask=mask, **options)
     stored = []
     for index, array in enumerate([*images, mask]):
         chunks = (7, *array.shape[1:])
         stored.append(zarr.create_array(tmp_path / f"{index}", shape=array.shape, dtype=array.dtype, chunks=chunks))
         stored[-1][:] = array
     tensors = [torch.from_numpy(array) for array in (*images, mask)]
-    assert calibrate_promises(*tensors[:3], promises, mask=tensors[3], **options) == expected
-    monkeypatch.setattr("conffusion.calibration.pixels._READ_PIXELS", 100)
+    assert calibrate_guarantees(*tensors[:3], promises, mask=tensors[3], **options) == expected
+    monkeypatch.setattr("conffusion.core.labelled_bounds._READ_PIXELS", 100)
     monkeypatch.setattr(zarr.Array, "__array__", lambda *_, **__: pytest.fail("read whole"))
-    assert calibrate_promises(*stored[:3], promises, mask=stored[3], **options) == expected
+    assert calibrate_guarantees(*stored[:3], promises, mask=stored[3], **options) == expected
 
 
 def lambda_hat(images, promises, ucb="hoeffding_bentkus", **options):
     """inf where nothing keeps the promises."""
     options = {"labels": np.arange(60) % 2, "delta": 0.2, "ucb": ucb, **options}
     try:
-        return calibrate_promises(*images, promises, **options).lambda_hat
+        return calibrate_guarantees(*images, promises, **options).lambda_hat
     except CalibrationError:
         return math.inf
 
@@ -288,9 +282,9 @@ def test_more_promises_never_need_smaller_scales(images, kept):
 
 
 def test_without_a_split_every_part_gets_delta(images):
-    found = calibrate_promises(*images, ALL, delta=0.2, labels=np.arange(60) % 2, split="none")
+    found = calibrate_guarantees(*images, ALL, delta=0.2, labels=np.arange(60) % 2, split="none")
     assert [part.delta for part in found.parts] == [0.2] * 5
-    divided = calibrate_promises(*images, ALL, delta=0.2, labels=np.arange(60) % 2)
+    divided = calibrate_guarantees(*images, ALL, delta=0.2, labels=np.arange(60) % 2)
     assert [part.delta for part in divided.parts] == pytest.approx([0.05, 0.05, 0.025, 0.025, 0.05])
 
 
@@ -340,7 +334,7 @@ def test_promises_hold_on_fresh_images(promises, ucb, split):
     violations = 0
     for _ in range(N_DRAWS):
         arrays, labels = draw(generator, 75)
-        found = calibrate_promises(
+        found = calibrate_guarantees(
             *arrays, promises, delta=delta, labels=labels, scaling="additive", ucb=ucb, split=split
         )
         risks = [true_risk(promise, found.lambda_hat) for promise in promises]
@@ -357,7 +351,7 @@ def test_own_scale_of_every_label_holds_at_once():
     violations = 0
     for _ in range(N_DRAWS):
         arrays, labels = draw(generator, 75)
-        found = calibrate_promises(*arrays, [EveryGroup(0.3)], delta=delta, labels=labels, scaling="additive")
+        found = calibrate_guarantees(*arrays, [EveryGroup(0.3)], delta=delta, labels=labels, scaling="additive")
         scales = {int(part.name.rsplit(maxsplit=1)[1]): part.lambda_hat for part in found.parts}
         risks = [np.exp(-100 * scale / (FACTORS[label] * REACH)).mean() for label, scale in scales.items()]
         violations += max(risks) > 0.3
@@ -372,7 +366,7 @@ def test_quantile_of_images_in_groups_holds():
     for _ in range(N_DRAWS):
         arrays, _ = draw(generator, 60)
         together = [array.repeat(3, axis=0) for array in arrays]
-        found = calibrate_promises(
+        found = calibrate_guarantees(
             *together, [promise], delta=delta, groups=np.arange(180) // 3, scaling="additive", ucb="hoeffding_bentkus"
         )
         assert (found.parts[0].unit, found.parts[0].n) == ("group", 60)
@@ -406,14 +400,14 @@ def test_learn_then_test_accepts_no_bad_scale(method, ucb, means, shared):
 
 
 @settings(max_examples=100)
-@given(seed=st.integers(0, 2**32 - 1), ucb=st.sampled_from(sorted(BOUNDS)), delta=st.sampled_from([0.1, 0.5]))
+@given(seed=st.integers(0, 2**32 - 1), ucb=st.sampled_from(sorted(UCBS)), delta=st.sampled_from([0.1, 0.5]))
 def test_learn_then_test_equals_one_bound_after_another(seed, ucb, delta):
     generator = np.random.default_rng(seed)
     n, n_lambdas, alpha = int(generator.integers(2, 80)), int(generator.integers(1, 12)), 0.4
     losses = generator.random((n, n_lambdas)) ** generator.uniform(0.5, 6, n_lambdas)
     lambdas = np.sort(generator.normal(size=n_lambdas))
     passes = {
-        method: np.array([BOUNDS[ucb](column, level) <= alpha for column in losses.T])
+        method: np.array([UCBS[ucb](column, level) <= alpha for column in losses.T])
         for method, level in (("bonferroni", delta / n_lambdas), ("fixed_sequence", delta))
     }
     for method, valid in passes.items():
@@ -446,7 +440,7 @@ def test_too_few_images_name_the_promise_and_how_many_are_needed(promise, name):
         labels = ["Siemens"] * 200 + ["GE"] * (n - 200)
         rows = slice(0, None) if isinstance(promise, EveryGroup) else slice(200, None)
         arrays = [target[rows] for _ in range(3)]
-        return calibrate_promises(*arrays, [promise], delta=0.1, labels=labels[rows])
+        return calibrate_guarantees(*arrays, [promise], delta=0.1, labels=labels[rows])
 
     with pytest.raises(CalibrationError, match=re.escape(name)) as caught:
         attempt(205)
@@ -462,8 +456,8 @@ def test_promises_out_of_reach_say_so():
     arrays = [target - 0.125, target + 0.125, target]
     for promise in (MeanRisk(0.2), ImageQuantile(0.2, 0.1), EveryGroup(0.2), WidestQuarter(0.2, 1)):
         with pytest.raises(CalibrationError, match="no number of images would do"):
-            calibrate_promises(*arrays, [promise], delta=0.2, labels=[0] * 50, scaling="additive")
-    found = calibrate_promises(*arrays, [ImageQuantile(0.3, 0.1)], delta=0.2, scaling="additive")
+            calibrate_guarantees(*arrays, [promise], delta=0.2, labels=[0] * 50, scaling="additive")
+    found = calibrate_guarantees(*arrays, [ImageQuantile(0.3, 0.1)], delta=0.2, scaling="additive")
     assert found.lambda_hat == -0.125  # exactly 3 of 10 may be missed
     with pytest.raises(CalibrationError, match="fixed_sequence accepts no lambda.*at lambda = 2.*about 22 units"):
         learn_then_test(np.zeros((5, 2)), [1.0, 2.0], alpha=0.1, delta=0.1)
@@ -490,8 +484,8 @@ def test_promises_out_of_range_are_named(make, message):
 @pytest.mark.parametrize(
     ("wrong", "error", "message"),
     [
-        ({"promises": []}, ConfigError, "must be a list of at least one"),
-        ({"promises": ["mean"]}, ConfigError, "promise 'mean'"),
+        ({"guarantees": []}, ConfigError, "must be a list of at least one"),
+        ({"guarantees": ["mean"]}, ConfigError, "guarantee 'mean'"),
         ({"delta": 1.0}, ConfigError, "delta = 1.0"),
         ({"split": "holm"}, ConfigError, "split = 'holm'"),
         ({"ucb": "magic"}, ConfigError, "ucb = 'magic'"),
@@ -506,9 +500,9 @@ def test_promises_out_of_range_are_named(make, message):
     ],
 )
 def test_bad_input_is_named(images, wrong, error, message):
-    options = {"promises": ALL, "delta": 0.5, "labels": [0] * 60, **wrong}
+    options = {"guarantees": ALL, "delta": 0.5, "labels": [0] * 60, **wrong}
     with pytest.raises(error, match=message):
-        calibrate_promises(*images, **options)
+        calibrate_guarantees(*images, **options)
 
 
 @pytest.mark.parametrize("quarter", [1, 4])
@@ -516,9 +510,9 @@ def test_nan_is_refused_unless_masked(images, quarter):
     upper = images[1].copy()
     upper[4, 1, 2, 3] = np.nan
     with pytest.raises(DataError, match="image 4"):
-        calibrate_promises(images[0], upper, images[2], [WidestQuarter(0.3, quarter)], delta=0.3)
+        calibrate_guarantees(images[0], upper, images[2], [WidestQuarter(0.3, quarter)], delta=0.3)
     mask = np.isfinite(upper)
-    found = calibrate_promises(images[0], upper, images[2], [WidestQuarter(0.3, quarter)], delta=0.3, mask=mask)
+    found = calibrate_guarantees(images[0], upper, images[2], [WidestQuarter(0.3, quarter)], delta=0.3, mask=mask)
     assert found.parts[0].n == 60
 
 
@@ -544,12 +538,18 @@ def test_bad_losses_are_named():
 def test_search_in_many_small_steps_gives_the_same(monkeypatch):
     arrays, groups = make_images(3, 300), np.arange(300) // 2
     options = {"delta": 0.2, "labels": np.arange(300) % 3}
-    expected = [calibrate_promises(*arrays, ALL, groups=given, **options) for given in (None, groups)]
+    expected = [calibrate_guarantees(*arrays, ALL, groups=given, **options) for given in (None, groups)]
     monkeypatch.setattr("conffusion.calibration.search._MAX_EDGES", 4)
-    assert [calibrate_promises(*arrays, ALL, groups=given, **options) for given in (None, groups)] == expected
+    assert [calibrate_guarantees(*arrays, ALL, groups=given, **options) for given in (None, groups)] == expected
 
 
 def test_arguments_are_not_written_to(images):
     copies = [array.copy() for array in images]
-    calibrate_promises(*images, ALL, delta=0.3, labels=[0] * 60).apply(*images[:2])
+    calibrate_guarantees(*images, ALL, delta=0.3, labels=[0] * 60).apply(*images[:2])
     assert all(np.array_equal(array, copy) for array, copy in zip(images, copies, strict=True))
+
+
+def test_former_names_stay_importable():
+    assert calibration.calibrate_promises is calibration.calibrate_guarantees
+    assert calibration.Promises is calibration.Guarantees and calibration.PromisePart is calibration.GuaranteePart
+    assert calibration.Selection is calibration.LabelledBounds

@@ -1,4 +1,5 @@
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,11 +15,11 @@ from conffusion.calibration import (
     star_ucb,
     wsr_ucb,
 )
-from conffusion.calibration.rules import RULES, Level, MeanRule, VarianceRule, get_rule
+from conffusion.calibration.risk_bounds import BOUNDS, Level, MeanBound, VarianceBound, get_bound
 from conffusion.core.choices import BoundName
 from conffusion.errors import ConfigError
 
-PROMISES = {
+STRENGTHS = {
     "wsr": "finite_sample",
     "star": "finite_sample",
     "hoeffding_bentkus": "finite_sample",
@@ -29,46 +30,46 @@ PROMISES = {
     "conformal_risk_control": "mean_only",
     "official": "none",
 }
-FINITE_SAMPLE = [name for name, rule in RULES.items() if rule.promise == "finite_sample"]
-ORDER_FREE = [name for name in FINITE_SAMPLE if isinstance(RULES[name], MeanRule | VarianceRule)]
+FINITE_SAMPLE = [name for name, bound in BOUNDS.items() if bound.strength == "finite_sample"]
+ORDER_FREE = [name for name in FINITE_SAMPLE if isinstance(BOUNDS[name], MeanBound | VarianceBound)]
 FAMILIES = ["bernoulli", "beta", "spiky", "skewed", "concentrated", "atoms", "discrete", "even", "turned", "constant"]
 BOUNDS_OF_LOSSES = {"wsr": wsr_ucb, "star": star_ucb, "empirical_bernstein": empirical_bernstein_ucb, "clt": clt_ucb}
 unit = st.floats(0.0, 1.0)
 level = st.floats(0.01, 0.9)
 
 
-def test_every_rule_says_what_it_promises():
-    assert {name: rule.promise for name, rule in RULES.items()} == PROMISES
-    assert set(RULES) == set(BoundName.__args__)
+def test_every_bound_says_what_it_guarantees():
+    assert {name: bound.strength for name, bound in BOUNDS.items()} == STRENGTHS
+    assert set(BOUNDS) == {name for part in get_args(BoundName) for name in get_args(part)}
     with pytest.raises(ConfigError, match="ucb = 'magic': must be one of wsr, "):
-        get_rule("magic")
+        get_bound("magic")
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", BOUNDS)
 @given(data=st.data(), n=st.integers(1, 80), alpha=level, delta=level)
-def test_rule_agrees_with_its_bound(name, data, n, alpha, delta):
+def test_the_test_agrees_with_the_bound(name, data, n, alpha, delta):
     losses = np.array(data.draw(st.lists(unit, min_size=n, max_size=n)))
-    rule, asked = RULES[name], Level(alpha, delta, n)
-    bound = rule.bound(losses, asked)
-    if abs(bound - alpha) > 1e-6 and not (name == "official" and losses.mean() >= alpha):
-        assert rule.passes(losses[:, None], asked)[0] == (bound <= alpha)
+    bound, asked = BOUNDS[name], Level(alpha, delta, n)
+    risk_ucb = bound.value(losses, asked)
+    if abs(risk_ucb - alpha) > 1e-6 and not (name == "official" and losses.mean() >= alpha):
+        assert bound.passes(losses[:, None], asked)[0] == (risk_ucb <= alpha)
 
 
 @pytest.mark.parametrize("name", BOUNDS_OF_LOSSES)
 @given(losses=st.lists(unit, min_size=1, max_size=60), delta=level)
-def test_bound_of_a_rule_is_the_public_function(name, losses, delta):
-    bound = RULES[name].bound(np.array(losses), Level(0.1, delta, len(losses)))
+def test_value_of_a_bound_is_the_public_function(name, losses, delta):
+    bound = BOUNDS[name].value(np.array(losses), Level(0.1, delta, len(losses)))
     assert bound == BOUNDS_OF_LOSSES[name](losses, delta)
 
 
 @given(risk=unit, n=st.integers(1, 2000), delta=level)
 def test_conformal_risk_control_ignores_delta(risk, n, delta):
-    rule, losses = RULES["conformal_risk_control"], np.full(1, risk)
-    bound = conformal_risk_control_ucb(risk, n)
-    assert rule.bound(losses, Level(0.1, delta, n)) == bound
-    for alpha in (bound * (1 - 1e-9), bound * (1 + 1e-9)):
+    bound, losses = BOUNDS["conformal_risk_control"], np.full(1, risk)
+    risk_ucb = conformal_risk_control_ucb(risk, n)
+    assert bound.value(losses, Level(0.1, delta, n)) == risk_ucb
+    for alpha in (risk_ucb * (1 - 1e-9), risk_ucb * (1 + 1e-9)):
         if alpha < 1:
-            assert rule.passes(losses[:, None], Level(alpha, delta, n))[0] == (bound < alpha)
+            assert bound.passes(losses[:, None], Level(alpha, delta, n))[0] == (risk_ucb < alpha)
 
 
 @pytest.mark.parametrize("total", [0, 1, 2, 7])
@@ -78,27 +79,27 @@ def test_conformal_risk_control_accepts_a_tie_in_spite_of_rounding(n, total):
     losses[: 10 * total] = 0.1
     alpha = (total + 1) / (n + 1)
     if 10 * total <= n:
-        assert RULES["conformal_risk_control"].passes(losses, Level(alpha, 0.1, n))[0]
+        assert BOUNDS["conformal_risk_control"].passes(losses, Level(alpha, 0.1, n))[0]
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", BOUNDS)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 60), share=st.floats(0.0, 1.0))
 def test_certificate_covers_everything_in_between(name, seed, n, share):
     generator = np.random.default_rng(seed)
     largest = generator.uniform(0, 0.2, (n, 1)) * generator.integers(0, 2, (n, 1))
     smallest = largest * generator.uniform(1 - share / 4, 1, (n, 1))
-    asked, rule = Level(0.1, 0.3, n), RULES[name]
+    asked, bound = Level(0.1, 0.3, n), BOUNDS[name]
     between = smallest + (largest - smallest) * generator.integers(0, 2, (n, 40))
-    if rule.certifies(largest, smallest, asked)[0]:
-        assert rule.passes(between, asked).all()
+    if bound.certifies(largest, smallest, asked)[0]:
+        assert bound.passes(between, asked).all()
 
 
-@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("name", BOUNDS)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 60), delta=level)
 def test_certificate_is_tight_where_both_ends_coincide(name, seed, n, delta):
     losses = np.random.default_rng(seed).uniform(0, 0.2, (n, 50)) * np.linspace(0, 1, 50)
-    asked, rule = Level(0.1, delta, n), RULES[name]
-    assert np.array_equal(rule.certifies(losses, losses, asked), rule.passes(losses, asked))
+    asked, bound = Level(0.1, delta, n), BOUNDS[name]
+    assert np.array_equal(bound.certifies(losses, losses, asked), bound.passes(losses, asked))
 
 
 @pytest.mark.parametrize("name", ["clt", "empirical_bernstein"])
@@ -106,13 +107,13 @@ def test_variance_rules_know_that_passing_at_both_ends_proves_nothing(name):
     """Smaller losses of half of the units spread more: both ends pass and the middle does not."""
     largest, smallest = np.full((400, 1), 0.5), np.full((400, 1), 0.3)
     middle = np.where(np.arange(400)[:, None] < 4, smallest, largest)
-    bounds = [RULES[name].bound(losses[:, 0], Level(0.5, 0.01, 400)) for losses in (largest, smallest, middle)]
-    asked, rule = Level((bounds[0] + bounds[2]) / 2, 0.01, 400), RULES[name]
+    bounds = [BOUNDS[name].value(losses[:, 0], Level(0.5, 0.01, 400)) for losses in (largest, smallest, middle)]
+    asked, bound = Level((bounds[0] + bounds[2]) / 2, 0.01, 400), BOUNDS[name]
     assert max(bounds[:2]) < bounds[2]
-    assert rule.passes(largest, asked)[0]
-    assert rule.passes(smallest, asked)[0]
-    assert not rule.passes(middle, asked)[0]
-    assert not rule.certifies(largest, smallest, asked)[0]
+    assert bound.passes(largest, asked)[0]
+    assert bound.passes(smallest, asked)[0]
+    assert not bound.passes(middle, asked)[0]
+    assert not bound.certifies(largest, smallest, asked)[0]
 
 
 def draw_losses(family, generator, shape):
@@ -146,7 +147,7 @@ def test_failure_rate_is_at_most_delta(name, family, n, delta):
     """P(bound < true mean) <= delta, tested at the level of the true mean: the bound is below it where it passes."""
     n_repeats = 4000
     losses, mean = draw_losses(family, np.random.default_rng(20), (n, n_repeats))
-    failures = RULES[name].passes(losses.astype(float), Level(mean - 1e-9, delta, n)).mean()
+    failures = BOUNDS[name].passes(losses.astype(float), Level(mean - 1e-9, delta, n)).mean()
     assert failures <= delta + 3 * math.sqrt(delta * (1 - delta) / n_repeats)
 
 
@@ -157,7 +158,7 @@ def test_failure_rate_of_losses_0_and_1_is_at_most_delta_exactly(name, n, delta)
     """Summed over the binomial distribution of the number of ones, for 199 true means."""
     losses = (np.arange(n)[:, None] < np.arange(n + 1)).astype(float)
     for mean in np.linspace(0.005, 0.995, 199):
-        fails = RULES[name].passes(losses, Level(mean - 1e-9, delta, n))
+        fails = BOUNDS[name].passes(losses, Level(mean - 1e-9, delta, n))
         assert stats.binom.pmf(np.arange(n + 1), n, mean)[fails].sum() <= delta
 
 
