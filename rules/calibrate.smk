@@ -10,7 +10,7 @@ rule calibrate_method:
         splits=rules.split_images.output.splits,
     output:
         calibrations=protocols(RESULTS.calibration),
-        family=RUN.results(*METHOD_RUN, "guaranteed").family,
+        family=GUARANTEED.family,
     log:
         f"{LOGS}/{{task}}/calibrate_method/{{method_run}}.log",
     benchmark:

@@ -35,6 +35,7 @@ GPUS = gpus_per_job(CONFIG.device)
 CODE = code_versions(f"{workflow.basedir}/workflow_scripts", RUN.code, keep=CONFIG.ignore_code_changes)
 METHOD_RUN = ("{task}", "{method_run}")  # a method, with its replicate
 RESULTS = RUN.results(*METHOD_RUN, "{protocol}")
+GUARANTEED = RUN.results(*METHOD_RUN, "guaranteed")
 
 
 # A limit such as --resources gpu=2 counts the GPUs of this machine: jobs that are sent to a cluster do not wait for them.
@@ -108,11 +109,6 @@ def images_of(*splits):
 def protocols(pattern):
     """The pattern once for each protocol, in the order of PROTOCOL_NAMES; its other wildcards stay."""
     return expand(pattern, protocol=PROTOCOL_NAMES, allow_missing=True)
-
-
-def guaranteed(pattern):
-    """The pattern under the protocol that guarantees; its other wildcards stay."""
-    return expand(pattern, protocol="guaranteed", allow_missing=True)
 
 
 def store(manifest):

@@ -12,7 +12,7 @@ rule finetune_method:
         sampled_bounds=sampled_bounds,
     output:
         paper=RUN.results(*METHOD_RUN, "paper").model,
-        guaranteed=RUN.results(*METHOD_RUN, "guaranteed").model,
+        guaranteed=GUARANTEED.model,
         candidates=kept_candidates(directory(RUN.candidates(*METHOD_RUN))),
         curve=RUN.training_curve(*METHOD_RUN),
     log:

@@ -98,8 +98,8 @@ rule tabulate_claims:
 rule plot_examples:
     input:
         images=images("test"),
-        bounds=guaranteed(RESULTS.bounds("test")),
-        results=guaranteed(RESULTS.metrics),
+        bounds=GUARANTEED.bounds("test"),
+        results=GUARANTEED.metrics,
     output:
         beside(RUN.figure("examples_{task}_{method_run}"), "png", "pdf"),
     log:

@@ -44,7 +44,7 @@ def test_snippets_of_the_page_on_the_guarantee_run() -> None:
         exec(block, names)
     assert names["by_patient"].n == 100 and names["by_patient"].unit == "group"
     assert names["narrow"].risk_ucb <= 0.1 and names["narrow"].n == 200
-    assert len(names["kept"].parts) == 5
+    assert len(names["joint"].parts) == 5
     assert names["drift"].p_value < 0.01
     assert names["new_lower"].shape == (5, 3, 16, 16)
 

@@ -48,6 +48,10 @@ def test_comments_of_a_yaml_file_belong_to_their_keys() -> None:
 def test_types_in_words() -> None:
     assert in_words({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}) == "number > 0 and < 1"
     assert in_words({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "null"}]}) == "whole number ≥ 1, or `null`"
+    assert (
+        in_words({"type": "array", "prefixItems": [{"type": "number"}, {"type": "integer"}]})
+        == "[number, whole number]"
+    )
     assert in_words({"type": "array", "items": {"enum": ["a", "b"]}}) == "list of `a` | `b`"
 
 

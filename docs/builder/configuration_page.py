@@ -85,6 +85,8 @@ def in_words(node: dict[str, Any]) -> str:
         return ", or ".join(in_words(option) for option in node["anyOf"])
     if "enum" in node:
         return " | ".join(f"`{value}`" for value in node["enum"])
+    if "prefixItems" in node:
+        return f"[{', '.join(in_words(item) for item in node['prefixItems'])}]"
     if node["type"] == "array":
         return f"list of {in_words(node['items'])}"
     name = {

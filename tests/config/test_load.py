@@ -200,7 +200,7 @@ def test_every_setting_at_the_top_is_explained(line: str) -> None:
         ("priors.sr3_faces.training.images", "paintings"),
         ("priors.sr3_faces.schedule.name", "cosin"),
         ("priors.adm_photos.schedule.respacing", 0),
-        ("sampling.solver", "ddim"),
+        ("sampling.solver", "euler"),
         ("sampling.n_variants", 1),
         ("sampling.n_steps", 0),
         ("sampling.batch_size", -3),

@@ -84,14 +84,12 @@ def assess_method_validity(
     progress = Progress("drawing calibration sets", len(all_series) * len(sizes), unit="settings")
     for series in all_series:
         for n in sizes:
-            options = CalibrationOptions(
-                settings.calibration.alpha, settings.calibration.delta, ucb=series.ucb, unit=series.unit
-            )
+            options = CalibrationOptions(guarantee.alpha, guarantee.delta, ucb=series.ucb, unit=series.unit)
             outcome = assess_validity(
                 series.curves,
                 options,
                 n=n,
-                n_draws=settings.validity.n_draws,
+                n_draws=n_draws,
                 seed=settings.seed,
                 reselect=series.reselect,
             )
