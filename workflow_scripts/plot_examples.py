@@ -7,7 +7,7 @@ from conffusion.report.figures.examples import plot_examples
 with run_job(snakemake) as job:  # noqa: F821
     plot_examples(
         job.input.images,
-        *folders(job.input.results),
+        *folders([job.input.results]),
         job.output.png,
         **snakemake.params.examples,  # noqa: F821
     )
