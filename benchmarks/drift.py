@@ -23,9 +23,9 @@ from conffusion.core.arrays import FloatArray
 from conffusion.evaluation.drift import check_drift
 from conffusion.images.resize import resize_bicubic, to_uint8
 from conffusion.inference.from_run import package_run
+from conffusion.inference.predictor import Corrupted
+from conffusion.inference.writer import ATYPICAL
 from conffusion.store import open_store
-
-LEVEL = 0.01  # of the warning that `conffusion predict` gives
 
 
 def blurred(image: FloatArray, generator: np.random.Generator) -> FloatArray:
@@ -70,7 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         loud += [[task, name, *power(predictor, features[name], options)] for name in CHANGES]
     print(f"\nExchangeable images, {options.splits} splits\n")
     print(tabulate(quiet, ["task", "reference", "new", "KS p", "share below .01", "share below .1"], "github", ".3g"))
-    print(f"\nPower at n = {options.n}, level {LEVEL:g}, {options.draws} draws; 'none' is the rate of false alarms\n")
+    print(
+        f"\nPower at n = {options.n}, level {ATYPICAL:g}, {options.draws} draws; 'none' is the rate of false alarms\n"
+    )
     print(tabulate(loud, ["task", "change", "power", "median p"], "github", ".3g"))
     return 0
 
@@ -87,10 +89,10 @@ def changed_features(predictor: Predictor, options: argparse.Namespace, task: st
     else:
         given = targets
     images = (
-        (to_uint8(CHANGES[change](image, generator)).astype(np.float32) / 255, mask)
+        Corrupted(to_uint8(CHANGES[change](image, generator)).astype(np.float32) / 255, mask)
         for image, mask in zip(given, masks, strict=True)
     )
-    return np.concatenate([unscaled.features() for unscaled in predictor.unscaled(images)])
+    return np.array([interval.features for _, interval in predictor.map_uncalibrated(images)])
 
 
 def uniformity(predictor: Predictor, new: FloatArray, options: argparse.Namespace) -> list[float]:
@@ -115,7 +117,7 @@ def power(predictor: Predictor, new: FloatArray, options: argparse.Namespace) ->
         rows = generator.choice(len(new), min(options.n, len(new)), replace=False)
         drift = check_drift(reference, new[rows], n_permutations=options.permutations, seed=draw)
         p_values.append(drift.p_value)
-    return [float((np.array(p_values) <= LEVEL).mean()), float(np.median(p_values))]
+    return [float((np.array(p_values) <= ATYPICAL).mean()), float(np.median(p_values))]
 
 
 if __name__ == "__main__":

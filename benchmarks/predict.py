@@ -30,13 +30,13 @@ from conffusion.core.arrays import FloatArray, to_pm1
 from conffusion.core.device import Device, keep_freed_memory, select_device
 from conffusion.errors import ConffusionError
 from conffusion.images.resize import resize_bicubic, to_uint8
-from conffusion.inference.backends import OnePassSource, SampledSource, open_source
+from conffusion.inference.backends import OnePassBackend, SamplingBackend, open_backend
+from conffusion.inference.commands import predict_images
 from conffusion.inference.from_run import package_run
-from conffusion.inference.inputs import InputOptions, gather
 from conffusion.inference.model_file import write_package
 from conffusion.inference.package import Package
-from conffusion.inference.predicting import predict_images
 from conffusion.inference.predictor import Predictor
+from conffusion.inference.reader import open_reader
 from conffusion.inference.tiling import Canvas, Tile, grid_tiles
 from conffusion.models.denoiser import ConditionalDenoiser
 from conffusion.store import write_json
@@ -183,16 +183,17 @@ def _sides(scene: Scene, options: argparse.Namespace) -> Mapping[str, Callable[[
 
 
 def _network_pass(scene: Scene) -> Callable[[], None]:
-    source = open_source(scene.one_pass, scene.device, BATCH)
-    assert isinstance(source, OnePassSource)
-    predictor = source.predictor
+    backend = open_backend(scene.one_pass, scene.device, BATCH)
+    assert isinstance(backend, OnePassBackend)
+    predictor = backend.predictor
     return _in_batches(scene, lambda tiles: predictor(tiles, torch.ones_like(tiles), torch.zeros_like(tiles)))
 
 
 def _sampled_pass(scene: Scene) -> Callable[[], None]:
-    source = open_source(scene.sampled, scene.device, BATCH)
-    assert isinstance(source, SampledSource)
-    network, abar = source.network, float(source.schedule.alphas_cumprod[source.schedule.n_timesteps // 2])
+    backend = open_backend(scene.sampled, scene.device, BATCH)
+    assert isinstance(backend, SamplingBackend)
+    network, schedule = backend.network, backend.schedule
+    abar = float(schedule.alphas_cumprod[schedule.n_timesteps // 2])
     return _in_batches(scene, lambda tiles: ConditionalDenoiser(network, tiles)(tiles, abar))
 
 
@@ -233,8 +234,7 @@ def _runtime(scene: Scene, threads: int) -> Callable[[], FloatArray]:
 
 def _predict_files(predictor: Predictor, file: Path, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder) as output:
-        inputs = gather(predictor.task, 0, [file], [], InputOptions(), predictor.tile_size)
-        predict_images(predictor, inputs, Path(output) / "predictions")
+        predict_images(predictor, open_reader(predictor.package, [file], []), Path(output) / "predictions")
 
 
 def _process(scene: Scene, file: Path, threads: int) -> Callable[[], None]:

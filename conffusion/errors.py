@@ -2,7 +2,7 @@
 
 
 class ConffusionError(Exception):
-    """Base class of all errors that a user can mend."""
+    """Base class of all errors that a user can fix."""
 
 
 class ConfigError(ConffusionError, ValueError):

@@ -85,7 +85,7 @@ def test_snippets_of_the_page_on_python_run(workplace: Path) -> None:
     assert names["inside"].shape == (3, 24, 20)
     assert names["calibrator"].score(names["lower"], names["upper"], names["target"]) > 0.9
     assert set(names["chosen"].family_sizes_) == {"multiplicative", "additive", "interval"}
-    assert names["calibrated"].calibration.n == 40 and "Kept" in names["evaluation"].verdict
+    assert names["calibrated"].calibration.n == 40 and "controlled" in names["evaluation"].verdict
     assert (workplace / "denoiser.safetensors").is_file()
 
 

@@ -1,7 +1,7 @@
 """A learned rescaling of intervals: how far each end should reach, from what the interval and its surroundings show.
 
 Among all sets with the same risk the narrowest gain as much coverage per unit of added width everywhere. Quantile
-bounds do not: they spend much width where little coverage is to be had for it. A small network is fitted, on images
+bounds do not: they spend much width where it gains little coverage. A small network is fitted, on images
 that calibrate nothing, to minimise the mean width at the risk that calibration will leave.
 """
 

@@ -126,6 +126,7 @@ class CalibrationRecord:
         expected_risk: Risk at which the family was fitted.
         package: Name of the model that was calibrated.
         model_sha256: Checksum of its weights.
+        warnings: What was odd about values in image files, with the number of images.
     """
 
     calibration: Calibration
@@ -138,6 +139,7 @@ class CalibrationRecord:
     expected_risk: float | None = None
     package: str | None = None
     model_sha256: str | None = None
+    warnings: Mapping[str, int] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON: those of the calibration, and what is known of the rest."""

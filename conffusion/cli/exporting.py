@@ -24,7 +24,7 @@ def _export(options: argparse.Namespace) -> str:
     scale = f"lambda_hat = {about['lambda_hat']:.6g} of the set family {about['family']!r}"
     lines = [
         f"{options.output}: {about['name']}, with {scale} inside",
-        about["promise"],
+        about["guarantee"],
         f"onnxruntime differs from the model by at most {exported.largest_difference:.2g} on made-up images",
         *(f"input  {name}: {text}" for name, text in about["inputs"].items()),
         *(f"output {name}: {text}" for name, text in about["outputs"].items()),
@@ -32,6 +32,6 @@ def _export(options: argparse.Namespace) -> str:
     if about["calibrated_in"] != "float32":
         lines.append(
             f"NOTE: the model was calibrated in {about['calibrated_in']} and the file computes in float32, so its "
-            "bounds differ by that rounding; for a promise about this very file, calibrate in float32"
+            "bounds differ by that rounding; for a guarantee about this very file, calibrate in float32"
         )
     return "\n".join(lines)

@@ -126,7 +126,7 @@ def _finetune(options: argparse.Namespace) -> str:
         raise ConffusionError("interrupted; what is finished stays, and the same command goes on from there") from None
     return "\n".join([
         f"{request.output}: done (sha256 of its weights {outcome.sha256})",
-        outcome.promise,
+        outcome.guarantee,
         f"On the test images, which took no part: {' '.join(outcome.verdict.split())}",
         "next:",
         f"  conffusion predict {request.output} NEW_IMAGES --output restored",

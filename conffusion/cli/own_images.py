@@ -5,11 +5,21 @@ from typing import TYPE_CHECKING, Any
 
 from conffusion.cli.models import MODEL, open_package, place_in_run
 from conffusion.cli.options import add_licence, licence_text, show_progress
+from conffusion.core.choices import (
+    BATCH_SIZE,
+    DEFAULT_ALPHA,
+    DEFAULT_DELTA,
+    DEFAULT_SCALING,
+    FINITE_SAMPLE_BOUNDS,
+    PLAIN_FAMILIES,
+    RECOMMENDED_BOUND,
+)
 from conffusion.errors import ConfigError
 
 if TYPE_CHECKING:
-    from conffusion.inference.inputs import Inputs
+    from conffusion.core.labelled_bounds import LabelledBounds
     from conffusion.inference.predictor import Predictor
+    from conffusion.inference.reader import Reader
 
 
 def add(commands: Any) -> None:
@@ -52,7 +62,7 @@ def _add_calibrate(commands: Any) -> None:
         description=purpose + ", from a model and pairs (corrupted image, truth), or from bounds and truths as arrays.",
     )
     _add_pairs(command)
-    _add_promise(command)
+    _add_level(command)
     command.add_argument(
         "--output", required=True, help="folder for model.conffusion, calibration.json, curve, verdict"
     )
@@ -92,10 +102,7 @@ def _add_pairs(command: argparse.ArgumentParser) -> None:
             f"--{name}", help=f"{what} of any method: .npy, zarr or TIFF stack, (N, C, H, W) in [0, 1]"
         )
     command.add_argument(
-        "--scaling",
-        default="interval",
-        choices=("multiplicative", "additive", "interval"),
-        help="set family of arrays (default: interval)",
+        "--scaling", default=DEFAULT_SCALING, choices=PLAIN_FAMILIES, help="set family of arrays (default: %(default)s)"
     )
     _add_groups(command)
 
@@ -106,28 +113,27 @@ def _add_groups(command: argparse.ArgumentParser) -> None:
     group.add_argument("--group-csv", help="table with columns file, group; for arrays a column group, in their order")
 
 
-def _add_promise(command: argparse.ArgumentParser) -> None:
+def _add_level(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--alpha", type=float, default=0.1, help="risk level: share of pixel values that may lie outside (default: 0.1)"
+        "--alpha",
+        type=float,
+        default=DEFAULT_ALPHA,
+        help="risk level: share of pixel values that may lie outside (default: %(default)s)",
     )
     command.add_argument(
         "--delta",
         type=float,
-        default=0.1,
-        help="error level: probability with which the guarantee may fail (default: 0.1)",
+        default=DEFAULT_DELTA,
+        help="error level: probability with which the guarantee may fail (default: %(default)s)",
     )
     command.add_argument(
-        "--ucb",
-        default="star",
-        help="bound: star, wsr, hoeffding_bentkus, ...; see docs/guarantee.md (default: %(default)s)",
+        "--ucb", help=f"bound: {', '.join(FINITE_SAMPLE_BOUNDS)} (docs/guarantee.md; default: {RECOMMENDED_BOUND})"
     )
 
 
 def _add_reading(command: argparse.ArgumentParser) -> None:
     command.add_argument("--mask", help="inpainting: an image, or a folder of images; white marks what is missing")
-    command.add_argument(
-        "--max-pixels", type=int, default=100_000_000, help="refuse larger images (default: 100 million)"
-    )
+    command.add_argument("--max-pixels", type=int, help="refuse larger images (default: 100 million)")
     command.add_argument(
         "--value-range",
         type=float,
@@ -141,70 +147,68 @@ def _add_computing(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where to compute (default: auto)"
     )
-    command.add_argument("--batch-size", type=int, default=64, help="tiles per network call (default: 64)")
+    command.add_argument(
+        "--batch-size", type=int, default=BATCH_SIZE, help="tiles per network call (default: %(default)s)"
+    )
     command.add_argument("--threads", type=int, help="CPU threads (default: as many as there are cores)")
     command.add_argument("--no-pictures", action="store_true", help="only the results: no overview, no heat map")
 
 
 def _package(options: argparse.Namespace) -> str:
-    from conffusion.inference.card import promise_in_words
     from conffusion.inference.from_run import package_run
     from conffusion.inference.model_file import write_package
 
     package = package_run(*place_in_run(options.model), name=options.name)
     sha256 = write_package(package, options.output, licence_text(options))
-    return f"{options.output}: {package.record.name} (sha256 of its weights {sha256})\n{promise_in_words(package)}"
+    return f"{options.output}: {package.record.name} (sha256 of its weights {sha256})\n{package.guarantee}"
 
 
 def _predict(options: argparse.Namespace) -> str:
-    from conffusion.inference.predicting import predict_images
+    from conffusion.inference.commands import predict_images, warning_lines
 
     show_progress()
     predictor = _predictor(options)
-    inputs = _inputs(options, predictor, options.images, [])
-    summary = predict_images(predictor, inputs, options.output, pictures=not options.no_pictures)
+    reader = _reader(options, predictor, options.images, [])
+    summary = predict_images(predictor, reader, options.output, pictures=not options.no_pictures)
     drift = summary["drift"]
     lines = [
         f"{summary['n_images']} images in {options.output} ({summary['n_predicted_now']} predicted now)",
-        summary["promise"],
+        summary["guarantee"],
         f"mean interval size {summary['interval_size_mean']:.4f}; drift check p = {drift['p_value']:.3g}",
     ]
-    lines += [f"{count} of the images: {warning}" for warning, count in summary["kinds_of_warnings"].items()]
-    lines += [f"WARNING: {warning}" for warning in summary["warnings"]]
-    if drift["warning"]:
-        lines.append(f"WARNING: {drift['warning']}")
+    common = [*summary["warnings"], *([drift["warning"]] if drift["warning"] else [])]
+    lines += warning_lines(summary["kinds_of_warnings"], common)
     return "\n".join([*lines, f"look at them: conffusion view {options.output}"])
 
 
 def _calibrate(options: argparse.Namespace) -> str:
-    from conffusion.inference.calibrating import Promise, calibrate_arrays, calibrate_package
+    from conffusion.calibration import CalibrationOptions
+    from conffusion.inference.commands import calibrate_arrays, calibrate_package
 
     show_progress()
-    promise = Promise(options.alpha, options.delta, options.ucb)
+    asked = CalibrationOptions(options.alpha, options.delta, options.scaling, options.ucb)
     if _has_arrays(options):
-        arrays, groups = _arrays(options)
-        return calibrate_arrays(arrays, promise, options.output, scaling=options.scaling, groups=groups)
+        return calibrate_arrays(_arrays(options), asked, options.output)
     predictor = _predictor(options)
-    inputs = _inputs(options, predictor, options.images, _needed_targets(options))
+    reader = _reader(options, predictor, options.images, _needed_targets(options))
     description = options.description or f"pairs from {', '.join(map(str, options.targets))}"
     return calibrate_package(
-        predictor, inputs, promise, options.output, description=description, licence=licence_text(options)
+        predictor, reader, asked, options.output, description=description, licence=licence_text(options)
     )
 
 
 def _evaluate(options: argparse.Namespace) -> str:
-    from conffusion.inference.evaluating import evaluate_arrays, evaluate_package
+    from conffusion.inference.commands import evaluate_arrays, evaluate_package
 
     show_progress()
     if _has_arrays(options):
         if options.alpha is None:
-            raise ConfigError("--alpha is missing: the risk level that the arrays' intervals promise")
-        arrays, groups = _arrays(options)
+            raise ConfigError("--alpha is missing: the risk level that the arrays' intervals guarantee")
         scale = {"scaling": options.scaling, "lambda_hat": options.lambda_hat}
-        return evaluate_arrays(arrays, options.alpha, options.output, groups=groups, **scale)
+        return evaluate_arrays(_arrays(options), options.alpha, options.output, **scale)
     predictor = _predictor(options)
-    inputs = _inputs(options, predictor, options.images, _needed_targets(options))
-    return evaluate_package(predictor, inputs, options.output, pictures=not options.no_pictures)
+    reader = _reader(options, predictor, options.images, _needed_targets(options))
+    return evaluate_package(predictor, reader, options.output, pictures=not options.no_pictures)
 
 
 def _predictor(options: argparse.Namespace) -> "Predictor":
@@ -215,19 +219,20 @@ def _predictor(options: argparse.Namespace) -> "Predictor":
     return Predictor(open_package(options.model), options.device, options.batch_size, options.threads)
 
 
-def _inputs(options: argparse.Namespace, predictor: "Predictor", images: list[str], targets: list[str]) -> "Inputs":
-    from conffusion.inference.inputs import InputOptions, gather
+def _reader(options: argparse.Namespace, predictor: "Predictor", images: list[str], targets: list[str]) -> "Reader":
+    from conffusion.images.image import MAX_PIXELS
+    from conffusion.inference.reader import ReadingOptions, open_reader
 
     given = options.value_range
     value_range = (given[0], given[1]) if given else predictor.package.record.calibrated_on.value_range
-    reading = InputOptions(
+    reading = ReadingOptions(
         masks=options.mask,
-        max_pixels=options.max_pixels,
+        max_pixels=MAX_PIXELS if options.max_pixels is None else options.max_pixels,
         value_range=value_range,
-        group_pattern=getattr(options, "group_pattern", None),
-        group_csv=getattr(options, "group_csv", None),
+        group_pattern=options.group_pattern,
+        group_csv=options.group_csv,
     )
-    return gather(predictor.task, predictor.package.record.seed, images, targets, reading, predictor.tile_size)
+    return open_reader(predictor.package, images, targets, reading)
 
 
 def _needed_targets(options: argparse.Namespace) -> list[str]:
@@ -245,11 +250,9 @@ def _has_arrays(options: argparse.Namespace) -> bool:
     return bool(given)
 
 
-def _arrays(options: argparse.Namespace) -> tuple[Any, Any]:
-    from conffusion.inference.arrays import read_arrays, read_groups
+def _arrays(options: argparse.Namespace) -> "LabelledBounds":
+    from conffusion.inference.arrays import read_arrays
 
     if options.group_pattern is not None:
         raise ConfigError("--group-pattern: arrays have no file names; give --group-csv with a column group")
-    arrays = read_arrays(options.lower, options.upper, options.target, options.mask)
-    groups = None if options.group_csv is None else read_groups(options.group_csv, arrays.lower.shape[0])
-    return arrays, groups
+    return read_arrays(options.lower, options.upper, options.target, options.mask, options.group_csv)

@@ -29,3 +29,4 @@ DEFAULT_DELTA = 0.1
 DEFAULT_SCALING: ScalingName = "interval"
 RECOMMENDED_BOUND: FiniteSampleBound = "star"  # what `ucb=None` stands for; on losses in the random order of ORDER_SEED
 ORDER_SEED = 0
+BATCH_SIZE = 64  # tiles per network call of a prediction

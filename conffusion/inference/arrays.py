@@ -1,6 +1,5 @@
-"""Bounds and truths of any method as array files: .npy, zarr or TIFF stacks."""
+"""Bounds and truths of any method in array files: .npy, zarr or TIFF stacks."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,34 +7,19 @@ import numpy as np
 import tifffile
 import zarr
 
-from conffusion.core.arrays import ArrayLike, check_same_shape
+from conffusion.core.labelled_bounds import LabelledBounds
 from conffusion.data.grouping import read_text_table
 from conffusion.errors import DataError
 
 
-@dataclass(frozen=True, eq=False)
-class Arrays:
-    """Bounds and truth of images of one size, in [0, 1].
-
-    Attributes:
-        lower: (N, C, H, W) lower bounds; NumPy, memory-mapped, or zarr, which is streamed.
-        upper: Upper bounds, same shape.
-        target: Truth, same shape.
-        mask: Same shape or (N, 1, H, W), 1 where a pixel counts; None counts all.
-    """
-
-    lower: ArrayLike
-    upper: ArrayLike
-    target: ArrayLike
-    mask: ArrayLike | None = None
-
-    def as_mapping(self) -> dict[str, Any]:
-        """The arrays by name."""
-        return {"lower": self.lower, "upper": self.upper, "target": self.target, "mask": self.mask}
-
-
-def read_arrays(lower: str | Path, upper: str | Path, target: str | Path, mask: str | Path | None = None) -> Arrays:
-    """Open array files of bounds and truth.
+def read_arrays(
+    lower: str | Path,
+    upper: str | Path,
+    target: str | Path,
+    mask: str | Path | None = None,
+    group_csv: str | Path | None = None,
+) -> LabelledBounds:
+    """Open array files of bounds and truth of images of one size.
 
     Args:
         lower: `.npy`, a zarr array, or a TIFF stack: (N, C, H, W), or (N, H, W) for grey; for TIFF also (N, H, W, 3).
@@ -43,24 +27,21 @@ def read_arrays(lower: str | Path, upper: str | Path, target: str | Path, mask: 
         upper: Likewise.
         target: Likewise.
         mask: Likewise, of 0 and 1 (or of 0 and 255).
+        group_csv: Table with the column group, one row an image, in the order of the arrays.
     Raises:
         DataError: If a file is missing, unreadable, or of another shape.
     """
     paths = {"lower": lower, "upper": upper, "target": target}
-    arrays = {name: _scaled(path, _open(path)) for name, path in paths.items()}
+    arrays = {name: _images(path, _open(path)) for name, path in paths.items()}
+    shape = arrays["lower"].shape
     for name, array in arrays.items():
-        if array.shape != arrays["lower"].shape:
-            raise DataError(f"{paths[name]}: has shape {array.shape}, but {lower} has {arrays['lower'].shape}")
-    check_same_shape(**arrays)
-    return Arrays(**arrays, mask=None if mask is None else _mask(mask, arrays["lower"].shape))
+        if array.shape != shape:
+            raise DataError(f"{paths[name]}: has shape {array.shape}, but {lower} has {shape}")
+    chosen = None if mask is None else _mask(mask, shape)
+    return LabelledBounds(**arrays, mask=chosen, groups=None if group_csv is None else _groups(group_csv, shape[0]))
 
 
-def read_groups(csv: str | Path, n_images: int) -> Any:
-    """(n_images,) labels from a table with the column group, one row an image, in the order of the arrays.
-
-    Raises:
-        DataError: If the table is unreadable, or has another number of rows or an empty label.
-    """
+def _groups(csv: str | Path, n_images: int) -> Any:
     labels = read_text_table(csv, ("group",))["group"].to_numpy()
     if len(labels) != n_images:
         raise DataError(f"{csv}: has {len(labels)} rows for {n_images} images: give one row an image")
@@ -70,22 +51,22 @@ def read_groups(csv: str | Path, n_images: int) -> Any:
 
 
 def _open(path: str | Path) -> Any:
-    place = Path(path)
-    if not place.exists():
+    path = Path(path)
+    if not path.exists():
         raise DataError(f"{path}: is missing")
     try:
-        if place.is_dir():
-            return zarr.open_array(place, mode="r")
-        if place.suffix.lower() in (".tif", ".tiff"):
-            return tifffile.imread(place)
-        return np.load(place, mmap_mode="r", allow_pickle=False)
+        if path.is_dir():
+            return zarr.open_array(path, mode="r")
+        if path.suffix.lower() in (".tif", ".tiff"):
+            return tifffile.imread(path)
+        return np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # decoders raise many unrelated types, and all mean the same to the user
         raise DataError(
             f"{path}: cannot be read as an array ({error}); give .npy, a zarr array or a TIFF stack"
         ) from error
 
 
-def _scaled(path: str | Path, array: Any) -> Any:
+def _images(path: str | Path, array: Any) -> Any:
     """(N, C, H, W) floats in [0, 1]; zarr arrays of floats in that order stay on disk."""
     is_last = array.ndim == 4 and array.shape[1] > 4 >= array.shape[3]  # colours last, as TIFF has them
     if array.ndim == 4 and array.dtype.kind == "f" and not is_last:

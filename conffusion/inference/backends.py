@@ -1,4 +1,4 @@
-"""Where bounds of corrupted images come from before calibration: one forward pass, or variants drawn by diffusion."""
+"""What makes bounds of images of a network's size, before calibration: one forward pass, or variants by diffusion."""
 
 import tempfile
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from conffusion.bounds import sampled_bounds
-from conffusion.core.device import Device
+from conffusion.core.device import BatchLimit, Device
 from conffusion.errors import CheckpointError, PackageError
 from conffusion.inference.interval import EstimateKind
 from conffusion.inference.package import Package, SamplingRecord
@@ -19,7 +19,7 @@ from conffusion.sampling import ChainSampler, Solver, draw_variants
 from conffusion.tasks import DegradedImages
 
 
-class BoundSource(Protocol):
+class Backend(Protocol):
     """Bounds of images of the size that a network knows.
 
     Attributes:
@@ -34,7 +34,7 @@ class BoundSource(Protocol):
         """Bounds before calibration; a pure function of the images, their ids and the seed."""
 
 
-class OnePassSource:
+class OnePassBackend:
     """A fitted network.
 
     Args:
@@ -53,18 +53,18 @@ class OnePassSource:
         device.place(self.predictor)
 
     def bounds(self, images: DegradedImages) -> RawBounds:
-        """As `BoundSource.bounds`."""
+        """As `Backend.bounds`."""
         return forward(self.predictor, images, self._device)
 
 
-class SampledSource:
+class SamplingBackend:
     """Quantiles of variants (DM_SB).
 
     Args:
         path: The diffusion prior's file.
         sampling: How variants are drawn.
         device: Device and precision.
-        batch_size: Variants per network call.
+        limit: Variants per network call.
     Attributes:
         network: The diffusion network, placed.
         schedule: Its noise schedule.
@@ -72,7 +72,7 @@ class SampledSource:
 
     estimate_kind: EstimateKind = "mean_of_variants"
 
-    def __init__(self, path: Path, sampling: SamplingRecord, device: Device, batch_size: int) -> None:
+    def __init__(self, path: Path, sampling: SamplingRecord, device: Device, limit: BatchLimit) -> None:
         weights, record = load_checkpoint(path)
         architecture = Architecture(**record["architecture"])
         schedule = architecture.build_schedule()
@@ -81,26 +81,29 @@ class SampledSource:
         network = architecture.build_prior()
         load_weights(network, weights)
         self.network, self.schedule, self._device = device.place(network), schedule, device
-        self._sampling, self._batch_size = sampling, batch_size
+        self._sampling, self._limit = sampling, limit
         self._solver = Solver(sampling.solver, sampling.n_steps, sampling.shared_start)
         self.forward_passes = self._solver.n_calls(schedule) * sampling.n_variants
 
     def bounds(self, images: DegradedImages) -> RawBounds:
-        """As `BoundSource.bounds`; the point is the mean of the variants."""
-        sampling, storage = self._sampling, self._sampling.storage
-        sampler = ChainSampler(self.network, self.schedule, images, self._solver, storage, self._device)
-        scale = np.float32(255 if storage == "uint8" else 1)
+        """As `Backend.bounds`; the point is the mean of the variants."""
+        dtype, quantile = self._sampling.dtype, self._sampling.quantile
+        sampler = ChainSampler(self.network, self.schedule, images, self._solver, dtype, self._device)
+        scale = np.float32(255 if dtype == "uint8" else 1)
         parts = []
-        for drawn in draw_variants(sampler, images, sampling.n_variants, self._batch_size):
-            lower, upper = sampled_bounds(drawn.variants, sampling.quantile, 1 - sampling.quantile)
+        for drawn in draw_variants(sampler, images, self._sampling.n_variants, self._limit):
+            lower, upper = sampled_bounds(drawn.variants, quantile, 1 - quantile)
             parts.append((drawn.variants.mean(axis=0, dtype=np.float32) / scale, lower / scale, upper / scale))
-        point, lower, upper = (np.stack(part).astype(np.float32) for part in zip(*parts, strict=True))
-        return RawBounds(point, lower, upper)
+        return RawBounds(*(np.stack(part).astype(np.float32) for part in zip(*parts, strict=True)))
 
 
-def open_source(package: Package, device: Device, batch_size: int) -> BoundSource:
+def open_backend(package: Package, device: Device, batch_size: int) -> Backend:
     """What a package predicts with.
 
+    Args:
+        package: The model.
+        device: Device and precision.
+        batch_size: Variants per network call of a sampled method.
     Raises:
         PackageError: If its weights are unusable.
     """
@@ -110,8 +113,7 @@ def open_source(package: Package, device: Device, batch_size: int) -> BoundSourc
         path.write_bytes(package.weights)
         try:
             if sampling is None:
-                kind: EstimateKind = "point_head" if package.method.has_point_head else "midpoint"
-                return OnePassSource(path, kind, device)
-            return SampledSource(path, sampling, device, batch_size)
+                return OnePassBackend(path, "point_head" if package.method.has_point_head else "midpoint", device)
+            return SamplingBackend(path, sampling, device, BatchLimit(batch_size))
         except (CheckpointError, KeyError, TypeError, ValueError) as error:
             raise PackageError(f"{package.record.name}: its weights cannot be used ({error})") from error

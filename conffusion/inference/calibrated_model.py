@@ -1,47 +1,36 @@
-"""`conffusion.CalibratedModel`: intervals with a promise around any restoration model."""
+"""`conffusion.CalibratedModel`: calibrated intervals around any restoration model."""
 
 import json
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
 
 from conffusion import __version__
-from conffusion.calibration import Calibration, calibrate
+from conffusion.calibration import Calibration, CalibrationOptions
+from conffusion.calibration.procedure import calibrate_images
 from conffusion.calibration.risk_bounds import finite_sample_bound
-from conffusion.calibration.scaling import get_scaling
-from conffusion.calibration.ucb import check_level
-from conffusion.calibration.units import index_by_appearance
 from conffusion.core.arrays import ArrayLike
-from conffusion.core.choices import BoundName
-from conffusion.core.randomness import keyed_generator
-from conffusion.errors import ConfigError, PackageError
+from conffusion.core.choices import (
+    DEFAULT_ALPHA,
+    DEFAULT_DELTA,
+    DEFAULT_SCALING,
+    BoundName,
+)
+from conffusion.errors import ConfigError, PackageError, StoreError
 from conffusion.evaluation.drift import Drift
-from conffusion.inference.collecting import Collection, new_collection
+from conffusion.evaluation.verdicts import MeasuredRisk, calibration_verdict, evaluation_verdict, measure_risk
+from conffusion.inference.bounds_on_disk import calibrated_losses, temporary_bounds
 from conffusion.inference.evidence import Evidence
 from conffusion.inference.interval import Interval
-from conffusion.inference.package import calibration_record
-from conffusion.inference.restoration_model import (
-    Judged,
-    Pair,
-    Quantiles,
-    RestorationModel,
-    Restored,
-    restore_image,
-    restore_pairs,
-)
-from conffusion.inference.verdicts import (
-    MeasuredRisk,
-    calibration_verdict,
-    evaluation_verdict,
-    measure_unit_risk,
-)
+from conffusion.inference.restoration_model import Pair, Quantiles, RestorationModel, restore_image, restore_pairs
 from conffusion.store import atomic_path
 
 __all__ = ["CalibratedModel", "Evaluation", "Pair", "RestorationModel"]
@@ -51,7 +40,7 @@ _RECORD = "conffusion"  # key of the record in the file's metadata
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What a test set says about a promise.
+    """What a test set says about a guarantee.
 
     Attributes:
         measured: Risk with its limits.
@@ -70,7 +59,7 @@ class _Record(BaseModel):
     """What a file holds beside the evidence."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 2  # 1: of conffusion 0.1.0, which called `n_bound` `n`
     version: str
     quantiles: Quantiles
     calibration: dict[str, Any]
@@ -81,8 +70,8 @@ class CalibratedModel:
 
     Args:
         model: The model; see `RestorationModel`.
-        calibration: Its scale and promise.
-        evidence: What the calibration images said.
+        calibration: Its scale and guarantee.
+        evidence: About the calibration images.
         quantiles: (low, high) quantiles of samples that make the bounds; bounds that a model returns need none.
 
     Example:
@@ -111,15 +100,15 @@ class CalibratedModel:
         cls,
         model: RestorationModel,
         pairs: Iterable[Pair | tuple[Any, ...]],
-        alpha: float = 0.1,
-        delta: float = 0.1,
+        alpha: float = DEFAULT_ALPHA,
+        delta: float = DEFAULT_DELTA,
         *,
-        scaling: str = "interval",
-        ucb: BoundName = "star",
+        scaling: str = DEFAULT_SCALING,
+        ucb: BoundName | None = None,
         quantiles: Quantiles | None = None,
         folder: str | Path | None = None,
     ) -> Self:
-        """Find the smallest scale that keeps the promise on pairs that the model has not learned from.
+        """Find the smallest scale that controls the risk, from pairs that the model has not learned from.
 
         Pairs are asked for one at a time, may be of any sizes, and are kept on disk until the scale is found; memory
         does not grow with their number. Their order plays no role, since the scale is found in another, random one.
@@ -131,7 +120,7 @@ class CalibratedModel:
             delta: Error level, in (0, 1).
             scaling: "interval", "additive" or "multiplicative". A model that returns one image and no bounds can return
                 it twice, as (image, image), with "additive": all intervals are then equally wide.
-            ucb: Bound, as in `conffusion.calibration.calibrate`.
+            ucb: Bound, as in `conffusion.calibration.calibrate`; None: the recommended one.
             quantiles: (low, high) quantiles of samples that make the bounds; None: (alpha / 2, 1 - alpha / 2).
             folder: Where the values of the pairs are kept meanwhile, at most 50 bytes each; None: the system's
                 temporary folder.
@@ -139,24 +128,23 @@ class CalibratedModel:
             ConfigError: If a setting is invalid; before the model is asked anything.
             ShapeError: If an answer does not fit its truth.
             DataError: If a pair is no pair of image and truth in [0, 1], or the model returns NaN.
-            CalibrationError: If no scale keeps the promise; says how many images or groups would be needed.
+            CalibrationError: If no scale controls the risk; says how many images or groups would be needed.
         """
         levels = (alpha / 2, 1 - alpha / 2) if quantiles is None else (quantiles[0], quantiles[1])
-        _check_settings(alpha, delta, scaling, ucb, levels)
+        options = CalibrationOptions(alpha, delta, scaling, ucb)
+        finite_sample_bound(options.bound_name)
+        if not 0 <= levels[0] < levels[1] <= 1:
+            raise ConfigError(f"quantiles = {levels}: must be in order and lie in [0, 1]")
         place = Path(tempfile.gettempdir() if folder is None else folder)
-        with new_collection(place) as given, new_collection(place) as shuffled:
-            groups = [_collect(judged, given) for judged in restore_pairs(model, pairs, levels)]
-            order = keyed_generator("order", "pairs").permutation(len(groups)).tolist()
-            shuffled.take(given, order)
-            labels = None if groups[0] is None else np.array([str(groups[k]) for k in order])
-            arrays = shuffled.arrays
-            calibration = calibrate(
-                arrays["lower"], arrays["upper"], arrays["target"], mask=arrays["mask"], groups=labels,
-                alpha=alpha, delta=delta, scaling=scaling, ucb=ucb,
-            )  # fmt: skip
-            losses = shuffled.losses(scaling, calibration.lambda_hat)
-            numbers = None if labels is None else index_by_appearance(labels, len(losses))
-            evidence = Evidence(losses, np.concatenate(shuffled.features), numbers)
+        features, groups = [], []
+        with temporary_bounds(place) as on_disk:
+            for number, (pair, interval) in enumerate(restore_pairs(model, pairs, levels)):
+                on_disk.append(f"pair {number}", interval, pair.target)
+                features.append(interval.features)
+                groups.append(pair.group)
+            bounds = on_disk.labelled(_labels(groups))
+            calibration = calibrate_images(bounds, options)
+            evidence = Evidence.of(calibrated_losses(bounds, calibration), features, bounds.groups)
         return cls(model, calibration, evidence, levels)
 
     def __call__(self, image: Any, mask: ArrayLike | None = None, **options: Any) -> Interval:
@@ -170,10 +158,11 @@ class CalibratedModel:
             ShapeError: If the answer or the mask has another shape.
             DataError: If the answer holds NaN, or the mask other values than 0 and 1.
         """
-        return self._scaled(restore_image(self.model, image, mask, options, self.quantiles))
+        interval = restore_image(self.model, image, mask, options, self.quantiles)
+        return interval.calibrated(self.calibration, self.evidence)
 
     def evaluate(self, pairs: Iterable[Pair | tuple[Any, ...]]) -> Evaluation:
-        """Was the promise kept, on pairs that neither trained nor calibrated the model?
+        """Is the risk controlled on pairs that neither trained nor calibrated the model?
 
         Args:
             pairs: As for `calibrate`; memory does not grow with their number.
@@ -182,39 +171,37 @@ class CalibratedModel:
             DataError: If a pair is no pair of image and truth in [0, 1], or the model returns NaN.
         """
         losses, sizes, features, groups = [], [], [], []
-        for judged in restore_pairs(self.model, pairs, self.quantiles):
-            interval = self._scaled(judged.restored)
-            losses.append(interval.risk(judged.target))
+        for pair, uncalibrated in restore_pairs(self.model, pairs, self.quantiles):
+            interval = uncalibrated.calibrated(self.calibration, self.evidence)
+            losses.append(interval.risk(pair.target))
             sizes.append(interval.size_mean)
-            features.append(judged.restored.bounds.features())
-            groups.append(judged.group)
-        labels = None if groups[0] is None else np.array([str(group) for group in groups])
-        measured = measure_unit_risk(np.array(losses), labels)
-        drift = self.evidence.drift(np.concatenate(features), labels)
+            features.append(uncalibrated.features)
+            groups.append(pair.group)
+        labels = _labels(groups)
+        measured = measure_risk(np.array(losses), labels)
+        drift = self.evidence.drift(np.array(features), labels)
         verdict = evaluation_verdict(measured, self.calibration.alpha, drift.warning())
         return Evaluation(measured, float(np.mean(sizes)), drift, verdict)
 
     @property
     def verdict(self) -> str:
-        """What the calibration promises, in words."""
+        """What the calibration guarantees, in words."""
         return calibration_verdict(self.calibration)
 
     def save(self, path: str | Path) -> None:
-        """Write scale, promise and evidence to one safetensors file; the model itself is not in it.
+        """Write scale, guarantee and evidence to one safetensors file; the model itself is not in it.
 
         Raises:
             StoreError: If the disk refuses.
         """
-        record = _Record(
-            version=__version__, quantiles=self.quantiles, calibration=calibration_record(self.calibration)
-        )
+        record = _Record(version=__version__, quantiles=self.quantiles, calibration=self.calibration.to_dict())
         content = save(self.evidence.arrays(), {_RECORD: record.model_dump_json()})
         with atomic_path(path) as temporary:
             temporary.write_bytes(content)
 
     @classmethod
     def load(cls, path: str | Path, model: RestorationModel) -> Self:
-        """What `save` wrote, around the same model: with another one nothing is promised.
+        """What `save` wrote, around the same model: with another one nothing is guaranteed.
 
         Raises:
             PackageError: If the file is missing, damaged, of a newer format, or something else.
@@ -224,31 +211,13 @@ class CalibratedModel:
                 values = json.loads((file.metadata() or {})[_RECORD])
             record = _Record(**values)
             evidence = Evidence.from_arrays(load_file(path))
-            return cls(model, Calibration(**record.calibration), evidence, record.quantiles)
-        except (OSError, SafetensorError, ValidationError, ValueError, KeyError, TypeError) as error:
+            return cls(model, Calibration.from_dict(record.calibration, source=path), evidence, record.quantiles)
+        except (OSError, SafetensorError, StoreError, ValidationError, ValueError, KeyError, TypeError) as error:
             raise PackageError(
                 f"{path}: cannot be read as a calibrated model ({error}); make it with CalibratedModel.save"
             ) from error
 
-    def _scaled(self, restored: Restored) -> Interval:
-        p_value = self.evidence.image_p_value(restored.bounds.features())
-        return restored.bounds.scaled(
-            self.calibration, restored.kind, has_mask=restored.has_mask, image_p_value=p_value
-        )
 
-
-def _check_settings(alpha: float, delta: float, scaling: str, ucb: BoundName, quantiles: Quantiles) -> None:
-    check_level("alpha", alpha)
-    check_level("delta", delta)
-    get_scaling(scaling)
-    finite_sample_bound(ucb)
-    if not 0 <= quantiles[0] < quantiles[1] <= 1:
-        raise ConfigError(f"quantiles = {quantiles}: must be in order and lie in [0, 1]")
-
-
-def _collect(judged: Judged, collection: Collection) -> Any:
-    """Keep an answer; returns its group."""
-    bounds, name = judged.restored.bounds, f"pair {judged.number}"
-    target = judged.target.astype(np.float64)
-    collection.append(name, bounds.lower, bounds.upper, target, bounds.mask, bounds.features())
-    return judged.group
+def _labels(groups: Sequence[Any]) -> NDArray[np.str_] | None:
+    """Labels of the groups of pairs; None where these have none."""
+    return None if groups[0] is None else np.array([str(group) for group in groups])

@@ -1,11 +1,12 @@
-"""What the images behind a calibration said: whoever gets the model can check its scale and compare new images."""
+"""What is kept of the calibration images: their losses, to check the scale, and features, to compare new images."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 
+from conffusion.calibration.units import index_by_appearance
 from conffusion.core.arrays import ArrayLike, FloatArray, GroupLabels, IntArray, as_numpy
 from conffusion.core.randomness import keyed_generator
 from conffusion.evaluation.drift import Drift, check_drift, image_p_values
@@ -13,7 +14,7 @@ from conffusion.evaluation.drift import Drift, check_drift, image_p_values
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What the calibration images said.
+    """What is kept of the calibration images.
 
     Attributes:
         losses: (n_images,) share of each image's evaluated values outside its calibrated interval.
@@ -25,6 +26,12 @@ class Evidence:
     losses: FloatArray
     features: FloatArray
     groups: IntArray | None
+
+    @classmethod
+    def of(cls, losses: FloatArray, features: Sequence[FloatArray] | FloatArray, groups: GroupLabels | None) -> Self:
+        """Evidence of images with the labels of their groups, or None."""
+        numbers = None if groups is None else index_by_appearance(groups, len(losses))
+        return cls(losses, np.asarray(features), numbers)
 
     def drift(self, features: ArrayLike, groups: GroupLabels | None = None, seed: int = 0) -> Drift:
         """Whether new images look like these.
@@ -41,8 +48,8 @@ class Evidence:
         return check_drift(known, new, seed=seed)
 
     def image_p_value(self, features: ArrayLike) -> float:
-        """How typical one image is, by its (1, 10 or 14) features: small where it is unlike these."""
-        return float(image_p_values(self.features, features, reference_groups=self.groups)[0])
+        """How typical one image is, by its (10,) or (14,) features: small where it is unlike these."""
+        return float(image_p_values(self.features, as_numpy(features)[None], reference_groups=self.groups)[0])
 
     def arrays(self) -> dict[str, Any]:
         """Arrays by name, as they are kept in a file."""

@@ -5,13 +5,13 @@ import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from conffusion.errors import ConfigError, PackageError
-from conffusion.inference.card import model_card
+from conffusion.errors import ConfigError, PackageError, StoreError
 from conffusion.inference.evidence import Evidence
 from conffusion.inference.package import Package, PackageRecord
 from conffusion.methods.registry import METHODS
@@ -54,6 +54,40 @@ def write_package(package: Package, path: str | Path, licence: str) -> str:
         for name in (RECORD, CARD, LICENCE, EVIDENCE, WEIGHTS):
             archive.writestr(zipfile.ZipInfo(name, _EPOCH), files[name])
     return checksums[WEIGHTS]
+
+
+def model_card(package: Package) -> str:
+    """Markdown for people, from the facts in the package alone."""
+    record, calibration = package.record, package.calibration
+    settings = ", ".join(f"{key} {value}" for key, value in record.degradation.items()) or "no settings"
+    facts = [
+        ("Task", f"{package.task.label} ({settings})"),
+        ("Method", f"{package.method.label}, protocol `{record.protocol}`"),
+        ("Network", f"knows images of {record.image_size}x{record.image_size} pixels; larger ones are tiled"),
+        ("Calibrated on", f"{record.calibrated_on.description}; {record.calibrated_on.sizes} pixels"),
+        ("Units behind the guarantee", f"{calibration.n} ({calibration.unit}s), {calibration.n_images} images"),
+        ("Risk on them", f"{calibration.risk:.4f}, upper bound {calibration.risk_ucb:.4f} by `{calibration.ucb}`"),
+        ("Scale", f"lambda_hat = {calibration.lambda_hat:.6g}, set family `{calibration.scaling}`"),
+        ("Weights", f"SHA-256 `{package.weights_sha256}`"),
+        ("Made by", f"conffusion {record.version}"),
+        *((str(key).replace("_", " ").capitalize(), str(value)) for key, value in record.provenance.items()),
+    ]
+    table = "\n".join(f"| {name} | {value} |" for name, value in facts)
+    return f"""# {record.name}
+
+{package.guarantee}
+
+| | |
+| --- | --- |
+{table}
+
+## What this does not say
+
+- Nothing about a single pixel or a single image: the share is a mean over pixels and images.
+- Nothing about images unlike those that calibrated it: other cameras, subjects, degradations or sizes. `conffusion
+  predict` tests each folder for such a drift and warns, but a test that finds nothing proves nothing.
+- For your own images, calibrate on pairs of your own: `conffusion calibrate`.
+"""
 
 
 def read_package(path: str | Path) -> Package:
@@ -99,11 +133,22 @@ def _record(path: str | Path, content: bytes) -> tuple[PackageRecord, Mapping[st
     try:
         values = json.loads(content)
         written = values["record"].get("format")
-        if written != PackageRecord.model_fields["format"].default:
+        if written == 1:
+            values["record"] = _from_format_1(values["record"])
+        elif written != PackageRecord.model_fields["format"].default:
             raise PackageError(f"{path}: has format {written}, which this version cannot read: update conffusion")
         return PackageRecord(**values["record"]), dict(values["sha256"])
     except (ValidationError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise PackageError(f"{path}: {RECORD} is damaged ({error}); fetch the package again") from error
+
+
+def _from_format_1(record: dict[str, Any]) -> dict[str, Any]:
+    """A record of conffusion 0.1.0 in today's format."""
+    sampling = record["sampling"]
+    if sampling is not None:
+        sampling = {**sampling, "dtype": sampling["storage"]}
+        del sampling["storage"]
+    return {**record, "format": 2, "sampling": sampling}
 
 
 def _check(path: str | Path, package: Package) -> None:
@@ -111,8 +156,8 @@ def _check(path: str | Path, package: Package) -> None:
     if package.record.method not in METHODS:
         raise PackageError(f"{path}: the method {package.record.method!r} is unknown: update conffusion")
     try:
-        _ = package.task, package.calibration
-    except (ConfigError, TypeError, KeyError, ValueError) as error:
+        _ = package.task, package.calibration.family
+    except (ConfigError, StoreError, TypeError, KeyError, ValueError) as error:
         raise PackageError(f"{path}: {RECORD} is damaged or of a newer version ({error})") from error
 
 

@@ -1,13 +1,14 @@
 """What a package holds: a network or sampler, the task, the calibrated scale, and the evidence behind it."""
 
 import hashlib
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from conffusion.calibration import Calibration, Family
-from conffusion.core.choices import BoundName, UnitName
+from conffusion.calibration.guarantee import Guarantee
 from conffusion.inference.evidence import Evidence
 from conffusion.methods.registry import METHODS, Method
 from conffusion.tasks import Task, build_task, portable_settings
@@ -24,23 +25,8 @@ class SamplingRecord(_Strict):
     n_steps: int = Field(ge=1)
     n_variants: int = Field(ge=2)
     shared_start: bool
-    storage: Literal["uint8", "float16", "float32"]
+    dtype: Literal["uint8", "float16", "float32"]
     quantile: float = Field(gt=0, lt=0.5)
-
-
-class CalibrationValues(_Strict):
-    """The fields of `conffusion.calibration.Calibration`, without the shape, which the family has."""
-
-    lambda_hat: float
-    risk: float = Field(ge=0, le=1)
-    risk_ucb: float
-    n: int = Field(ge=1)
-    alpha: float = Field(gt=0, lt=1)
-    delta: float = Field(gt=0, lt=1)
-    scaling: str
-    ucb: BoundName
-    unit: UnitName
-    n_images: int = Field(ge=1)
 
 
 class CalibratedOn(_Strict):
@@ -63,6 +49,12 @@ class CalibratedOn(_Strict):
     masks: Literal["none", "centre", "own"] = "none"
     value_range: tuple[float, float] | None = None
 
+    @property
+    def sizes(self) -> str:
+        """Smallest and largest size in words, width first."""
+        smallest, largest = (f"{width}x{height}" for height, width in (self.smallest, self.largest))
+        return smallest if smallest == largest else f"{smallest} to {largest}"
+
 
 class PackageRecord(_Strict):
     """The content of package.json.
@@ -81,13 +73,13 @@ class PackageRecord(_Strict):
         overlap: Pixels that neighbouring tiles share, at least.
         bfloat16: Whether the network ran in bfloat16 when it was calibrated.
         sampling: How variants are drawn, for a sampled method.
-        calibration: The scale and its promise.
-        family: `conffusion.calibration.Family.to_dict`.
+        calibration: `Calibration.to_dict`.
+        family: `Family.to_dict`: its set family, with its fitted shape.
         calibrated_on: The images behind `calibration`.
         provenance: Free facts: run, training step, splits, licence.
     """
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     version: str
     name: str
     task: str
@@ -100,7 +92,7 @@ class PackageRecord(_Strict):
     overlap: int = Field(ge=0)
     bfloat16: bool
     sampling: SamplingRecord | None
-    calibration: CalibrationValues
+    calibration: dict[str, Any]
     family: dict[str, Any]
     calibrated_on: CalibratedOn
     provenance: dict[str, Any]
@@ -108,7 +100,7 @@ class PackageRecord(_Strict):
 
 @dataclass(frozen=True, eq=False)
 class Package:
-    """A model with its promise.
+    """A calibrated model.
 
     Attributes:
         record: All facts.
@@ -120,7 +112,7 @@ class Package:
     weights: bytes
     evidence: Evidence
 
-    @property
+    @cached_property
     def task(self) -> Task:
         """The restoration task, with its settings; code that a package names is never looked at."""
         return build_task(self.record.task, **portable_settings(self.record.task, self.record.degradation))
@@ -130,17 +122,21 @@ class Package:
         """The method."""
         return METHODS[self.record.method]
 
-    @property
-    def family(self) -> Family:
-        """The set family."""
-        return Family.from_dict(self.record.family)
-
-    @property
+    @cached_property
     def calibration(self) -> Calibration:
-        """The scale and its promise."""
-        return Calibration(**self.record.calibration.model_dump(), shape=self.family.shape)
+        """The scale, with its set family.
+
+        Raises:
+            StoreError: If the record holds none.
+        """
+        return Calibration.from_dict(self.record.calibration, Family.from_dict(self.record.family))
 
     @property
+    def guarantee(self) -> Guarantee:
+        """What is guaranteed of new images, if anything."""
+        return self.calibration.guarantee
+
+    @cached_property
     def weights_sha256(self) -> str:
         """Checksum of the weights file."""
         return hashlib.sha256(self.weights).hexdigest()
@@ -157,14 +153,9 @@ class Package:
             bfloat16: Whether the network ran in bfloat16.
         """
         changes = {
-            "calibration": CalibrationValues(**calibration_record(calibration)),
+            "calibration": calibration.to_dict(),
             "calibrated_on": on,
             "protocol": "guaranteed",
             "bfloat16": bfloat16,
         }
         return replace(self, record=self.record.model_copy(update=changes), evidence=evidence)
-
-
-def calibration_record(calibration: Calibration) -> dict[str, Any]:
-    """A calibration as plain values; its shape is kept with the family."""
-    return {name: value for name, value in asdict(replace(calibration, shape=None)).items() if name != "shape"}

@@ -1,16 +1,22 @@
-"""Pictures of a prediction for people: heat maps of the interval size, and panels side by side."""
+"""Pictures for people: heat maps of the interval size, panels side by side, and the risk curve of a calibration."""
 
 from collections.abc import Mapping
-from typing import TypeAlias
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib import colormaps
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
+from conffusion.calibration import Calibration
 from conffusion.core.arrays import FloatArray, check_same_shape
 from conffusion.errors import ShapeError
+from conffusion.evaluation.diagnostics import RiskCurve
 from conffusion.images.resize import to_uint8
+from conffusion.inference.interval import Interval
+from conffusion.store import atomic_path
 
 Picture: TypeAlias = npt.NDArray[np.uint8]  # (H, W, 3)
 
@@ -19,6 +25,41 @@ UNIT = "share of [0, 1]"
 SMALLEST_SIDE, LARGEST_SIDE = 160, 640  # pixels of a panel, across
 GAP, BAR_HEIGHT, FONT_SIZE, LINE_HEIGHT = 6, 10, 13, 18  # pixels
 PAPER, INK = (255, 255, 255), (0, 0, 0)
+HOLE = np.uint8(128)  # grey
+_RISK, _LIMIT, _SIZE = "#0072B2", "#D55E00", "#6b6b6b"
+
+
+def draw_pictures(image: FloatArray, interval: Interval, target: FloatArray | None = None) -> dict[str, Picture]:
+    """Pictures of one prediction: `input`, `size`, and `overview` with all panels side by side.
+
+    Args:
+        image: (C, H, W) what was restored, in [0, 1].
+        interval: The result, of the same or an enlarged size.
+        target: Truth, of the size of the result; None where it is not known.
+    """
+    given, (height, width) = picture(image), interval.lower.shape[1:]
+    if interval.mask is not None:
+        given = np.where(interval.mask[..., None] == 1, HOLE, given)
+    if given.shape[:2] != (height, width):
+        rows, columns = (np.arange(n) * m // n for n, m in zip((height, width), given.shape[:2], strict=True))
+        given = given[rows[:, None], columns]
+    largest = float(interval.size.max()) or 1.0
+    heat = size_heat_map(np.where(interval.restored, interval.size, 0), largest)
+    panels = {"input": given, **{name: picture(getattr(interval, name)) for name in ("lower", "estimate", "upper")}}
+    if target is not None:
+        panels["truth"] = picture(target)
+    return {"input": given, "size": heat, "overview": side_by_side({**panels, "size": heat}, largest)}
+
+
+def write_png(path: Path, pixels: npt.NDArray[Any]) -> str:
+    """Write (H, W) or (H, W, 3) uint8 pixels, atomically; returns the file's name.
+
+    Raises:
+        StoreError: If the disk refuses.
+    """
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        Image.fromarray(np.ascontiguousarray(pixels)).save(file, format="PNG")
+    return path.name
 
 
 def picture(pixels: FloatArray) -> Picture:
@@ -86,6 +127,33 @@ def side_by_side(panels: Mapping[str, Picture], largest: float | None = None) ->
     if largest is not None:
         _draw_bar(canvas, largest, left - shown_width - GAP, top + shown_height + GAP, shown_width)
     return np.asarray(canvas)
+
+
+def draw_risk_curve(curve: RiskCurve, calibration: Calibration, output: str | Path) -> None:
+    """Draw risk, its upper bound and mean size against the scale, with lambda_hat and alpha.
+
+    Args:
+        curve: Of the images that calibrated.
+        calibration: The scale that was found.
+        output: PNG file to write.
+    """
+    figure = Figure(figsize=(6.4, 4.2), dpi=160, layout="constrained")
+    axes = figure.subplots()
+    unit = "images" if calibration.unit == "image" else "groups"
+    axes.fill_between(curve.lambdas, curve.risk, curve.risk_ucb, color=_RISK, alpha=0.2, linewidth=0)
+    axes.plot(curve.lambdas, curve.risk_ucb, color=_RISK, linewidth=1, label=f"upper bound ({calibration.ucb})")
+    axes.plot(curve.lambdas, curve.risk, color=_RISK, linewidth=2, label=f"risk on {calibration.n} {unit}")
+    axes.axhline(calibration.alpha, color=_LIMIT, linestyle="--", linewidth=1.3, label=f"alpha = {calibration.alpha:g}")
+    axes.axvline(calibration.lambda_hat, color="black", linewidth=1, label=f"lambda_hat = {calibration.lambda_hat:.4g}")
+    axes.set(xlabel="scale lambda", ylabel="share of true values outside", ylim=(0, None))
+    sizes = axes.twinx()
+    sizes.plot(curve.lambdas, curve.size_mean, color=_SIZE, linestyle=":", linewidth=1.5, label="mean interval size")
+    sizes.set(ylabel="mean interval size, share of [0, 1]", ylim=(0, None))
+    axes.spines["top"].set_visible(False)
+    sizes.spines["top"].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
+    with atomic_path(output) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None})
 
 
 def _fit(panel: Picture) -> Image.Image:

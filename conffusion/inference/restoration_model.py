@@ -1,17 +1,15 @@
-"""Restoration models of one's own: what they are asked, and how their answers become bounds."""
+"""Restoration models of any kind: how they are called, and how their answers become bounds."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from conffusion.bounds import sampled_bounds, sort_bounds
 from conffusion.core.arrays import ArrayLike, FloatArray, as_numpy
 from conffusion.errors import DataError, ShapeError
-from conffusion.inference.interval import EstimateKind
-from conffusion.inference.unscaled import Unscaled
+from conffusion.inference.interval import EstimateKind, UncalibratedInterval, checked_mask
 
 Quantiles = tuple[float, float]
 _ANSWERS = "samples (J, C, H, W), a tuple (lower, upper), or an object with .lower and .upper"
@@ -55,41 +53,9 @@ class Pair:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, eq=False)
-class Restored:
-    """A model's answer for one image.
-
-    Attributes:
-        bounds: What it said, before the scale.
-        kind: What the estimate is.
-        has_mask: Whether some pixels are known.
-    """
-
-    bounds: Unscaled
-    kind: EstimateKind
-    has_mask: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Judged:
-    """A model's answer for a pair.
-
-    Attributes:
-        number: Of the pair, from 0.
-        restored: The answer.
-        target: (C, H, W) float32 truth.
-        group: As in `Pair`.
-    """
-
-    number: int
-    restored: Restored
-    target: FloatArray
-    group: Any | None
-
-
 def restore_image(
     model: RestorationModel, image: Any, mask: ArrayLike | None, options: Mapping[str, Any], quantiles: Quantiles
-) -> Restored:
+) -> UncalibratedInterval:
     """Ask a model for one image.
 
     Args:
@@ -103,9 +69,8 @@ def restore_image(
         DataError: If the answer holds NaN or infinite values, or the mask other values than 0 and 1, or no 1.
     """
     if mask is None:
-        lower, upper, estimate, kind = _bounds_of(model(image, **options), quantiles)
-        return Restored(Unscaled(lower, upper, estimate, np.ones(lower.shape[1:], np.uint8), 1), kind, has_mask=False)
-    hole = _checked_mask(mask)
+        return UncalibratedInterval(*_bounds_of(model(image, **options), quantiles))
+    hole = checked_mask(mask)
     lower, upper, estimate, kind = _bounds_of(model(image, mask=hole, **options), quantiles)
     known = _floats(image)
     if known.shape != lower.shape or hole.shape != lower.shape[1:]:
@@ -113,12 +78,13 @@ def restore_image(
             f"with a mask, image, mask and restored image have one size, since the image is known where the mask is 0; "
             f"they have shapes {known.shape}, {hole.shape} and {lower.shape}"
         )
-    estimate = np.where(hole == 1, estimate, known)
-    return Restored(Unscaled(lower, upper, estimate, hole, 1), kind, has_mask=True)
+    return UncalibratedInterval(lower, upper, np.where(hole == 1, estimate, known), kind, hole)
 
 
-def restore_pairs(model: RestorationModel, pairs: Iterable[Any], quantiles: Quantiles) -> Iterator[Judged]:
-    """A model's answers for pairs, one after another.
+def restore_pairs(
+    model: RestorationModel, pairs: Iterable[Any], quantiles: Quantiles
+) -> Iterator[tuple[Pair, UncalibratedInterval]]:
+    """A model's answers for pairs, one after another; each pair with its target as (C, H, W) float32.
 
     Raises:
         ShapeError: If an answer does not fit its truth; the message says which pair.
@@ -128,14 +94,14 @@ def restore_pairs(model: RestorationModel, pairs: Iterable[Any], quantiles: Quan
     for number, given in enumerate(pairs):
         try:
             pair = _checked_pair(given)
-            restored = restore_image(model, pair.image, pair.mask, pair.options, quantiles)
-            target = _checked_target(pair.target, restored.bounds.lower.shape)
+            interval = restore_image(model, pair.image, pair.mask, pair.options, quantiles)
+            target = _checked_target(pair.target, interval.lower.shape)
         except (ShapeError, DataError) as error:
             raise type(error)(f"pair {number}: {error}") from error
         has_groups = (pair.group is not None) if has_groups is None else has_groups
         if has_groups != (pair.group is not None):
             raise DataError(f"pair {number}: {'has no group' if has_groups else 'has a group'}, unlike those before it")
-        yield Judged(number, restored, target, pair.group)
+        yield replace(pair, target=target), interval
     if has_groups is None:
         raise DataError("there are no pairs: give at least one (image, target)")
 
@@ -145,13 +111,13 @@ def _bounds_of(answer: Any, quantiles: Quantiles) -> tuple[FloatArray, FloatArra
     estimate: FloatArray | None = None
     kind: EstimateKind = "midpoint"
     if hasattr(answer, "lower") and hasattr(answer, "upper"):
-        lower, upper = _said(answer.lower), _said(answer.upper)
+        lower, upper = _answered(answer.lower), _answered(answer.upper)
         if getattr(answer, "estimate", None) is not None:
-            estimate, kind = _said(answer.estimate), getattr(answer, "estimate_kind", "point_head")
+            estimate, kind = _answered(answer.estimate), getattr(answer, "estimate_kind", "point_head")
     elif isinstance(answer, tuple) and len(answer) == 2:
-        lower, upper = (_said(bound) for bound in answer)
+        lower, upper = (_answered(bound) for bound in answer)
     elif hasattr(answer, "shape") and len(answer.shape) == 4 and answer.shape[0] > 1:
-        samples = _said(answer)
+        samples = _answered(answer)
         lower, upper = sampled_bounds(samples, *quantiles)
         estimate, kind = samples.mean(axis=0), "mean_of_variants"
     else:
@@ -181,21 +147,12 @@ def _checked_target(target: ArrayLike, shape: tuple[int, ...]) -> FloatArray:
     if truth.shape != shape:
         raise ShapeError(f"the truth has shape {truth.shape}, but the restored image has {shape}")
     if not ((truth >= 0) & (truth <= 1)).all():  # also NaN
-        raise DataError("the truth holds values outside [0, 1] or NaN: scale or mend it first")
+        raise DataError("the truth holds values outside [0, 1] or NaN: scale or repair it first")
     return truth.astype(np.float32)
 
 
-def _checked_mask(mask: ArrayLike) -> npt.NDArray[np.uint8]:
-    hole = as_numpy(mask)
-    if hole.ndim != 2:
-        raise ShapeError(f"mask has shape {hole.shape}: must be (H, W)")
-    if not np.isin(hole, (0, 1)).all() or not hole.any():
-        raise DataError("mask must hold 0 and 1 only, and 1 at one pixel at least")
-    return hole.astype(np.uint8)
-
-
-def _said(array: ArrayLike) -> FloatArray:
-    """What a model said, as `_floats`."""
+def _answered(array: ArrayLike) -> FloatArray:
+    """What a model returned, as `_floats`."""
     values = _floats(array)
     if not np.isfinite(values).all():
         raise DataError("the model returned NaN or infinite values")

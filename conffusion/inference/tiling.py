@@ -121,7 +121,7 @@ class Canvas:
         self._n_missing -= 1
 
     def blend(self, background: FloatArray) -> FloatArray:
-        """The weighted means, with the background where no tile wanted a say. To be asked for once."""
+        """The weighted means, with the background where no tile has weight; to be called once."""
         seen = self._weight > 0
         np.divide(self._sum, self._weight, out=self._sum, where=seen)
         if not seen.all():

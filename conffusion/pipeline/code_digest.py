@@ -127,8 +127,8 @@ class CodeIndex:
     def _resolve(self, module: "_Module", used: str) -> Symbol | None:
         """Where a name, or `name.attribute`, that a module uses is defined; None outside the package."""
         if used in OF_THE_JOB:
-            file, name = OF_THE_JOB[used]
-            return self._package / file, name
+            place, definition = OF_THE_JOB[used]
+            return self._package / place, definition
         first, _, attribute = used.partition(".")
         if first in module.statements and first != _WHOLE:
             return module.file, first

@@ -50,7 +50,7 @@ def draw_variants(
     sampler: ChainSampler,
     images: DegradedImages,
     n_variants: int,
-    batch_size: int,
+    batch_size: int | BatchLimit,
     adaptive_stopping: AdaptiveStopping | None = None,
 ) -> Iterator[Drawn]:
     """Restorations of every image, in the order of the images (Horwitz and Hoshen 2022, section 3.1, sampled bounds).
@@ -59,10 +59,11 @@ def draw_variants(
         sampler: Draws chains of these images.
         images: The images.
         n_variants: J, variants per image; with `adaptive_stopping` the most.
-        batch_size: Variants per network call, halved where memory does not suffice.
+        batch_size: Variants per network call, halved where memory does not suffice; a limit remembers that.
         adaptive_stopping: When to stop drawing for an image; None draws all.
     """
-    return _Drawing(sampler, images, n_variants, BatchLimit(batch_size), adaptive_stopping).run()
+    limit = BatchLimit(batch_size) if isinstance(batch_size, int) else batch_size
+    return _Drawing(sampler, images, n_variants, limit, adaptive_stopping).run()
 
 
 class _Drawing:

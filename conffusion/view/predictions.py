@@ -9,14 +9,13 @@ from typing import Any
 from conffusion.core.arrays import FloatArray
 from conffusion.errors import DataError, StoreError
 from conffusion.images.image import MAX_PIXELS, open_images
+from conffusion.inference import RECORD, SUMMARY, TABLE
 from conffusion.methods.registry import METHODS
 from conffusion.store import read_json
 from conffusion.tasks import TASKS, build_task
 from conffusion.view.gallery import Gallery, Prediction, Side, ViewedImage
 
-RECORD = "interval.json"
-SUMMARY = "summary.json"
-_GUARANTEE = (
+_GUARANTEE = (  # the same for all images of a folder
     "protocol",
     "alpha",
     "delta",
@@ -24,7 +23,7 @@ _GUARANTEE = (
     "unit",
     "n",
     "n_images",
-)  # the same for all images of a folder
+)
 _KEYS = (*_GUARANTEE, "interval_size_mean", "shape")
 _N_NAMED = 3
 
@@ -32,7 +31,7 @@ _N_NAMED = 3
 def is_predictions(path: str | Path) -> bool:
     """Whether a folder holds predictions, complete or not."""
     folder = Path(path)
-    return (folder / "predictions.csv").is_file() or (folder / SUMMARY).is_file() or any(folder.rglob(RECORD))
+    return (folder / TABLE).is_file() or (folder / SUMMARY).is_file() or any(folder.rglob(RECORD))
 
 
 def open_predictions(paths: Sequence[str | Path]) -> Gallery:

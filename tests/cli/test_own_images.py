@@ -24,13 +24,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder / "m.conffusion")
 
 
-def test_predict_prints_the_promise_and_where_things_are(
+def test_predict_prints_the_guarantee_and_where_things_are(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_images(tmp_path / "in", ["a.png", "-b.png"], side=8)
     assert main(["predict", model, str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--device", "cpu"]) == 0
     printed = capsys.readouterr().out
-    assert "2 images in" in printed and "at most 20% of the true pixel values" in printed
+    assert "2 images in" in printed and "at most 20 % of the true pixel values" in printed
     assert "drift check p = " in printed and f"conffusion view {tmp_path}/out" in printed
     assert (tmp_path / "out" / "-b" / "interval.json").is_file()
 
@@ -39,10 +39,10 @@ def test_calibrate_then_evaluate(model: str, tmp_path: Path, capsys: pytest.Capt
     write_images(tmp_path / "in", [f"{k:02d}.png" for k in range(20)], side=16)
     common = ["--targets", str(tmp_path / "in"), "--device", "cpu"]
     assert main(["calibrate", model, *common, "--output", str(tmp_path / "c"), "--alpha", "0.3", "--delta", "0.3"]) == 0
-    assert "Calibrated on 20 images" in capsys.readouterr().out
+    assert "draw of the 20 calibration images" in capsys.readouterr().out
     new = str(tmp_path / "c" / "model.conffusion")
     assert main(["evaluate", new, *common, "--output", str(tmp_path / "e"), "--no-pictures"]) == 0
-    assert "promised: at most 30% on average" in capsys.readouterr().out
+    assert "allowed: at most 30 % on average" in capsys.readouterr().out
     assert json.loads((tmp_path / "e" / "metrics.json").read_text())["n"] == 20
     assert not list((tmp_path / "e").rglob("overview.png"))
 
@@ -61,7 +61,7 @@ def test_arrays_of_any_method(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert (
         main(["evaluate", *arrays, "--alpha", "0.1", "--lambda-hat", str(scale), "--output", str(tmp_path / "e")]) == 0
     )
-    assert "Kept on these images" in capsys.readouterr().out
+    assert "Risk controlled on these images" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,8 @@ from scipy import stats
 
 import conffusion.evaluation.drift as drift
 from conffusion.errors import ConfigError, DataError, ShapeError
-from conffusion.evaluation.drift import (
-    FEATURE_NAMES,
-    GIVEN_FEATURE_NAMES,
-    check_drift,
-    given_features,
-    interval_features,
-)
+from conffusion.evaluation.drift import check_drift
+from conffusion.evaluation.features import FEATURE_NAMES, GIVEN_FEATURE_NAMES, given_features, interval_features
 
 N_FEATURES = len(FEATURE_NAMES)
 N_REPEATS = 400
@@ -99,7 +94,7 @@ def test_zarr_and_torch_give_what_numpy_gives(tmp_path, monkeypatch):
         stored.append(zarr.create_array(tmp_path / f"{index}", shape=array.shape, dtype="f4", chunks=(2, 2, 4, 8)))
         stored[-1][:] = array
     monkeypatch.setattr(zarr.Array, "__array__", lambda *_, **__: pytest.fail("read whole"))
-    monkeypatch.setattr(drift, "_READ_PIXELS", 500)
+    monkeypatch.setattr("conffusion.evaluation.features._READ_PIXELS", 500)
     assert np.array_equal(interval_features(*stored), expected)
     assert np.array_equal(interval_features(*(torch.from_numpy(array) for array in arrays)), expected)
 

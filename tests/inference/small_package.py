@@ -8,14 +8,7 @@ import torch
 from conffusion.calibration import calibrate
 from conffusion.evaluation.drift import given_features, interval_features
 from conffusion.inference.evidence import Evidence
-from conffusion.inference.package import (
-    CalibratedOn,
-    CalibrationValues,
-    Package,
-    PackageRecord,
-    SamplingRecord,
-    calibration_record,
-)
+from conffusion.inference.package import CalibratedOn, Package, PackageRecord, SamplingRecord
 from conffusion.methods.models import save_predictor
 from conffusion.metrics import image_losses
 from conffusion.models.checkpoint import save_checkpoint
@@ -27,7 +20,7 @@ DEGRADATION: dict[str, dict[str, Any]] = {
     "denoising": {},
 }
 SAMPLING = SamplingRecord(
-    solver="dpmpp_2m_sde", n_steps=2, n_variants=4, shared_start=False, storage="uint8", quantile=0.05
+    solver="dpmpp_2m_sde", n_steps=2, n_variants=4, shared_start=False, dtype="uint8", quantile=0.05
 )
 
 
@@ -49,11 +42,10 @@ def small_package(
     centre = target + 0.2 * generator.standard_normal(target.shape)
     lower, upper = np.clip(centre - 0.1, 0, 1), np.clip(centre + 0.1, 0, 1)
     calibration = calibrate(lower, upper, target, alpha=0.2, delta=0.2, scaling="additive")
-    values = CalibrationValues(**calibration_record(calibration))
     record = PackageRecord(
         version="0.1.0", name=f"small {task} {method}", task=task, degradation=DEGRADATION[task], method=method,
         protocol="guaranteed", sorts_bounds=True, seed=5, image_size=SIDE, overlap=SIDE // 4, bfloat16=False,
-        sampling=SAMPLING if method == "dm_sb" else None, calibration=values,
+        sampling=SAMPLING if method == "dm_sb" else None, calibration=calibration.to_dict(),
         family=calibration.family.to_dict(), provenance={"run": "none"},
         calibrated_on=CalibratedOn(description="noise", smallest=(SIDE, SIDE), largest=(SIDE, SIDE)),
     )  # fmt: skip

@@ -83,3 +83,20 @@ def test_wrong_shapes() -> None:
         size_heat_map(np.zeros((4, 5)), 0)
     with pytest.raises(ShapeError, match=r"\(2, 4, 5\)"):
         picture(np.zeros((2, 4, 5)))
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "shown"),
+    [
+        (20, 40, (80, 160)),
+        (40, 20, (320, 160)),
+        (1280, 320, (640, 160)),
+        (320, 1280, (160, 640)),
+        (200, 300, (200, 300)),
+    ],
+)
+def test_panels_keep_their_proportions(height: int, width: int, shown: tuple[int, int]) -> None:
+    """Small ones are enlarged by a whole number to a legible width, large ones reduced to the largest side."""
+    panel = RNG.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    found = side_by_side({"lower": panel})
+    assert found.shape[:2] == (shown[0] + 2 * overview.GAP + overview.LINE_HEIGHT, shown[1] + 2 * overview.GAP)

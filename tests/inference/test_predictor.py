@@ -5,12 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from conffusion import Predictor
-from conffusion.errors import DataError, ShapeError
+from conffusion.errors import ConfigError, DataError, ShapeError
 from conffusion.images.resize import resize_bicubic
 from conffusion.inference.evidence import Evidence
 from conffusion.inference.package import Package
+from conffusion.inference.predictor import Corrupted, enlarge
+from conffusion.methods.one_pass import RawBounds
+from conffusion.sampling import ChainSampler
+from conffusion.tasks import DegradedImages
 from tests.inference.small_package import small_package
 from tests.methods.small_specs import SIDE
 
@@ -52,11 +57,9 @@ def test_super_resolution_returns_the_enlarged_size(enlarging: Predictor, shape:
 
 
 def test_one_tile_is_the_network_s_bounds_calibrated(enlarging: Predictor) -> None:
-    from conffusion.tasks import DegradedImages
-
     small = np.round(image(3, 4, 4) * 255).astype(np.float32) / np.float32(255)
     condition = resize_bicubic(small[None], SIDE, SIDE)
-    raw = enlarging._source.bounds(DegradedImages(enlarging.task, 5, ["x"], condition, np.ones_like(condition)))
+    raw = enlarging._backend.bounds(DegradedImages(enlarging.task, 5, ["x"], condition, np.ones_like(condition)))
     lower, upper = np.minimum(raw.lower, raw.upper), np.maximum(raw.lower, raw.upper)
     expected = enlarging.calibration.apply(lower, upper)
     found = enlarging(small)
@@ -67,12 +70,13 @@ def test_one_tile_is_the_network_s_bounds_calibrated(enlarging: Predictor) -> No
 @pytest.mark.parametrize("method", ["n_conffusion", "dm_sb"])
 def test_bounds_depend_neither_on_the_batch_nor_on_other_images(folder: Path, method: str) -> None:
     package = small_package(folder, method=method)
-    images = [(image(3, 7, 9), None), (image(3, 4, 4), None), (image(3, 5, 8), None)]
-    together = list(Predictor(package, device="cpu", batch_size=5).unscaled(images))
-    for one, unscaled in zip(images, together, strict=True):
-        (alone,) = Predictor(package, device="cpu", batch_size=64).unscaled([one])
-        np.testing.assert_allclose(alone.lower, unscaled.lower, atol=1e-4)
-        np.testing.assert_allclose(alone.upper, unscaled.upper, atol=1e-4)
+    images = [Corrupted(image(3, 7, 9)), Corrupted(image(3, 4, 4)), Corrupted(image(3, 5, 8))]
+    together = list(Predictor(package, device="cpu", batch_size=5).map_uncalibrated(images))
+    assert [one for one, _ in together] == images
+    for one, interval in together:
+        ((_, alone),) = Predictor(package, device="cpu", batch_size=64).map_uncalibrated([one])
+        np.testing.assert_allclose(alone.lower, interval.lower, atol=1e-4)
+        np.testing.assert_allclose(alone.upper, interval.upper, atol=1e-4)
 
 
 def test_images_are_read_as_they_are_needed(enlarging: Predictor) -> None:
@@ -81,9 +85,9 @@ def test_images_are_read_as_they_are_needed(enlarging: Predictor) -> None:
     def endless():
         while True:
             taken.append(1)
-            yield image(3, 4, 4), None
+            yield Corrupted(image(3, 4, 4))
 
-    stream = Predictor(enlarging.package, device="cpu", batch_size=4).unscaled(endless())
+    stream = Predictor(enlarging.package, device="cpu", batch_size=4).map(endless())
     for _ in range(3):
         next(stream)
     assert len(taken) <= 8
@@ -175,16 +179,16 @@ def test_groups_raise_no_false_alarms() -> None:
 
 def test_sixteen_bits_are_not_reduced_to_eight(enlarging: Predictor) -> None:
     fine = np.linspace(1000, 1143, 16, dtype=np.float32).reshape(1, 4, 4) / np.float32(65535)
-    assert len(np.unique(enlarging.enlarge(fine))) > 50
+    assert len(np.unique(enlarge(fine, enlarging.task))) > 50
 
 
 def test_what_comes_before_a_damaged_image_is_finished(enlarging: Predictor) -> None:
     def images():
-        yield image(3, 4, 4), None
-        yield image(3, 4, 4) + 9, None
+        yield Corrupted(image(3, 4, 4))
+        yield Corrupted(image(3, 4, 4) + 9)
 
-    stream = enlarging.unscaled(images())
-    assert next(stream).lower.shape == (3, 16, 16)
+    stream = enlarging.map(images())
+    assert next(stream)[1].lower.shape == (3, 16, 16)
     with pytest.raises(DataError, match="outside"):
         next(stream)
 
@@ -197,14 +201,64 @@ def test_images_that_would_become_too_large_are_refused(enlarging: Predictor) ->
 def test_holes_at_borders_and_in_clusters_are_marked(filling: Predictor) -> None:
     pixels, mask = image(3, 40, 40), np.zeros((40, 40), np.uint8)
     mask[16:24, 16:24] = 1
-    assert not next(filling.unscaled([(pixels, mask)])).odd_holes
+    assert not filling(pixels, mask).odd_holes
     border, cluster = np.roll(mask, 16, axis=0), mask.copy()
     cluster[16:20, 26:30] = 1
-    assert next(filling.unscaled([(pixels, border)])).odd_holes
-    assert next(filling.unscaled([(pixels, cluster)])).odd_holes
+    assert filling(pixels, border).odd_holes
+    assert filling(pixels, cluster).odd_holes
 
 
 def test_drift_of_the_calibration_images_themselves_is_unremarkable(enlarging: Predictor) -> None:
     features = enlarging.package.evidence.features
     assert enlarging.drift(features).p_value > 0.5
     assert enlarging.drift(features * 2).p_value < 0.01
+
+
+class SmallMemory:
+    """Stands for a backend whose device has room for few tiles at a time."""
+
+    estimate_kind, forward_passes = "midpoint", 1
+
+    def __init__(self, room: int) -> None:
+        self.room, self.calls = room, []
+
+    def bounds(self, images: DegradedImages) -> RawBounds:
+        self.calls.append(len(images.image_ids))
+        if len(images.image_ids) > self.room:
+            raise RuntimeError("CUDA error: out of memory")
+        return RawBounds(images.condition, images.condition, images.condition)
+
+
+def test_the_batch_that_memory_has_room_for_is_remembered(enlarging: Predictor) -> None:
+    predictor = Predictor(enlarging.package, device="cpu", batch_size=16)
+    predictor._backend = memory = SmallMemory(room=3)
+    given = [image(3, 4, 4 * k) for k in range(1, 40)]
+    found = list(predictor.map(map(Corrupted, given)))
+    assert memory.calls[:4] == [16, 8, 4, 2] and max(memory.calls[3:]) == 2
+    assert [interval.lower.shape for _, interval in found] == [(3, 16, 16 * k) for k in range(1, 40)]
+    predictor(given[0])
+    assert max(memory.calls[3:]) == 2
+
+
+def test_the_number_of_variants_that_memory_has_room_for_is_remembered(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, draw = [], ChainSampler._draw
+
+    def draw_few(sampler: ChainSampler, chains: list) -> torch.Tensor:
+        calls.append(len(chains))
+        if len(chains) > 3:
+            raise torch.OutOfMemoryError("out of memory")
+        return draw(sampler, chains)
+
+    monkeypatch.setattr(ChainSampler, "_draw", draw_few)
+    predictor = Predictor(small_package(folder, method="dm_sb"), device="cpu", batch_size=8)
+    for k in range(1, 4):
+        predictor(image(3, 4, 4 * k))
+    assert [n for n in calls if n > 3] == [4] and max(calls[1:]) <= 3
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_batches_of_nothing_are_refused(enlarging: Predictor, batch_size: int) -> None:
+    with pytest.raises(ConfigError, match=f"batch_size = {batch_size}: must be at least 1"):
+        Predictor(enlarging.package, device="cpu", batch_size=batch_size)

@@ -25,38 +25,38 @@ def test_samples_become_quantiles_and_their_mean(kind) -> None:
     samples = np.random.default_rng(1).random((7, *SHAPE))
     restored = answer(kind(samples))
     lower, upper = sampled_bounds(samples, *QUANTILES)
-    np.testing.assert_allclose(restored.bounds.lower, lower, atol=1e-7)
-    np.testing.assert_allclose(restored.bounds.upper, upper, atol=1e-7)
-    np.testing.assert_allclose(restored.bounds.point, samples.mean(axis=0), atol=1e-7)
-    assert restored.kind == "mean_of_variants" and not restored.has_mask
+    np.testing.assert_allclose(restored.lower, lower, atol=1e-7)
+    np.testing.assert_allclose(restored.upper, upper, atol=1e-7)
+    np.testing.assert_allclose(restored.estimate, samples.mean(axis=0), atol=1e-7)
+    assert restored.estimate_kind == "mean_of_variants" and restored.mask is None
 
 
 def test_tensors_that_numpy_cannot_take_are_converted() -> None:
     samples = torch.full((2, *SHAPE), 0.5, dtype=torch.bfloat16, requires_grad=True) * 0.5
-    np.testing.assert_array_equal(answer(samples).bounds.lower, np.full(SHAPE, 0.25))
+    np.testing.assert_array_equal(answer(samples).lower, np.full(SHAPE, 0.25))
 
 
 def test_a_pair_of_bounds_is_taken_as_it_is_and_crossed_ones_are_sorted() -> None:
     low, high = np.full(SHAPE, 0.2), np.full(SHAPE, 0.6)
     low[0, 0, 0], high[0, 0, 0] = 0.9, 0.1
     restored = answer((low, high))
-    assert restored.kind == "midpoint"
-    assert restored.bounds.lower[0, 0, 0] == 0.1 and restored.bounds.upper[0, 0, 0] == 0.9
-    np.testing.assert_array_equal(restored.bounds.lower[1:], low[1:])
+    assert restored.estimate_kind == "midpoint"
+    assert restored.lower[0, 0, 0] == 0.1 and restored.upper[0, 0, 0] == 0.9
+    np.testing.assert_array_equal(restored.lower[1:], low[1:])
 
 
 def test_grey_bounds_may_lack_the_channel() -> None:
     grey = np.zeros((5, 6))
-    assert answer((grey, grey + 1)).bounds.lower.shape == (1, 5, 6)
+    assert answer((grey, grey + 1)).lower.shape == (1, 5, 6)
 
 
 def test_an_object_with_bounds_is_taken_with_its_estimate() -> None:
     low, high, middle = (np.full(SHAPE, value, np.float32) for value in (0.1, 0.8, 0.3))
-    assert answer(SimpleNamespace(lower=low, upper=high)).kind == "midpoint"
-    assert answer(SimpleNamespace(lower=low, upper=high, estimate=middle)).kind == "point_head"
+    assert answer(SimpleNamespace(lower=low, upper=high)).estimate_kind == "midpoint"
+    assert answer(SimpleNamespace(lower=low, upper=high, estimate=middle)).estimate_kind == "point_head"
     restored = answer(Interval(low, high, middle, "mean_of_variants"))
-    assert restored.kind == "mean_of_variants"
-    np.testing.assert_array_equal(restored.bounds.point, middle.astype(np.float64))
+    assert restored.estimate_kind == "mean_of_variants"
+    np.testing.assert_array_equal(restored.estimate, middle.astype(np.float64))
 
 
 def test_where_the_mask_is_0_the_image_itself_is_known() -> None:
@@ -69,9 +69,9 @@ def test_where_the_mask_is_0_the_image_itself_is_known() -> None:
         return np.zeros(SHAPE), np.ones(SHAPE)
 
     restored = restore_image(model, IMAGE, mask, {}, QUANTILES)
-    assert restored.has_mask and seen["mask"].dtype == np.uint8
-    np.testing.assert_array_equal(restored.bounds.point[:, ~mask], IMAGE[:, ~mask])
-    np.testing.assert_array_equal(restored.bounds.mask, mask)
+    assert restored.mask is not None and seen["mask"].dtype == np.uint8
+    np.testing.assert_array_equal(restored.estimate[:, ~mask], IMAGE[:, ~mask])
+    np.testing.assert_array_equal(restored.mask, mask)
 
 
 @pytest.mark.parametrize(
@@ -115,9 +115,9 @@ def test_options_of_a_pair_reach_the_model() -> None:
 
     pairs = [Pair(IMAGE, IMAGE, options={"level": level}) for level in (0.1, 0.2)]
     found = list(restore_pairs(model, pairs, QUANTILES))
-    assert seen == [0.1, 0.2] and [judged.number for judged in found] == [0, 1]
-    np.testing.assert_allclose(found[1].restored.bounds.upper, IMAGE + 0.2)
-    assert found[0].target.dtype == np.float32
+    assert seen == [0.1, 0.2]
+    np.testing.assert_allclose(found[1][1].upper, IMAGE + 0.2)
+    assert found[0][0].target.dtype == np.float32
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conffusion.errors import ConfigError, DataError
-from conffusion.inference.tiling import Canvas, grid_tiles, hole_tiles
+from conffusion.inference.tiling import Canvas, Tile, grid_tiles, hole_tiles
 
 SIZE = 16
 
@@ -118,3 +118,11 @@ def test_a_hole_larger_than_the_trained_one_is_refused() -> None:
     missing[10:19, 20:25] = 1
     with pytest.raises(DataError, match="hole of 5x9 pixels at column 20, row 10 is larger than the 8x8"):
         hole_tiles(missing, box())
+
+
+@given(st.integers(-40, 40), st.integers(1, 30), st.integers(1, 30))
+def test_beyond_the_border_the_image_is_mirrored_with_its_edge_pixels(start: int, height: int, width: int) -> None:
+    image = np.arange(height * width).reshape(height, width)
+    tile = Tile(start, -start, np.ones((SIZE, SIZE)), np.ones((SIZE, SIZE), np.uint8))
+    padded = np.pad(image, 60, mode="symmetric")
+    np.testing.assert_array_equal(tile.cut(image), padded[60 + start :, 60 - start :][:SIZE, :SIZE])

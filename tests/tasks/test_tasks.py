@@ -1,5 +1,6 @@
 import pickle
 from dataclasses import FrozenInstanceError, replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,16 @@ def test_official_hole() -> None:
 def test_half_hole_equals_the_fixtures_rule(height: int, width: int) -> None:
     official = make({"rule": "center_mask", "shape": [height, width], "dtype": "uint8"})
     np.testing.assert_array_equal(centre_mask(height, width, hole=0.5), official)
+
+
+@pytest.mark.parametrize("percent", range(1, 100))
+def test_start_and_length_of_holes_are_those_of_exact_arithmetic(percent: int) -> None:
+    """In floating point 10 (1 - 0.8) / 2 is below 1."""
+    hole = Fraction(percent, 100)
+    for size in range(2, 129):
+        start, length = int(size * (1 - hole) / 2), int(size * hole)
+        (rows,) = np.nonzero(centre_mask(size, 2 * size, hole=percent / 100).any(axis=1))
+        assert rows.tolist() == list(range(start, start + length))
 
 
 @given(size=st.integers(8, 64), hole=st.floats(0.15, 0.95))

@@ -9,8 +9,8 @@ import zarr
 from PIL import Image
 
 from conffusion import Predictor
-from conffusion.inference.inputs import InputOptions, gather
-from conffusion.inference.predicting import predict_images
+from conffusion.inference.commands import predict_images
+from conffusion.inference.reader import ReadingOptions, open_reader
 from conffusion.view.predictions import open_predictions
 from tests.inference.small_package import small_package
 
@@ -55,10 +55,9 @@ def test_sizes_and_misses_are_those_of_the_prediction(
     predictors: dict[str, Predictor], tmp_path: Path, task: str, depth: str
 ) -> None:
     (tmp_path / "in").mkdir()
-    options = InputOptions(value_range=write(tmp_path / "in" / "one", depth))
+    options = ReadingOptions(value_range=write(tmp_path / "in" / "one", depth))
     predictor = predictors[task]
-    inputs = gather(predictor.task, 5, [], [tmp_path / "in"], options, predictor.tile_size)
-    predict_images(predictor, inputs, tmp_path / "out")
+    predict_images(predictor, open_reader(predictor.package, [], [tmp_path / "in"], options), tmp_path / "out")
     gallery = open_predictions([tmp_path / "out"])
     (image,) = gallery.images()
     (one,) = image.predictions

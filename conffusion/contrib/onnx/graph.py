@@ -10,7 +10,7 @@ from conffusion.contrib.onnx.families import ScaledFamily
 from conffusion.core.arrays import to_01, to_pm1
 from conffusion.core.device import select_device
 from conffusion.errors import ExportError
-from conffusion.inference.backends import OnePassSource, open_source
+from conffusion.inference.backends import OnePassBackend, open_backend
 from conffusion.inference.package import Package
 from conffusion.methods.predictor import BoundPredictor
 from conffusion.models.encoder_unet import EncoderUNet
@@ -52,7 +52,7 @@ class ExportedPredictor(nn.Module):
     def __init__(self, package: Package) -> None:
         super().__init__()
         self.predictor = _float32_predictor(package)
-        self.family = ScaledFamily(package.family, package.calibration.lambda_hat, COLOURS)
+        self.family = ScaledFamily(package.calibration.family, package.calibration.lambda_hat, COLOURS)
         self.has_mask, self.has_point_head = package.task.has_mask, package.method.has_point_head
         self._sorts = package.record.sorts_bounds
         self.eval()
@@ -130,13 +130,13 @@ def _whole_blocks(images: Tensor, side: int) -> Tensor:
 
 def _float32_predictor(package: Package) -> BoundPredictor:
     """The network on the CPU, in float32 throughout and in torch's default layout."""
-    source = open_source(package, select_device("cpu", "float32", threads=None), batch_size=1)
-    if not isinstance(source, OnePassSource):
+    backend = open_backend(package, select_device("cpu", "float32", threads=None), batch_size=1)
+    if not isinstance(backend, OnePassBackend):
         raise ExportError(
             f"{package.record.name}: {package.method.label} draws variants with many network calls, and only one-pass "
             "methods can be exported: export n_conffusion or another method with a network of its own"
         )
-    predictor = source.predictor.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    predictor = backend.predictor.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     if isinstance(predictor.network, UNet):
         predictor.network.spec = replace(predictor.network.spec, half_torso=False, checkpointing=False)
     return predictor

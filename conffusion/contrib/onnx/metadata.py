@@ -1,4 +1,4 @@
-"""What an ONNX file says about itself: the model and its promise, and what goes in and comes out."""
+"""What an ONNX file says about itself: the model and its guarantee, and what goes in and comes out."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,6 @@ import numpy as np
 from conffusion import __version__
 from conffusion.calibration.krcps import PixelGroups
 from conffusion.contrib.onnx.graph import ExportedPredictor
-from conffusion.inference.card import promise_in_words
 from conffusion.inference.package import Package
 
 METADATA_KEY = "conffusion"
@@ -32,7 +31,7 @@ _OUTPUTS: Mapping[str, str] = {
 
 
 def describe(package: Package, predictor: ExportedPredictor) -> dict[str, Any]:
-    """The metadata of a file, plain values: the model and its promise, and how the graph is used."""
+    """The metadata of a file, plain values: the model and its guarantee, and how the graph is used."""
     record, calibration = package.record, package.calibration
     hole = np.argwhere(package.task.mask((1, 1, record.image_size, record.image_size))[0, 0])
     (top, left), (bottom, right) = hole.min(axis=0).tolist(), (hole.max(axis=0) + 1).tolist()
@@ -51,8 +50,8 @@ def describe(package: Package, predictor: ExportedPredictor) -> dict[str, Any]:
         "unit": calibration.unit,
         "n": calibration.n,
         "n_images": calibration.n_images,
-        "family": package.family.name,
-        "promise": promise_in_words(package),
+        "family": calibration.family.name,
+        "guarantee": str(package.guarantee),
         "calibrated_on": record.calibrated_on.model_dump(mode="json"),
         "calibrated_in": "bfloat16" if record.bfloat16 else "float32",
         "model_sha256": package.weights_sha256,
@@ -70,4 +69,4 @@ def describe(package: Package, predictor: ExportedPredictor) -> dict[str, Any]:
 
 def takes_any_size(package: Package) -> bool:
     """Whether the graph takes images of other sizes than the tile's."""
-    return not isinstance(package.family.shape, PixelGroups)
+    return not isinstance(package.calibration.shape, PixelGroups)

@@ -1,4 +1,4 @@
-"""ONNX files of calibrated predictors: the graph, what it promises and takes, and a check that it is right."""
+"""ONNX files of calibrated predictors: the graph, what it guarantees and takes, and a check that it is right."""
 
 import json
 import tempfile
@@ -70,7 +70,7 @@ def export_onnx(package: Package, path: str | Path) -> Exported:
     metadata = describe(package, predictor)
     model = _bare_model(onnx, package, predictor)
     model.producer_name, model.producer_version = "conffusion", __version__
-    model.doc_string = f"{package.record.name}. {metadata['promise']}"
+    model.doc_string = f"{package.record.name}. {metadata['guarantee']}"
     onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(metadata, allow_nan=False)})
     difference = _largest_difference(onnxruntime, model.SerializeToString(), package, predictor)
     if not difference <= TOLERANCE:

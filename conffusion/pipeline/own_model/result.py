@@ -1,4 +1,4 @@
-"""From the results of a run to the package: whole images calibrated where they are tiled, the promise checked."""
+"""From the results of a run to the package: whole images calibrated where they are tiled, the guarantee checked."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,24 +6,21 @@ from pathlib import Path
 
 import numpy as np
 
-from conffusion.calibration.record import read_calibration
+from conffusion.calibration import CalibrationOptions, read_calibration
 from conffusion.core.layout import RunLayout
 from conffusion.data.splits import groups_of
 from conffusion.evaluation.verdicts import evaluation_verdict, measure_risk
 from conffusion.images.listing import list_images, output_names
-from conffusion.inference.calibrating import MODEL, Promise, calibrate_package
-from conffusion.inference.card import promise_in_words
-from conffusion.inference.evaluating import evaluate_package
+from conffusion.inference.commands import MODEL, calibrate_package, evaluate_package
 from conffusion.inference.from_run import package_run
-from conffusion.inference.inputs import InputOptions, Inputs, gather
 from conffusion.inference.model_file import read_package, write_package
 from conffusion.inference.package import Package
 from conffusion.inference.predictor import Predictor
+from conffusion.inference.reader import Reader, ReadingOptions, open_reader
 from conffusion.metrics import image_losses
 from conffusion.pipeline.own_model.planning import OwnModel
 from conffusion.pipeline.own_model.running import run_workflow
 from conffusion.store import open_store
-from conffusion.tasks import build_task
 
 _PROTOCOL = "guaranteed"
 
@@ -34,12 +31,12 @@ class Outcome:
 
     Attributes:
         sha256: Checksum of the weights.
-        promise: In words.
-        verdict: Whether the promise is kept on the test images, in words.
+        guarantee: In words.
+        verdict: Whether the risk is controlled on the test images, in words.
     """
 
     sha256: str
-    promise: str
+    guarantee: str
     verdict: str
 
 
@@ -60,31 +57,28 @@ def make(model: OwnModel, licence: str) -> Outcome:
         package, verdict = _on_whole_images(model, package, licence)
     else:
         verdict = _verdict(model)
-    return Outcome(write_package(package, request.output, licence), promise_in_words(package), verdict)
+    return Outcome(write_package(package, request.output, licence), str(package.guarantee), verdict)
 
 
 def _on_whole_images(model: OwnModel, package: Package, licence: str) -> tuple[Package, str]:
     """Calibrate and judge predictions of whole images, which are put together from tiles."""
     request, folder = model.request, model.run_folder / "whole_images"
-    device, promise = request.device, Promise(request.alpha, request.delta, model.config.calibration.ucb)
+    options = CalibrationOptions(request.alpha, request.delta, ucb=model.config.calibration.ucb)
     description = f"whole images of {request.images.name}, split calibration of run {model.config.run}"
     calibrate_package(
-        Predictor(package, device, threads=request.cores), whole_images(model, "calibration"), promise,
+        Predictor(package, request.device, threads=request.cores), whole_images(model, package, "calibration"), options,
         folder / "calibration", description=description, licence=licence,
     )  # fmt: skip
     package = read_package(folder / "calibration" / MODEL)
-    predictor = Predictor(package, device, threads=request.cores)
-    return package, evaluate_package(predictor, whole_images(model, "test"), folder / "test", pictures=False)
+    predictor, test = Predictor(package, request.device, threads=request.cores), whole_images(model, package, "test")
+    return package, evaluate_package(predictor, test, folder / "test", pictures=False)
 
 
-def whole_images(model: OwnModel, split: str) -> Inputs:
+def whole_images(model: OwnModel, package: Package, split: str) -> Reader:
     """The image files of a split with the groups of the run."""
     request = model.request
     files: Sequence[Path] = [request.images.resolve() / file for file in model.files(split)]
-    task = build_task(request.task, **request.degradation)
-    inputs = gather(
-        task, model.config.seed, [], files, InputOptions(value_range=request.value_range), request.image_size
-    )
+    reader = open_reader(package, [], files, ReadingOptions(value_range=request.value_range))
     rows = model.splits.drop_duplicates("source").set_index("source")["group"]
     file_of = {name: file for file, name in output_names(list_images(files)).items()}
     groups = [
@@ -93,13 +87,13 @@ def whole_images(model: OwnModel, split: str) -> Inputs:
             .relative_to(request.images.resolve())
             .as_posix()
         ]
-        for name in inputs.names
+        for name in reader.names
     ]
-    return replace(inputs, groups=np.array(groups) if len(set(groups)) < len(groups) else None)
+    return replace(reader, groups=np.array(groups) if len(set(groups)) < len(groups) else None)
 
 
 def _verdict(model: OwnModel) -> str:
-    """Whether the promise is kept on the run's own test images."""
+    """Whether the risk is controlled on the run's own test images."""
     layout, task = RunLayout(model.run_folder), model.request.task
     results = layout.results(task, model.method, _PROTOCOL)
     bounds, images = open_store(results.bounds("test")), open_store(layout.images(task, "test"))

@@ -106,7 +106,7 @@ def test_an_image_may_bring_its_physics(deepinv: Any, physics: Any, denoiser: An
     assert seen == [other]
 
 
-def test_a_calibrated_sampler_keeps_its_promise(deepinv: Any, physics: Any, denoiser: Any) -> None:
+def test_a_calibrated_sampler_controls_the_risk(deepinv: Any, physics: Any, denoiser: Any) -> None:
     import torch
 
     def pairs(n_pairs: int, seed: int):

@@ -113,7 +113,7 @@ def test_a_mask_and_options_reach_the_pipeline(filling: Any) -> None:
     assert filling.given[-1]["strength"] == 0.25
 
 
-def test_a_calibrated_pipeline_keeps_its_promise(filling: Any) -> None:
+def test_a_calibrated_pipeline_controls_the_risk(filling: Any) -> None:
     def pairs(n_pairs: int, seed: int):
         generator = np.random.default_rng(seed)
         for _ in range(n_pairs):

@@ -18,8 +18,7 @@ from conffusion.cli import main
 from conffusion.contrib.onnx import export_onnx
 from conffusion.core.device import select_device
 from conffusion.errors import ExportError
-from conffusion.inference.backends import OnePassSource, open_source
-from conffusion.inference.card import promise_in_words
+from conffusion.inference.backends import OnePassBackend, open_backend
 from conffusion.inference.model_file import write_package
 from conffusion.inference.package import Package
 from conffusion.methods.models import load_predictor, save_predictor
@@ -44,9 +43,7 @@ def package_of(folder: Path, family: str, **options: Any) -> Package:
     save_predictor(path, predictor, SPECS[options.get("kind", "sr3")], {"step": 1})
     changes = {
         "family": synthetic_families.family(family, (3, SIDE, SIDE)).to_dict(),
-        "calibration": record.calibration.model_copy(
-            update={"scaling": family, "lambda_hat": 0.02 if family == "additive" else 1.1}
-        ),
+        "calibration": {**record.calibration, "scaling": family, "lambda_hat": 0.02 if family == "additive" else 1.1},
     }
     return dataclasses.replace(package, record=record.model_copy(update=changes), weights=path.read_bytes())
 
@@ -67,8 +64,8 @@ def inputs_and_bounds(package: Package, n_images: int, height: int, width: int) 
     everywhere = np.broadcast_to(mask, condition.shape).copy()
     ids = [str(number) for number in range(n_images)]
     seen = np.where(everywhere == 1, np.float32(0.5), condition) if package.task.has_mask else condition
-    source = open_source(package, select_device("cpu", "float32", 1), 1)
-    assert isinstance(source, OnePassSource)
+    source = open_backend(package, select_device("cpu", "float32", 1), 1)
+    assert isinstance(source, OnePassBackend)
     images = DegradedImages(package.task, package.record.seed, ids, seen, everywhere)
     raw = source.bounds(images)
     lower, upper = sort_bounds(raw.lower, raw.upper)[:2] if package.record.sorts_bounds else (raw.lower, raw.upper)
@@ -133,21 +130,21 @@ def test_what_stands_in_the_hole_has_no_effect(filling: tuple[Package, Path]) ->
     np.testing.assert_array_equal(session.run(["lower"], feeds)[0], session.run(["lower"], other)[0])
 
 
-def test_metadata_says_what_is_promised_and_what_goes_in(filling: tuple[Package, Path]) -> None:
+def test_metadata_says_what_is_guaranteed_and_what_goes_in(filling: tuple[Package, Path]) -> None:
     package, path = filling
     session, about = session_of(path)
     calibration = package.calibration
     expected = {
         "task": "inpainting", "factor": 1, "family": "learned", "alpha": 0.2, "delta": 0.2, "unit": "image", "n": 30,
         "lambda_hat": calibration.lambda_hat, "model_sha256": package.weights_sha256, "tile_size": SIDE,
-        "size_multiple": 4, "n_classes": 0, "promise": promise_in_words(package), "any_size": True,
+        "size_multiple": 4, "n_classes": 0, "guarantee": str(package.guarantee), "any_size": True,
         "hole": {"top": 4, "left": 4, "bottom": 12, "right": 12},
     }  # fmt: skip
     assert {key: about[key] for key in expected} == expected
     assert [value.name for value in session.get_inputs()] == list(about["inputs"]) == ["condition", "mask", "noise"]
     assert session.get_inputs()[0].shape == ["n", 3, "height", "width"]
     assert [value.name for value in session.get_outputs()] == list(about["outputs"])
-    assert promise_in_words(package) in session.get_modelmeta().description
+    assert str(package.guarantee) in session.get_modelmeta().description
 
 
 @pytest.mark.parametrize(

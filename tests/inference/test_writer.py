@@ -11,15 +11,17 @@ from PIL import Image
 
 from conffusion import Predictor
 from conffusion.errors import DataError, StoreError
-from conffusion.inference.inputs import InputOptions, gather
+from conffusion.inference.commands import predict_images
+from conffusion.inference.interval import Interval
 from conffusion.inference.package import Package
-from conffusion.inference.predicting import predict_images
+from conffusion.inference.reader import ReadingOptions, open_reader
+from conffusion.inference.writer import image_warnings
 from tests.inference.conftest import write_images
 
 
 def predict(predictor: Predictor, images: list[Path], output: Path, **options: object) -> dict:
-    reading = InputOptions(**options)  # type: ignore[arg-type]
-    return predict_images(predictor, gather(predictor.task, 5, images, [], reading, predictor.tile_size), output)
+    reading = ReadingOptions(**options)  # type: ignore[arg-type]
+    return predict_images(predictor, open_reader(predictor.package, images, [], reading), output)
 
 
 def record(folder: Path) -> dict:
@@ -132,7 +134,17 @@ def test_predictions_of_two_models_are_not_mixed(enlarging: Predictor, tmp_path:
     (image,) = write_images(tmp_path / "in", ["a.png"], side=8)
     predict(enlarging, [image], tmp_path / "out")
     record = enlarging.package.record
-    other = record.model_copy(update={"calibration": record.calibration.model_copy(update={"lambda_hat": 0.5})})
+    other = record.model_copy(update={"calibration": {**record.calibration, "lambda_hat": 0.5}})
     recalibrated = Predictor(Package(other, enlarging.package.weights, enlarging.package.evidence), device="cpu")
     with pytest.raises(StoreError, match="holds predictions of another model or calibration"):
         predict(recalibrated, [image], tmp_path / "out")
+
+
+@pytest.mark.parametrize(("p_value", "warns"), [(0.005, True), (0.01, True), (0.011, False), (None, False)])
+def test_images_unlike_those_of_the_calibration_are_warned_of(
+    enlarging: Predictor, p_value: float | None, warns: bool
+) -> None:
+    bounds = np.zeros((3, 16, 16), np.float32)
+    interval = Interval(bounds, bounds, bounds, "midpoint", image_p_value=p_value)
+    warnings = image_warnings(enlarging.package, interval)
+    assert [f"(p = {p_value:.2g})" in warning for warning in warnings] == [True] * warns
