@@ -74,6 +74,9 @@ def describe(config: Config) -> str:
     plan = checked_plan(config)
     sampling, counts = config.sampling, _dealt(config)
     methods = ", ".join(get_method(name).label for name in config.methods)
+    has_groups = any(n_groups < n_images for n_images, n_groups in counts.values())
+    calibration = config.calibration
+    guarantee = Guarantee(calibration.alpha, calibration.delta, "group" if has_groups else "image", ucb=calibration.ucb)
     return "\n".join([
         f"run {config.run}: the configuration is valid",
         f"images: {config.dataset.name}, {plan.largest_image_size} pixels; "
@@ -81,5 +84,5 @@ def describe(config: Config) -> str:
         f"tasks: {', '.join(plan.tasks)}",
         f"methods: {methods}; {config.replicates} fine-tuning run(s) of each trained one",
         f"DM_SB: {sampling.n_variants} variants per image, {sampling.solver}",
-        f"guarantee: {Guarantee(config.calibration.alpha, config.calibration.delta, ucb=config.calibration.ucb)}",
+        f"guarantee: {guarantee}",
     ])  # fmt: skip

@@ -1,1 +1,1 @@
-"""What the Snakefile and the scripts of its rules share: plan, jobs, code digests, GPU locks."""
+"""Runs of the workflow: their plan, what surrounds the work of a job, their state and their cost."""

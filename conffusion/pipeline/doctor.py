@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from packaging.requirements import Requirement
 
-from conffusion.config.schema import RULE_FILLED, Config, PriorSettings
+from conffusion.config.schema import RULE_FILLED, Config
 from conffusion.core.device import select_device
 from conffusion.data.splits import assign_splits
 from conffusion.errors import ConffusionError
@@ -118,19 +118,15 @@ def _prior(plan: Plan, name: str) -> str:
     if prior.checkpoint == RULE_FILLED:
         return "weights filled by a rule: good for trying, not for results"
     if prior.checkpoint:
-        return _official(prior)
+        with torch.device("meta"):
+            network = architecture_of(prior).build_prior()
+        check_official(network, prior.checkpoint)
+        return f"{prior.checkpoint}: names and shapes fit; sha256 {sha256(prior.checkpoint)}"
     path = Path(plan.prior_path(name))
     if plan.config.priors_dir is None and not path.is_file():
         return "will be trained in the run"
     load_prior(path, architecture_of(prior))
     return f"{path}: fits, weights intact ({load_checkpoint(path)[1].get('source', 'trained by this project')})"
-
-
-def _official(prior: PriorSettings) -> str:
-    with torch.device("meta"):
-        network = architecture_of(prior).build_prior()
-    check_official(network, str(prior.checkpoint))
-    return f"{prior.checkpoint}: names and shapes fit; sha256 {sha256(str(prior.checkpoint))}"
 
 
 def _disk() -> str:

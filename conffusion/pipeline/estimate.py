@@ -89,7 +89,8 @@ class Estimate:
         lines = [self._training(name) for name in self._plan.used_priors if self._is_trained(name)]
         for task in self._plan.tasks:
             lines.append(self._images(task))
-            if any(self._needs_variants(method_run) for method_run in self._plan.method_runs):
+            methods = [method_of(method_run) for method_run in self._plan.method_runs]
+            if any(method.is_sampled or method.target == "sampled_bounds" for method in methods):
                 lines.append(self._sampling(task))
             for method_run in self._plan.trained_method_runs:
                 lines += [
@@ -126,9 +127,6 @@ class Estimate:
         memory = weights * (_ADAM_COPIES + (training.ema > 0))
         return StageCost("train_prior", prior.task or "all", name, 1, passes, hours, hours, weights / 2, memory)
 
-    def _needs_variants(self, method_run: str) -> bool:
-        return method_of(method_run).is_sampled or method_of(method_run).target == "sampled_bounds"
-
     def _n(self, *splits: str) -> int:
         return int(sum(self._sizes[split] for split in splits))
 
@@ -160,12 +158,11 @@ class Estimate:
         stops = len(candidate_steps(tuned, shared))
         scored = stops * self._n("selection", "calibration")
         trained = (tuned.n_steps + shared.sharpening.n_steps) * shared.batch_size
-        spec = self._spec(task, method_run)
-        seconds = trained * self._seconds_per_trained_image(task, method_run, spec) + JOB_START
-        seconds += scored * self._seconds_per_predicted_image(task, method_run, spec)
-        weights = self._weights_gib(spec.architecture.build_with_bounds(None))
+        seconds = trained * self._seconds_per_trained_image(task, method_run) + JOB_START
+        seconds += scored * self._seconds_per_predicted_image(task, method_run)
+        weights = self._weights_gib(self._spec(task, method_run).architecture.build_with_bounds(None))
         hours = seconds / 3600
-        memory = weights * (_ADAM_COPIES + (shared.ema > 0)) + self._activations_gib(task, method_run, spec)
+        memory = weights * (_ADAM_COPIES + (shared.ema > 0)) + self._activations_gib(task, method_run)
         disk = weights * stops  # the chosen ones are second names of competing ones
         return StageCost("finetune_method", task, method_run, 1, trained + scored, hours, hours, disk, memory)
 
@@ -181,9 +178,8 @@ class Estimate:
         return self._one_pass_cost("trace_candidates", task, method_run, passes, 0.0)
 
     def _one_pass_cost(self, stage: str, task: str, method_run: str, passes: int, disk: float) -> StageCost:
-        spec = self._spec(task, method_run)
-        hours = (passes * self._seconds_per_predicted_image(task, method_run, spec) + JOB_START) / 3600
-        memory = self._weights_gib(spec.architecture.build_with_bounds(None))
+        hours = (passes * self._seconds_per_predicted_image(task, method_run) + JOB_START) / 3600
+        memory = self._weights_gib(self._spec(task, method_run).architecture.build_with_bounds(None))
         return StageCost(stage, task, method_run, 1, passes, hours, hours, disk, memory)
 
     def _architecture(self, prior: str) -> Architecture:
@@ -217,9 +213,9 @@ class Estimate:
         batch_size = sampling.batch_size or _TRIAL_BATCH
         return self._seconds_per_item(draw, batch_size) / _TRIAL_STEPS
 
-    def _seconds_per_predicted_image(self, task: str, method_run: str, spec: PredictorSpec) -> float:
+    def _seconds_per_predicted_image(self, task: str, method_run: str) -> float:
         def measure() -> float:
-            predictor = self._predictor(spec)
+            predictor = self._predictor(task, method_run)
 
             def predict(n_images: int) -> None:
                 shape = (n_images, 3, *2 * (self._plan.image_size(task, method_run),))
@@ -232,9 +228,9 @@ class Estimate:
 
         return self._remembered("predict", task, method_run, measure)
 
-    def _seconds_per_trained_image(self, task: str, method_run: str, spec: PredictorSpec) -> float:
+    def _seconds_per_trained_image(self, task: str, method_run: str) -> float:
         def measure() -> float:
-            predictor = self._predictor(spec)
+            predictor = self._predictor(task, method_run)
             batch_size = self._config.finetuning.batch_size
 
             def train(n_images: int) -> None:
@@ -246,11 +242,11 @@ class Estimate:
 
         return self._remembered("train", task, method_run, measure)
 
-    def _activations_gib(self, task: str, method_run: str, spec: PredictorSpec) -> float:
+    def _activations_gib(self, task: str, method_run: str) -> float:
         """What the backward pass of a whole batch keeps, counted on two images."""
 
         def measure() -> float:
-            predictor = self._predictor(spec)
+            predictor = self._predictor(task, method_run)
             data = self._noise_images(task, method_run, 2, predictor)
             labels = torch.zeros(2, dtype=torch.long, device=self.device.torch_device) if data.n_classes else None
             sizes: dict[int, int] = {}
@@ -272,8 +268,8 @@ class Estimate:
         n_classes = getattr(predictor.network, "n_classes", 0)
         return TrainingSet(noise, torch.ones_like(noise), noise, noise, None, n_classes)
 
-    def _predictor(self, spec: PredictorSpec) -> BoundPredictor:
-        predictor = spec.build(None)
+    def _predictor(self, task: str, method_run: str) -> BoundPredictor:
+        predictor = self._spec(task, method_run).build(None)
         self.device.place(predictor)
         return predictor
 

@@ -1,6 +1,6 @@
 """A small file for every job that runs or has failed: where it runs, how far it is, how it ended.
 
-`conffusion status` reads them. They are no results: Snakemake does not know them, and no job fails for want of one.
+`conffusion status` reads them. They are no results: Snakemake does not know them, and no job fails without one.
 Records of running and failed jobs stand in results/<run>/jobs/, named as their benchmark files; those of finished jobs
 move to jobs/done/, so that watching a run of many jobs opens few files.
 """
@@ -39,7 +39,7 @@ class JobRecord:
         pid: Its process there.
         started: When it started, seconds since the epoch.
         beat: When it was last heard of, likewise.
-        state: "running", "failed" or "done", by its own account.
+        state: "running", "failed" or "done", as the job says itself.
         gpus: What it sees as CUDA_VISIBLE_DEVICES; None while a job that wants a GPU waits for it, empty on the CPU.
         slurm_job: Its Slurm job id, if it has one.
         message: Why it failed.

@@ -5,11 +5,11 @@ finished jobs come from their benchmark files, of running ones from their record
 of this lies in results/<run>, so any machine that sees the folder can watch the run.
 """
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from conffusion.config import load_config
@@ -59,7 +59,7 @@ class RunningJob:
     """A job that runs now.
 
     Attributes:
-        record: Its own account.
+        record: What it reports itself.
         elapsed: Seconds since it started.
         seconds_left: Seconds that it still takes, if that can be told.
         silent: Seconds since it was last heard of.
@@ -76,8 +76,8 @@ class Failure:
     """A job whose last attempt failed or died.
 
     Attributes:
-        record: Its own account.
-        died: Whether it ended without a word: killed, or its machine lost.
+        record: What it reports itself.
+        died: Whether it ended without a message: killed, or its machine lost.
         log_lines: The last lines of its log.
     """
 
@@ -150,17 +150,19 @@ class _Snapshot:
 
     def __init__(self, folder: Path, plan: Plan, jobs: Sequence[PlannedJob], now: float) -> None:
         self._folder, self._plan, self._jobs, self._now = folder, plan, jobs, now
-        self._planned, self._rules = {job.name for job in jobs}, {job.rule for job in jobs}
-        records = [record for record in read_records(folder) if self._concerns(record)]
+        planned, rules = {job.name for job in jobs}, {job.rule for job in jobs}
+        # A record of another plan, such as of a shard of a former number of shards, does not count.
+        records = [one for one in read_records(folder) if one.name in planned or one.rule not in rules]
         self._failed = [record for record in records if record.state == "failed" or record.has_died(now)]
         self._running = {record.name: record for record in records if record not in self._failed}
-        exists = _Existing(folder)
-        self._done = {job.name for job in jobs if exists(job.output) and job.name not in self._running}
+        parents = {job.output.parent for job in jobs}  # each is listed once, for the sake of runs with many shards
+        files = {parent: set(os.listdir(folder / parent)) for parent in parents if (folder / parent).is_dir()}
+        self._done = {
+            job.name
+            for job in jobs
+            if job.output.name in files.get(job.output.parent, ()) and job.name not in self._running
+        }
         self._times, self._n_timed = self._measured_times()
-
-    def _concerns(self, record: JobRecord) -> bool:
-        """Whether a record is of this plan: not of a shard, say, of a former number of shards."""
-        return record.name in self._planned or record.rule not in self._rules
 
     def status(self) -> RunStatus:
         left = {job.name: self._left(job) for job in self._jobs if job.name not in self._done}
@@ -171,8 +173,14 @@ class _Snapshot:
             done=len(self._done),
             total=len(self._jobs),
             stages=tuple(self._stages(left)),
-            running=tuple(self._running_job(record, left.get(name)) for name, record in self._running.items()),
-            failures=tuple(self._failure(record) for record in sorted(self._failed, key=lambda one: -one.beat)),
+            running=tuple(
+                RunningJob(record, self._elapsed(record), left.get(name), max(0.0, self._now - record.beat))
+                for name, record in self._running.items()
+            ),
+            failures=tuple(
+                Failure(record, record.state == "running", last_lines(self._folder / record.log))
+                for record in sorted(self._failed, key=lambda one: -one.beat)
+            ),
             gpus=self._gpus(),
             seconds_left=time_left(timed, len(self._running)) if self._running or not left else None,
             job_seconds_left=sum(timed),
@@ -254,27 +262,9 @@ class _Snapshot:
             return record.progress.percent / 100
         return float(job.name in self._done)
 
-    def _running_job(self, record: JobRecord, left: float | None) -> RunningJob:
-        return RunningJob(record, self._elapsed(record), left, max(0.0, self._now - record.beat))
-
-    def _failure(self, record: JobRecord) -> Failure:
-        return Failure(record, record.state == "running", last_lines(self._folder / record.log))
-
     def _gpus(self) -> dict[str, tuple[str, ...]]:
         used: dict[str, set[str]] = {}
         for record in self._running.values():
             for gpu in record.gpus or ():
                 used.setdefault(record.host, set()).add(gpu)
         return {host: tuple(sorted(gpus, key=lambda gpu: (len(gpu), gpu))) for host, gpus in sorted(used.items())}
-
-
-class _Existing:
-    """Which files of a results folder exist; every folder is listed once."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._names = cache(lambda parent: frozenset(path.name for path in parent.iterdir()) if parent.is_dir() else ())
-
-    def __call__(self, path: Path) -> bool:
-        file = self._folder / path
-        return file.name in self._names(file.parent)

@@ -77,10 +77,10 @@ def _running(status: RunStatus) -> Iterator[str]:
     if status.running:
         yield "\nrunning (+ above)"
     for job in status.running:
-        yield f"  {job.record.name} on {_place(job.record)}: {_account(job)}"
+        yield f"  {job.record.name} on {_where(job.record)}: {_progress(job)}"
 
 
-def _account(job: RunningJob) -> str:
+def _progress(job: RunningJob) -> str:
     """How far a running job is."""
     progress, ran = job.record.progress, f"{format_duration(job.elapsed)} so far"
     if job.record.gpus is None:
@@ -96,7 +96,7 @@ def _account(job: RunningJob) -> str:
     return ", ".join(parts)
 
 
-def _place(record: JobRecord) -> str:
+def _where(record: JobRecord) -> str:
     parts = [record.host, f"process {record.pid}"]
     parts += [f"GPU {', '.join(record.gpus)}"] if record.gpus else []
     parts += [f"Slurm job {record.slurm_job}"] if record.slurm_job else []
@@ -116,10 +116,10 @@ def _failure(failure: Failure, folder: str) -> Iterator[str]:
     record = failure.record
     moment = time.strftime("%d %b %H:%M:%S", time.localtime(record.beat))
     if failure.died:
-        what = f"died without a word after {moment} (killed, out of memory, or its machine is gone)"
+        what = f"died without a message after {moment} (killed, out of memory, or its machine is gone)"
     else:
         what = f"failed {moment}: {record.message}"
-    yield f"  {record.name} on {_place(record)}: {what}"
+    yield f"  {record.name} on {_where(record)}: {what}"
     yield f"    {folder}/{record.log}"
     yield from (f"      {line}" for line in failure.log_lines)
 

@@ -49,14 +49,14 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def finetune(clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """The command with a small promise, from a folder that is not that of the workflow."""
+    """The command with a weak guarantee, from a folder that is not that of the workflow."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str, images: Path = clean, output: str = "m.conffusion") -> int:
         changed = [argument for argument in arguments if argument in ("--alpha", "--delta")]
-        promise = [] if changed else ["--alpha", "0.2", "--delta", "0.2"]
+        levels = [] if changed else ["--alpha", "0.2", "--delta", "0.2"]
         return main(
-            ["finetune", str(images), "--output", output, "--device", "cpu", "--cores", "1", *promise, *arguments]
+            ["finetune", str(images), "--output", output, "--device", "cpu", "--cores", "1", *levels, *arguments]
         )
 
     return call
@@ -65,13 +65,15 @@ def finetune(clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
 def test_plan_says_what_will_happen_and_runs_nothing(
     finetune: Callable[..., int], clean: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert finetune("--task", "super_resolution", "--steps", "30", "--plan-only") == 0
+    arguments = ["--task", "super_resolution", "--steps", "30", "--plan-only", "--alpha", "0.225", "--delta", "0.2"]
+    assert finetune(*arguments) == 0
     plan = capsys.readouterr().out
     for part in (
         "Plan: super-resolution (factor 4) with N-Conffusion", "60 images, 32x32 pixels", "finetune    24 images",
         "calibration 15 images",
         "sr3, from the shipped sr3_faces", "30 steps of 32 images", "whole images (up to 48x40",
-        "with probability 80%, on average at most 20%", "m.yaml", "results/own-m", "m.conffusion",
+        "With probability at least 80 % over the draw of the calibration images, at most 22.5 % of",
+        "m.yaml", "results/own-m", "m.conffusion",
         "time          about ", "GiB free", "nothing was run",
     ):  # fmt: skip
         assert part in plan
@@ -79,8 +81,16 @@ def test_plan_says_what_will_happen_and_runs_nothing(
     config = load_config(ROOT / "config.yaml", "m.yaml")
     assert (config.run, config.methods, list(config.tasks)) == ("own-m", ["n_conffusion"], ["super_resolution"])
     assert config.dataset.folder.path == str(clean)
-    assert (config.calibration.alpha, config.calibration.delta) == (0.2, 0.2)
+    assert (config.calibration.alpha, config.calibration.delta) == (0.225, 0.2)
     assert config.finetuning.tuned["super_resolution"]["n_conffusion"].n_steps == 30
+
+
+def test_plan_guarantees_for_groups_where_images_have_groups(
+    finetune: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--task", "super_resolution", "--plan-only", "--alpha", "0.3", "--delta", "0.25"]
+    assert finetune(*arguments, "--group-pattern", "(person[0-9]+)") == 0
+    assert "With probability at least 75 % over the draw of the calibration groups" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ NAME = "calibrate_method/inpainting-resnext"
 LONG_JOB = """
 from conffusion.core.progress import Progress
 progress = Progress("counting", 10, unit="images", interval=0)
-with run_job(snakemake_of(SEED, log=LOG)):
+with run_job(calibration_job()):
     progress.update(4)
     print("running", flush=True)
     time.sleep(120)
@@ -41,6 +41,9 @@ def script(body: str) -> str:
         "records.BEAT_SECONDS = 0.05",
         f"LOG = {LOG!r}",
         "os.makedirs(os.path.dirname(LOG), exist_ok=True)",
+        "def calibration_job(resources=None):",
+        "    digest = RuleSettings(Plan(CONFIG))('calibrate_method').digest",
+        "    return snakemake_of(resources, LOG, 'calibrate_method', digest)",
     ]
     return "\n".join([*lines, textwrap.dedent(body)])
 
@@ -92,7 +95,7 @@ def test_killed_job_is_recognised_by_its_process_and_elsewhere_by_its_silence(
 
 
 def test_failed_job_leaves_its_message_and_a_later_success_removes_it(tmp_path: Path) -> None:
-    body = "with run_job(snakemake_of(SEED, log=LOG)):\n    "
+    body = "with run_job(calibration_job()):\n    "
     assert run_script(tmp_path, script(body + "raise StoreError('a.zarr: is truncated')")).returncode == 1
     (record,) = read_records(tmp_path / RUN)
     assert (record.state, record.message) == ("failed", "StoreError: a.zarr: is truncated")
@@ -106,7 +109,7 @@ def test_failed_job_leaves_its_message_and_a_later_success_removes_it(tmp_path: 
 @pytest.mark.parametrize("raised", ["KeyboardInterrupt()", "SystemExit(3)", "1 / 0"])
 def test_whatever_ends_a_job_is_recorded(raised: str, tmp_path: Path) -> None:
     raising = raised if raised.startswith("1") else f"raise {raised}"
-    assert run_script(tmp_path, script(f"with run_job(snakemake_of(SEED, log=LOG)):\n    {raising}")).returncode != 0
+    assert run_script(tmp_path, script(f"with run_job(calibration_job()):\n    {raising}")).returncode != 0
     (record,) = read_records(tmp_path / RUN)
     assert record.state == "failed" and record.message.split(":")[0] in raised.replace("1 / 0", "ZeroDivisionError")
 
@@ -117,7 +120,7 @@ def test_gpus_of_a_job_are_recorded(tmp_path: Path) -> None:
     tempfile.tempdir = "."
     os.environ["CUDA_VISIBLE_DEVICES"] = "4,6"
     os.environ.pop("SLURM_JOB_ID", None)
-    with run_job(snakemake_of(SEED, resources={"gpu": 1}, log=LOG)):
+    with run_job(calibration_job({"gpu": 1})):
         assert records.read_records("results/try")[0].gpus == ("4",)
     """
     done = run_script(tmp_path, script(job))
@@ -134,7 +137,7 @@ def test_job_needs_no_record(tmp_path: Path) -> None:
     """A folder that takes no files: the job runs on and ends well."""
     (tmp_path / RUN).mkdir(parents=True)
     (tmp_path / RUN / "jobs").write_text("in the way")
-    done = run_script(tmp_path, script("with run_job(snakemake_of(SEED, log=LOG)):\n    time.sleep(0.2)"))
+    done = run_script(tmp_path, script("with run_job(calibration_job()):\n    time.sleep(0.2)"))
     assert (done.returncode, done.stderr) == (0, "")
 
 

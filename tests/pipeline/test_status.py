@@ -163,7 +163,7 @@ def test_failures_come_with_the_end_of_their_logs_the_latest_first(run: Run) -> 
     assert status.failures[0].log_lines == tuple(f"line {k}" for k in range(1995, 2000))
     text = status_text(status)
     assert "StoreError: images/test.zarr: is truncated" in text and "      line 1999" in text
-    assert "finetune_method/super_resolution-dm_sba on node1, process 77: died without a word" in text
+    assert "finetune_method/super_resolution-dm_sba on node1, process 77: died without a message" in text
 
 
 def test_process_that_is_gone_is_not_running(run: Run) -> None:

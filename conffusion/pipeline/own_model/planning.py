@@ -13,6 +13,7 @@ import pandas as pd
 from conffusion.calibration.guarantee import Guarantee
 from conffusion.config import Config, parse_config, read_yaml
 from conffusion.config.schema import CalibrationSettings
+from conffusion.core.choices import UnitName
 from conffusion.core.layout import RunLayout
 from conffusion.core.progress import format_duration
 from conffusion.data.folder import FolderDataset
@@ -230,7 +231,7 @@ def describe(model: OwnModel) -> str:
         ("network", _network(model)),
         ("training", f"{tuned.n_steps} steps of {config.finetuning.batch_size} images"),
         ("calibration", _calibration(model)),
-        ("guarantee", str(Guarantee(request.alpha, request.delta, ucb=config.calibration.ucb))),
+        ("guarantee", str(_guarantee(model))),
         ("writes", written),
         *(("note", note) for note in _notes(model)),
     ]
@@ -240,9 +241,9 @@ def describe(model: OwnModel) -> str:
 
 _PURPOSES = {
     "finetune": "fit the network",
-    "selection": "choose the training step and the shape of intervals",
-    "calibration": "find their scale, and nothing else",
-    "test": "say whether the risk is controlled",
+    "selection": "choose the training step and the set family",
+    "calibration": "find the scale of the intervals, and nothing else",
+    "test": "measure whether the risk is controlled",
 }
 
 
@@ -274,6 +275,14 @@ def _calibration(model: OwnModel) -> str:
     heights, widths = zip(*model.image_sizes, strict=True)
     largest = f"{max(widths)}x{max(heights)}"
     return f"on whole images (up to {largest} pixels), put together from tiles as `conffusion predict` does"
+
+
+def _guarantee(model: OwnModel) -> Guarantee:
+    """What calibration will guarantee; a whole image counts once, however many tiles it has."""
+    judged = model.splits[model.splits["split"].isin(("calibration", "test"))]
+    n_images = len(model.image_sizes) if model.whole else len(judged)
+    unit: UnitName = "group" if judged["group"].nunique() < n_images else "image"
+    return Guarantee(model.request.alpha, model.request.delta, unit, ucb=model.config.calibration.ucb)
 
 
 def _notes(model: OwnModel) -> list[str]:

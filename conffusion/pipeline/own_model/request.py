@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from conffusion.config import merge
-from conffusion.config.schema import Config, PriorSettings
+from conffusion.config.schema import Config
 from conffusion.errors import ConfigError
 from conffusion.methods.registry import get_method
 from conffusion.store import write_text
@@ -167,17 +167,15 @@ def write_overlay(path: Path, overlay: dict[str, Any]) -> None:
         "#   snakemake report --cores 2 --configfile THE_COPY.yaml\n"
         f"{yaml.safe_dump(overlay, sort_keys=False)}"
     )
-    if path.exists() and _is_edited(path) and path.read_text(encoding="utf-8") != text:
-        raise ConfigError(
-            f"{path}: was edited, or not written by this command, so it is not overwritten. Remove or rename it, or "
-            f"run the workflow with it: snakemake report --cores 2 --configfile {path}"
-        )
+    if path.exists():
+        current = path.read_text(encoding="utf-8", errors="replace")
+        written, _, digest = current.rpartition(_DIGEST)  # without a digest, `written` is empty
+        if digest.strip() != _sha256(written) and current != text:
+            raise ConfigError(
+                f"{path}: was edited, or not written by this command, so it is not overwritten. Remove or rename it, "
+                f"or run the workflow with it: snakemake report --cores 2 --configfile {path}"
+            )
     write_text(path, f"{text}{_DIGEST}{_sha256(text)}\n")
-
-
-def _is_edited(path: Path) -> bool:
-    text, found, digest = path.read_text(encoding="utf-8", errors="replace").rpartition(_DIGEST)
-    return not found or digest.strip() != _sha256(text)
 
 
 def _sha256(text: str) -> str:
@@ -207,25 +205,17 @@ def _own_prior(request: Request, base: Config, n_steps: int) -> dict[str, Any]:
     """A small network for the task, trained on the images of the split finetune."""
     template = base.priors[_TEMPLATES.get(request.task, _TEMPLATE)]
     widths = "channel_mults" if template.network == "palette" else "channel_multiplier"
-    multipliers = _multipliers(request.image_size)
+    n_doublings = max(0, (request.image_size // 32).bit_length() - 1)
+    multipliers = [1, 2, 2] + [4] * n_doublings  # down to about 4x4 at 32 pixels, one level more for each doubling
     multiple = template.options["patch_size"] << (len(multipliers) - 1)
     if request.image_size % multiple:
         raise ConfigError(
             f"--image-size {request.image_size}: must be a multiple of {multiple} for a network of its own"
         )
     options = {**template.options, "image_size": request.image_size, widths: multipliers}
-    training = {**_training(template), "images": "dataset", "n_steps": n_steps}
     settings = template.model_dump(exclude={"image_size", "checkpoint", "source"})
+    training = {**(settings["training"] or {}), "images": "dataset", "n_steps": n_steps}
     return {**settings, "options": options, "task": request.task, "training": training}
-
-
-def _training(template: PriorSettings) -> dict[str, Any]:
-    return template.training.model_dump() if template.training else {}
-
-
-def _multipliers(side: int) -> list[int]:
-    """Widths by level: down to about 4x4 at 32 pixels, one level more for each doubling."""
-    return [1, 2, 2] + [4] * max(0, (side // 32).bit_length() - 1)
 
 
 def checked_degradation(task: str, degradation: dict[str, Any]) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""One function per stage of the workflow: reads sealed stores, calls the rooms to the left, writes sealed stores."""
+"""The work of the jobs: one function per rule, from the files that it reads to the files that it writes."""

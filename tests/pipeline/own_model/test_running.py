@@ -1,5 +1,6 @@
 """Snakemake as a child: real runs of a workflow of a few lines."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -47,8 +48,12 @@ def run(workflow: Path, target: str) -> None:
     run_workflow(workflow, "mine", [f"results/mine/{target}"], workflow / "mine.yaml", 1)
 
 
-def test_files_are_made_once(workflow: Path) -> None:
+def test_files_are_made_once_and_the_workflow_is_heard(workflow: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "conffusion")
     run(workflow, "good.txt")
+    said = [record.message for record in caplog.records if record.name.endswith("own_model.running")]
+    log = workflow / "results/mine/logs/snakemake.log"
+    assert said == log.read_text().splitlines() and any("good.txt" in line for line in said)
     run(workflow, "good.txt")
     assert (workflow / "results/mine/good.txt").read_text() == "made\n"
 
