@@ -190,6 +190,13 @@ def test_edit_of_words_concerns_no_rule(copied: Path) -> None:
     assert changed_rules(before) == set()
 
 
+def test_a_further_method_concerns_no_rule(copied: Path) -> None:
+    """The row of a method is a setting of its own jobs."""
+    before = all_digests()
+    edit(copied / "methods" / "registry.py", "METHODS", "NAMES = ()\nMETHODS")
+    assert changed_rules(before) == set()
+
+
 def test_versions_follow_the_code_unless_older_results_are_kept(
     copied: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
