@@ -20,11 +20,10 @@ from tabulate import tabulate
 
 from conffusion import Predictor
 from conffusion.core.arrays import FloatArray
-from conffusion.evaluation.drift import check_drift
+from conffusion.evaluation.drift import ATYPICAL, check_drift
 from conffusion.images.resize import resize_bicubic, to_uint8
 from conffusion.inference.from_run import package_run
 from conffusion.inference.predictor import Corrupted
-from conffusion.inference.writer import ATYPICAL
 from conffusion.store import open_store
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from conffusion.demo.geometry import ellipse, look_up
+from conffusion.demo.geometry import look_up
 from conffusion.demo.traits import Traits
 
 
@@ -88,12 +88,6 @@ def lighting(frame: Frame, traits: Traits) -> Tensor:
     facing = (normal_x * light_x + normal_y * light_y + normal_z) / length
     strength = traits["light_strength"]
     return (1.0 - 0.55 * strength) + strength * (0.80 * facing.clamp_(min=-0.2) - 0.15)
-
-
-def head_ellipse(frame: Frame, centre: tuple[Tensor | float, Tensor | float], radius: tuple[float, float]) -> Tensor:
-    """Coverage (N, S, S) of a pair of ellipses on the face, mirrored about its middle."""
-    distance = ellipse(frame.side - centre[0], frame.face_y - centre[1], radius[0], radius[1])
-    return (distance / frame.pixel).add_(0.5).clamp_(0.0, 1.0)
 
 
 def strands(frame: Frame, traits: Traits) -> tuple[Tensor, Tensor]:

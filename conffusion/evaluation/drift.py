@@ -22,6 +22,7 @@ from conffusion.errors import ConfigError, DataError, ShapeError
 from conffusion.evaluation.features import FEATURE_NAMES, GIVEN_FEATURE_NAMES, given_features, interval_features
 
 __all__ = [
+    "ATYPICAL",
     "FEATURE_NAMES",
     "GIVEN_FEATURE_NAMES",
     "MAX_UNITS",
@@ -32,6 +33,7 @@ __all__ = [
     "interval_features",
 ]
 
+ATYPICAL = 0.01  # level of warnings: p-values up to here are called out, of sets of images and of single ones
 MAX_UNITS = 2000  # of each set: the kernel of 4,000 x 4,000 float32 takes 64 MB
 
 _ALL_NAMES = FEATURE_NAMES + GIVEN_FEATURE_NAMES
@@ -75,7 +77,7 @@ class Drift:
     n_new_used: int
     smallest_p_value: float
 
-    def warning(self, level: float = 0.01) -> str | None:
+    def warning(self, level: float = ATYPICAL) -> str | None:
         """A sentence for users if p_value <= level, else None (also where `smallest_p_value` exceeds the level).
 
         Args:

@@ -25,7 +25,7 @@ from conffusion.inference.package import CalibratedOn
 from conffusion.inference.pictures import draw_risk_curve
 from conffusion.inference.predictor import Predictor
 from conffusion.inference.reader import Reader
-from conffusion.inference.writer import ATYPICAL, PredictionWriter
+from conffusion.inference.writer import PredictionWriter
 from conffusion.metrics import evaluate, image_losses
 from conffusion.store import write_json, write_text
 
@@ -253,7 +253,7 @@ def _drift(predictor: Predictor, writer: PredictionWriter, reader: Reader) -> di
     return {
         **{name: getattr(drift, name) for name in names},
         "most_shifted": [list(shift) for shift in drift.most_shifted],
-        "warning": drift.warning(ATYPICAL),
+        "warning": drift.warning(),
     }
 
 

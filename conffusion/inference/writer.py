@@ -14,6 +14,7 @@ import numpy as np
 
 from conffusion import __version__
 from conffusion.errors import StoreError
+from conffusion.evaluation.drift import ATYPICAL
 from conffusion.images.image import kinds_of_warnings
 from conffusion.images.listing import mark_results
 from conffusion.images.writing import write_like
@@ -25,7 +26,6 @@ from conffusion.inference.reader import Item, Reader
 from conffusion.store import atomic_path, read_json, write_json, write_text
 
 COLUMNS = ("image", "folder", "risk", "interval_size_mean", "drift_p_value", "seconds")
-ATYPICAL = 0.01  # level of the warnings that images are unlike the calibration images
 _ROUNDING: Mapping[str, Any] = {"lower": "down", "upper": "up", "estimate": "nearest"}
 
 

@@ -64,7 +64,7 @@ class Plan:
 
     @property
     def trained_method_runs(self) -> list[str]:
-        """Arms that have a network of their own."""
+        """Method runs that have a network of their own."""
         return [method_run for method_run in self.method_runs if not method_of(method_run).is_sampled]
 
     @property
@@ -73,13 +73,13 @@ class Plan:
         return [method_run for method_run in self.method_runs if replicate_of(method_run) == 0]
 
     def replicates(self, method: str) -> list[str]:
-        """Arms of one method."""
+        """Runs of one method."""
         n_replicates = 1 if get_method(method).is_sampled else self.config.replicates
         return [method, *(f"{method}-r{k}" for k in range(1, n_replicates))]
 
     @property
     def shown_method_runs(self) -> list[str]:
-        """Arms whose intervals are shown image by image: DM_SB and N-Conffusion, or whatever there is."""
+        """Method runs whose intervals are shown image by image: DM_SB and N-Conffusion, or whatever there is."""
         shown = [method_run for method_run in self.first_method_runs if method_run in ("dm_sb", "n_conffusion")]
         return shown or self.first_method_runs[:1]
 

@@ -36,7 +36,7 @@ class Backend(Protocol):
         """A fresh root to write in, which no reader takes for a store."""
 
     def commit(self, checksums: Mapping[str, str]) -> Mapping[str, str]:
-        """Make what was written last, and known to whoever has the manifest.
+        """Make what was written last, and known to all that have the manifest.
 
         Args:
             checksums: Name to SHA-256 of all that was written.

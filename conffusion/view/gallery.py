@@ -8,8 +8,6 @@ from conffusion.calibration.guarantee import Guarantee
 from conffusion.core.arrays import BoolArray, FloatArray
 from conffusion.core.choices import UnitName
 
-ATYPICAL = 0.01  # p-values of the drift check up to here are called out
-
 
 @dataclass(frozen=True)
 class Side:

@@ -20,8 +20,9 @@ from PIL import Image
 
 from conffusion.core.arrays import BoolArray, FloatArray
 from conffusion.errors import DataError
+from conffusion.evaluation.drift import ATYPICAL
 from conffusion.store import atomic_path
-from conffusion.view.gallery import ATYPICAL, Gallery, Prediction, ViewedImage
+from conffusion.view.gallery import Gallery, Prediction, ViewedImage
 from conffusion.view.planes import Plane, as_text, bits_plane, values_plane
 
 PIXEL_BUDGET = 300_000_000  # bytes before compression; such a page is read within a few seconds

@@ -20,7 +20,7 @@ from conffusion.metrics import image_losses
 from conffusion.pipeline.stages.calibration import matching_stores
 from conffusion.store import SealedStore, open_store, read_array, read_json
 from conffusion.tasks import TASKS, build_task
-from conffusion.view.gallery import ATYPICAL, Gallery, Prediction, Side, ViewedImage
+from conffusion.view.gallery import Gallery, Prediction, Side, ViewedImage
 
 FIRST_METHOD = "n_conffusion"  # the method that a page starts with, where it is there
 _BLOCK_IMAGES = 64
@@ -116,7 +116,7 @@ def _open_method_run(folder: ResultFolder, splits: Path) -> _MethodRun:
     stores = {split: _stores(folder, split) for split in ("calibration", "test")}
     drift = _drift(stores["calibration"], stores["test"], splits)
     bounds, images = stores["test"]
-    warning = drift.warning(ATYPICAL)
+    warning = drift.warning()
     side = Side(
         label=_label(metrics),
         protocol=folder.path.name,
