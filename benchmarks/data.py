@@ -25,6 +25,7 @@ from benchmarks.calibration_memory import _peak
 from conffusion.config import load_config
 from conffusion.config.schema import DatasetSettings
 from conffusion.demo import render_faces
+from conffusion.pipeline.settings import ImageStage, SplitStage
 from conffusion.pipeline.stages.images import prepare_images, split_images
 
 ROOT = Path(__file__).parents[1]
@@ -52,11 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         root = Path(folder)
         make_photographs(root / "photographs", options.images, options.side, options.distinct)
         splits = {"finetune": n_prepared, "selection": 1, "calibration": 1, "test": 1}
-        values = load_config(ROOT / "config.yaml").dataset.model_dump() | {"name": "folder", "splits": splits}
+        config = load_config(ROOT / "config.yaml")
+        values = config.dataset.model_dump() | {"name": "folder", "splits": splits}
         dataset = DatasetSettings(**{**values, "folder": {**values["folder"], "path": str(root / "photographs")}})
-        index: dict[str, Any] = {"output": root / "splits.csv", "workers": options.threads}
+        split, index = SplitStage(dataset, 256, SEED, config.calibration), root / "splits.csv"
         rows = [
-            measure(f"index, {when}", options.images, root, split_images, dataset, 256, SEED, **index)
+            measure(f"index, {when}", options.images, root, split_images, split, index, workers=options.threads)
             for when in ("first time", "again")
         ]
         for task, settings in TASKS.items():
@@ -66,15 +68,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "output": root / task,
                 "workers": options.threads,
             }
-            call = (prepare_images, dataset, 256, SEED, task, settings["degradation"])
+            stage = ImageStage(dataset, 256, SEED, task, **settings)
             rows.append(
                 measure(
                     f"prepare, {task}",
                     n_prepared,
                     root,
-                    *call,
-                    side=settings["side"],
-                    resample=settings["resample"],
+                    prepare_images,
+                    stage,
                     **more,
                 )
             )

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -138,9 +139,14 @@ def test_what_snakemake_refuses_is_shown(folder: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_is_answered_in_one_sentence(folder: Path, number: int) -> None:
     child = subprocess.Popen(
-        command("slept.txt"), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        command("slept.txt"),
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
         start_new_session=True,
-    )  # fmt: skip
+        preexec_fn=partial(signal.signal, number, signal.SIG_DFL),
+    )  # fmt: skip  (a shell in the background lets its processes ignore SIGINT)
     try:
         until = time.monotonic() + 60
         while not (folder / "slept.started").exists() and time.monotonic() < until:
