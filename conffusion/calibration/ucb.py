@@ -104,7 +104,7 @@ def official_ucb(risk: float, n: int, delta: float, variant: OfficialVariant = "
     Raises:
         ConfigError: If an argument is out of range or the variant is unknown.
     Source:
-        Conformance fixtures stats/hb_conffusion and stats/hb_im2im_uq (facts.md, section 8).
+        Conformance fixtures stats/hb_conffusion and stats/hb_im2im_uq (docs/official_code.md, section 8).
     """
     _check(risk, n, delta)
     if variant not in ("conffusion", "im2im_uq"):

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from conffusion.calibration import hoeffding_bentkus_ucb, star_ucb, wsr_ucb
@@ -112,6 +112,7 @@ def test_star_passes_just_above_its_bound_and_fails_just_below(data, n, alpha, d
     losses = np.array(data.draw(st.lists(losses_near(alpha), min_size=n, max_size=n)))
     bound = star_ucb(losses, delta, deviation=deviation)
     assert 0.0 < bound <= 1.0
+    assume(bound > 1e-6)  # at delta near 1 the bound is of the size of the tolerance below
     assert bound == 1.0 or star_passes(losses[:, None], bound, delta, deviation)[0]
     assert not star_passes(losses[:, None], max(0.0, bound - 2e-13), delta, deviation)[0]
     asked = Level(bound * (1 - 1e-9), delta, n)

@@ -476,7 +476,7 @@ def test_arguments_are_not_written_to(faces):
 
 
 def test_library_exports_the_contract_without_torch():
-    assert set(library.__all__) == CONTRACT
+    assert set(library.__all__) >= CONTRACT
     assert dataclasses.fields(Calibration)[0].name == "lambda_hat"
     rooms = "conffusion.evaluation.validity, conffusion.metrics, conffusion.bounds"
     code = f"import sys, {rooms}; print('torch' in sys.modules)"
