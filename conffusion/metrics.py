@@ -72,7 +72,8 @@ def evaluate(
         ConfigError: If stratify is unknown.
     Source:
         Sizes and strata as in Angelopoulos et al. 2022, "Image-to-image regression with distribution-free
-        uncertainty quantification" (arXiv 2202.05265); official units: docs/official_code.md, section 9, fixtures stats/calibrate_*.
+        uncertainty quantification" (arXiv 2202.05265); official units: docs/official_code.md, section 9,
+        and fixtures stats/calibrate_*.
     """
     if stratify not in ("pixel", "image", "image_channel"):
         raise ConfigError(f"stratify = {stratify!r}: must be 'pixel', 'image' or 'image_channel'")
