@@ -204,7 +204,7 @@ def _timed(call: Callable[[], Any]) -> tuple[Any, Times]:
 
 
 def _run(peer: Peer, exact: float, n_tried: int | None) -> Outcome:
-    """Time of the peer's scan, and its lambda_hat; of a part of it where `n_tried` lambdas shall do."""
+    """Time of the peer's scan, and its lambda_hat; of a part of it where `n_tried` lambdas are enough."""
     start, stop, num = peer.grid
     index = max(0, math.ceil((exact - start) / peer.step - _ROUNDING))  # of the smallest grid point that passes
     n_all = num - index + peer.n_more

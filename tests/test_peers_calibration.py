@@ -48,8 +48,8 @@ def test_official_scan_gives_the_official_lambda(case, grid, masked):
     assert scan.lambda_hat.item() == pytest.approx(case["lambda_hat"], abs=1e-6)
     # Where the top of the grid fails or the grid ends, the official code is silent and ours is not.
     if case["calibrated"]["risk"] <= 0.1 and case["lambda_hat"] <= grid["end"] + 1e-6:
-        promise = {"alpha": 0.1, "delta": 0.1, "ucb": "official", "unit": "pixel", "lambda_grid": limits}
-        assert calibrate(*bounds, mask=mask, **promise).lambda_hat == pytest.approx(scan.lambda_hat.item(), abs=1e-6)
+        guarantee = {"alpha": 0.1, "delta": 0.1, "ucb": "official", "unit": "pixel", "lambda_grid": limits}
+        assert calibrate(*bounds, mask=mask, **guarantee).lambda_hat == pytest.approx(scan.lambda_hat.item(), abs=1e-6)
 
 
 def im2im_data(case):

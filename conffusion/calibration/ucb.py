@@ -2,7 +2,7 @@
 
 `hoeffding_ucb`, `bentkus_ucb` and `hoeffding_bentkus_ucb` hold with probability at least 1 - delta for any number of
 independent, identically distributed losses. `official_ucb` reproduces what the official code computes and does not.
-`conformal_risk_control_ucb` bounds nothing with a probability: comparing it with alpha keeps the risk on average.
+`conformal_risk_control_ucb` bounds nothing with a probability: comparing it with alpha controls the risk on average.
 Bounds that look at every loss are in `betting` and `variance`; the checks and the root finder here serve them too.
 """
 

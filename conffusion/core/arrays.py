@@ -1,4 +1,4 @@
-"""Array aliases, value ranges and shape checks shared by every room.
+"""Array aliases, value ranges and shape checks shared by the whole package.
 
 Images at the borders of the package are (N, C, H, W) float32 in [0, 1]; names ending in `_pm1` hold [-1, 1].
 """

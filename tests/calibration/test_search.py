@@ -101,15 +101,15 @@ def unit_losses(missed, chosen, groups, unit, weights=None):
     return losses
 
 
-def brute_force(arrays, chosen, groups, promise, weights=None):
+def brute_force(arrays, chosen, groups, guarantee, weights=None):
     """(lambda_hat, risk) by trying every critical value from the top down, or None."""
-    critical = critical_lambda(*arrays, promise["scaling"])
+    critical = critical_lambda(*arrays, guarantee["scaling"])
     best = None
     for scale in np.unique(critical[chosen & (critical < np.inf)])[::-1]:
-        losses = unit_losses(critical > scale, chosen, groups, promise["unit"], weights)
-        ucb, of_losses, delta = promise["ucb"], BOUNDS_OF_LOSSES.get(promise["ucb"]), promise["delta"]
+        losses = unit_losses(critical > scale, chosen, groups, guarantee["unit"], weights)
+        ucb, of_losses, delta = guarantee["ucb"], BOUNDS_OF_LOSSES.get(guarantee["ucb"]), guarantee["delta"]
         bound = of_losses(losses, delta) if of_losses else BOUNDS[ucb].ucb(losses.mean(), len(losses), delta)
-        if bound > promise["alpha"] + 1e-12 or (ucb == "official" and losses.mean() >= promise["alpha"]):
+        if bound > guarantee["alpha"] + 1e-12 or (ucb == "official" and losses.mean() >= guarantee["alpha"]):
             break
         best = scale, losses.mean()
     return best
@@ -134,14 +134,14 @@ def test_exact_search_equals_brute_force(seed, shades, dtype, scaling, ucb, unit
     chosen = generator.random(shape) < 0.7
     chosen[:, 0, 0, 0] = True
     groups = [f"person {k}" for k in generator.integers(0, max(1, shape[0] // 2), shape[0])]
-    promise = {"scaling": scaling, "ucb": ucb, "unit": unit, "alpha": levels[0], "delta": levels[1]}
+    guarantee = {"scaling": scaling, "ucb": ucb, "unit": unit, "alpha": levels[0], "delta": levels[1]}
     assume(not (unit == "pixel" and isinstance(BOUNDS[ucb], VarianceBound | StarBound)))  # refused
-    expected = brute_force(arrays, chosen, groups, promise)
+    expected = brute_force(arrays, chosen, groups, guarantee)
     if expected is None:
         with pytest.raises(CalibrationError):
-            calibrate(*arrays, mask=chosen, groups=groups, **promise)
+            calibrate(*arrays, mask=chosen, groups=groups, **guarantee)
         return
-    found = calibrate(*arrays, mask=chosen, groups=groups, **promise)
+    found = calibrate(*arrays, mask=chosen, groups=groups, **guarantee)
     assert found.lambda_hat == expected[0]
     assert found.risk == pytest.approx(expected[1], abs=1e-12)
     low, high = found.apply(arrays[0], arrays[1])
@@ -174,13 +174,13 @@ def test_exact_search_with_weights_equals_brute_force(seed, shades, kind, scalin
     for array in arrays:
         array[~chosen] = np.nan  # a weight of 0 leaves out
     groups = [f"person {k}" for k in generator.integers(0, max(1, shape[0] // 2), shape[0])]
-    promise = {"scaling": scaling, "ucb": ucb, "unit": unit, "alpha": levels[0], "delta": levels[1]}
-    expected = brute_force(arrays, chosen, groups, promise, weights)
+    guarantee = {"scaling": scaling, "ucb": ucb, "unit": unit, "alpha": levels[0], "delta": levels[1]}
+    expected = brute_force(arrays, chosen, groups, guarantee, weights)
     if expected is None:
         with pytest.raises(CalibrationError):
-            calibrate(*arrays, weights=weights, groups=groups, **promise)
+            calibrate(*arrays, weights=weights, groups=groups, **guarantee)
         return
-    found = calibrate(*arrays, weights=weights, groups=groups, **promise)
+    found = calibrate(*arrays, weights=weights, groups=groups, **guarantee)
     assert found.lambda_hat == expected[0]
     assert found.risk == pytest.approx(expected[1], abs=1e-12)
 
@@ -244,29 +244,29 @@ def test_bound_that_is_not_monotone_in_lambda_is_followed_from_above():
     target = np.full((1000, 20), 0.125)
     critical = np.full((1000, 20), 0.0)
     critical[:, :9], critical[0, :9] = 0.75, 0.5
-    promise = {"alpha": 0.45018, "delta": 0.9, "scaling": "additive"}
+    guarantee = {"alpha": 0.45018, "delta": 0.9, "scaling": "additive"}
     at_bottom, between = np.full(1000, 0.45), np.full(1000, 0.45)
     between[0] = 0.0
-    assert wsr_ucb(at_bottom, 0.9) < promise["alpha"] < wsr_ucb(between, 0.9)
-    assert calibrate(target + critical, np.ones_like(target), target, **promise).lambda_hat == 0.75
+    assert wsr_ucb(at_bottom, 0.9) < guarantee["alpha"] < wsr_ucb(between, 0.9)
+    assert calibrate(target + critical, np.ones_like(target), target, **guarantee).lambda_hat == 0.75
 
 
 @pytest.mark.parametrize("scaling", SCALINGS)
 @pytest.mark.parametrize(("unit", "ucb"), [("pixel", "official"), ("image", "wsr"), ("group", "hoeffding_bentkus")])
 def test_zarr_and_torch_give_what_numpy_gives(faces, tmp_path, scaling, unit, ucb):
     mask = (np.random.default_rng(0).random(faces[0].shape) < 0.5).astype(np.uint8)
-    promise = {"alpha": 0.3, "delta": 0.3, "unit": unit, "ucb": ucb, "scaling": scaling}
+    guarantee = {"alpha": 0.3, "delta": 0.3, "unit": unit, "ucb": ucb, "scaling": scaling}
     groups = np.arange(60) // 2
-    expected = calibrate(*faces, mask=mask, groups=groups, **promise)
+    expected = calibrate(*faces, mask=mask, groups=groups, **guarantee)
     stored = []
     for index, array in enumerate([*faces, mask]):
         stored.append(
             zarr.create_array(tmp_path / f"{index}", shape=array.shape, dtype=array.dtype, chunks=(7, 3, 5, 10))
         )
         stored[-1][:] = array
-    assert calibrate(*stored[:3], mask=stored[3], groups=groups, **promise) == expected
+    assert calibrate(*stored[:3], mask=stored[3], groups=groups, **guarantee) == expected
     tensors = [torch.from_numpy(array) for array in (*faces, mask)]
-    assert calibrate(*tensors[:3], mask=tensors[3], groups=torch.from_numpy(groups), **promise) == expected
+    assert calibrate(*tensors[:3], mask=tensors[3], groups=torch.from_numpy(groups), **guarantee) == expected
     low, high = expected.apply(*tensors[:2])
     assert torch.is_tensor(low)
     assert np.array_equal(low.numpy(), expected.apply(*faces[:2])[0])
@@ -319,12 +319,12 @@ def test_mask_group_and_channel_broadcast(faces):
     mask = np.zeros(faces[0].shape, dtype=np.float32)
     mask[:, :, 2:7, 3:9] = 1
     cropped = [array[:, :, 2:7, 3:9] for array in faces]
-    promise = {"alpha": 0.3, "delta": 0.2}
-    assert calibrate(*faces, mask=mask, **promise) == calibrate(*cropped, **promise)
-    assert calibrate(*faces, mask=mask[:, :1], **promise) == calibrate(*cropped, **promise)
-    grouped = calibrate(*faces, groups=[f"{k // 3}" for k in range(60)], **promise)
+    guarantee = {"alpha": 0.3, "delta": 0.2}
+    assert calibrate(*faces, mask=mask, **guarantee) == calibrate(*cropped, **guarantee)
+    assert calibrate(*faces, mask=mask[:, :1], **guarantee) == calibrate(*cropped, **guarantee)
+    grouped = calibrate(*faces, groups=[f"{k // 3}" for k in range(60)], **guarantee)
     assert (grouped.unit, grouped.n, grouped.n_images) == ("group", 20, 60)
-    ungrouped = calibrate(*faces, groups=range(60), unit="image", **promise)
+    ungrouped = calibrate(*faces, groups=range(60), unit="image", **guarantee)
     assert (ungrouped.unit, ungrouped.n) == ("image", 60)
 
 
@@ -426,7 +426,7 @@ def test_level_out_of_range_is_named(faces, key, value):
 
 def test_bad_input_is_named(faces):
     lower, upper, target = faces
-    promise = {"alpha": 0.3, "delta": 0.3}
+    guarantee = {"alpha": 0.3, "delta": 0.3}
     for wrong, error, message in [
         ({"mask": np.ones((60, 3, 5, 5))}, ShapeError, "mask"),
         ({"mask": np.zeros_like(target)}, DataError, "mask selects no pixel"),
@@ -437,16 +437,16 @@ def test_bad_input_is_named(faces):
         ({"scaling": "magic"}, ConfigError, "scaling = 'magic'"),
     ]:
         with pytest.raises(error, match=message):
-            calibrate(lower, upper, target, **promise, **wrong)
+            calibrate(lower, upper, target, **guarantee, **wrong)
     with pytest.raises(ShapeError, match="upper"):
-        calibrate(lower, upper[:5], target, **promise)
+        calibrate(lower, upper[:5], target, **guarantee)
     with pytest.raises(ShapeError, match="at least one"):
-        calibrate(lower[:0], upper[:0], target[:0], **promise)
+        calibrate(lower[:0], upper[:0], target[:0], **guarantee)
     mask = np.ones_like(target)
     mask[3] = 0
     with pytest.raises(DataError, match="image 3"):
-        calibrate(lower, upper, target, mask=mask, **promise)
-    assert calibrate(lower, upper, target, mask=mask, unit="pixel", **{**promise, "ucb": "official"}).n == 59 * 300
+        calibrate(lower, upper, target, mask=mask, **guarantee)
+    assert calibrate(lower, upper, target, mask=mask, unit="pixel", **{**guarantee, "ucb": "official"}).n == 59 * 300
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -489,6 +489,6 @@ def test_exact_search_takes_seconds_at_most_where_the_scan_took_minutes():
     half = generator.random(target.shape, dtype=np.float32) * 0.2
     middle = target + half * generator.normal(size=(100, 1, 1, 1)).astype(np.float32)
     start = time.process_time()
-    for promise in (PAPER, {"alpha": 0.1, "delta": 0.1}):
-        calibrate(middle - half, middle + half, target, **promise)
+    for guarantee in (PAPER, {"alpha": 0.1, "delta": 0.1}):
+        calibrate(middle - half, middle + half, target, **guarantee)
     assert time.process_time() - start < 8.0

@@ -21,12 +21,12 @@ def curve(images, n_points=41, **options):
 
 SHAPE = (9, 3, 8, 6)
 GROUPS = np.array(["b", "a", "c", "b", "b", "d", "c", "c", "b"])
-PROMISE = {"scaling": "multiplicative", "alpha": 0.1, "delta": 0.1}
+GUARANTEE = {"scaling": "multiplicative", "alpha": 0.1, "delta": 0.1}
 FUNCTIONS = [
     lambda *arrays: reliability_by_size(LabelledBounds(*arrays)),
     lambda *arrays: risk_by_position(LabelledBounds(*arrays)),
     lambda *arrays: risk_by_group(LabelledBounds(*arrays, groups=GROUPS)),
-    lambda *arrays: curve(LabelledBounds(*arrays), ucb="hoeffding", **PROMISE),
+    lambda *arrays: curve(LabelledBounds(*arrays), ucb="hoeffding", **GUARANTEE),
 ]
 
 
@@ -153,7 +153,7 @@ def pool():
 @pytest.mark.parametrize("groups", [None, np.arange(60) // 3])
 def test_risk_curve_equals_brute_force(pool, groups):
     *arrays, mask = pool
-    found = curve(LabelledBounds(*arrays, mask, groups=groups), ucb="wsr", order_seed=None, **PROMISE)
+    found = curve(LabelledBounds(*arrays, mask, groups=groups), ucb="wsr", order_seed=None, **GUARANTEE)
     critical = np.where(mask == 1, critical_lambda(*arrays, "multiplicative"), np.nan).reshape(60, -1)
     n_pixels = (mask == 1).reshape(60, -1).sum(axis=1)
     per_unit = np.arange(60) if groups is None else groups
@@ -171,7 +171,7 @@ def test_risk_curve_equals_brute_force(pool, groups):
 
 
 def test_risk_curve_spans_the_wanted_risks(pool):
-    found = curve(LabelledBounds(*pool), ucb="hoeffding_bentkus", n_points=20, **PROMISE)
+    found = curve(LabelledBounds(*pool), ucb="hoeffding_bentkus", n_points=20, **GUARANTEE)
     assert 15 <= len(found.lambdas) <= 20
     assert (np.diff(found.lambdas) > 0).all() and (np.diff(found.risk) < 0).all()
     assert found.risk[0] == pytest.approx(0.3, abs=0.02) and found.risk[-1] == pytest.approx(0.02, abs=0.005)
@@ -182,9 +182,9 @@ def test_risk_curve_spans_the_wanted_risks(pool):
 
 def test_risk_curve_crosses_alpha_at_the_calibrated_scale(pool):
     *arrays, mask = pool
-    promise = {"alpha": 0.25, "delta": 0.1, "ucb": "hoeffding", "scaling": "interval"}
-    calibration = calibrate(*arrays, mask=mask, **promise)
-    found = curve(LabelledBounds(*arrays, mask), n_points=300, **promise)
+    guarantee = {"alpha": 0.25, "delta": 0.1, "ucb": "hoeffding", "scaling": "interval"}
+    calibration = calibrate(*arrays, mask=mask, **guarantee)
+    found = curve(LabelledBounds(*arrays, mask), n_points=300, **guarantee)
     passing = found.lambdas[found.risk_ucb <= 0.25][0]
     failing = found.lambdas[found.risk_ucb > 0.25][-1]
     assert failing < calibration.lambda_hat <= passing
@@ -228,10 +228,10 @@ def test_bad_settings_are_refused(intervals):
         (risk_by_position, {"n_rows": 0}, "n_rows = 0: must be at least 1"),
         (risk_by_group, {"delta": 1.0}, "delta = 1.0"),
         (risk_by_group, {}, "groups is missing"),
-        (curve, {**PROMISE, "ucb": "wsr", "n_points": 1}, "n_points = 1: must be at least 2"),
-        (curve, {**PROMISE, "ucb": "wsr", "alpha": 0.0}, "alpha = 0.0"),
-        (curve, {**PROMISE, "ucb": "bernstein"}, "ucb = 'bernstein'"),
-        (curve, {**PROMISE, "ucb": "wsr", "scaling": "cubic"}, "scaling = 'cubic'"),
+        (curve, {**GUARANTEE, "ucb": "wsr", "n_points": 1}, "n_points = 1: must be at least 2"),
+        (curve, {**GUARANTEE, "ucb": "wsr", "alpha": 0.0}, "alpha = 0.0"),
+        (curve, {**GUARANTEE, "ucb": "bernstein"}, "ucb = 'bernstein'"),
+        (curve, {**GUARANTEE, "ucb": "wsr", "scaling": "cubic"}, "scaling = 'cubic'"),
     ]:
         with pytest.raises(ConfigError, match=message):
             function(LabelledBounds(*arrays, mask), **settings)

@@ -13,7 +13,7 @@ from conffusion.evaluation.validity import LossCurves, assess_validity, loss_cur
 from tests.calibration_in_order import calibrate
 
 MULTIPLICATIVE = Family("multiplicative")
-PROMISE = {"alpha": 0.1, "delta": 0.1, "n_draws": 300, "seed": 3}
+GUARANTEE = {"alpha": 0.1, "delta": 0.1, "n_draws": 300, "seed": 3}
 
 
 def make_pool(n_images, n_pixels=(3, 8, 8), seed=0, blur=0.8):
@@ -88,8 +88,8 @@ def test_save_and_load(curves, tmp_path):
         LossCurves.load(tmp_path / "other.npz")
 
 
-def draws(n, n_units, promise):
-    return keyed_generator("validity", promise["seed"]).integers(n_units, size=(promise["n_draws"], n))
+def draws(n, n_units, guarantee):
+    return keyed_generator("validity", guarantee["seed"]).integers(n_units, size=(guarantee["n_draws"], n))
 
 
 @pytest.mark.parametrize(
@@ -98,13 +98,13 @@ def draws(n, n_units, promise):
 )
 def test_each_draw_is_calibrated_as_by_calibrate(pool, curves, ucb, unit, n):
     """The same images given to `calibrate` have a lambda_hat at most one grid point below."""
-    promise = {**PROMISE, "n_draws": 12}
+    guarantee = {**GUARANTEE, "n_draws": 12}
     violations, infeasible, sizes = 0, 0, []
     members = np.arange(300)[:, None] if unit == "image" else np.arange(300).reshape(100, 3)
     losses, widths = curves.losses, curves.sizes
     if unit == "group":
         losses, widths = (group_means(values, curves.groups) for values in (losses, widths))
-    for drawn in draws(n, len(members), promise):
+    for drawn in draws(n, len(members), guarantee):
         images, groups = members[drawn].reshape(-1), np.repeat(np.arange(n), members.shape[1])
         try:
             found = calibrate(
@@ -123,7 +123,7 @@ def test_each_draw_is_calibrated_as_by_calibrate(pool, curves, ucb, unit, n):
         at = np.searchsorted(curves.lambdas, found.lambda_hat)
         violations += losses[:, at].mean() > 0.1
         sizes.append(widths[:, at].mean())
-    assessed = assess([curves], n=n, ucb=ucb, unit=unit, **promise)
+    assessed = assess([curves], n=n, ucb=ucb, unit=unit, **guarantee)
     assert assessed.infeasible_rate == pytest.approx(infeasible / 12)
     assert assessed.interval_size_mean == pytest.approx(np.mean(sizes), rel=1e-5)
     assert assessed.violation_rate == pytest.approx(violations / 12)
@@ -131,10 +131,10 @@ def test_each_draw_is_calibrated_as_by_calibrate(pool, curves, ucb, unit, n):
 
 
 def test_pixels_as_units_violate_the_risk_and_images_control_it(curves):
-    official = assess([curves], n=60, ucb="official", unit="pixel", **PROMISE)
+    official = assess([curves], n=60, ucb="official", unit="pixel", **GUARANTEE)
     assert official.violation_rate > 0.25
     for ucb, unit in [("wsr", "image"), ("hoeffding_bentkus", "image"), ("wsr", "group")]:
-        valid = assess([curves], n=60, ucb=ucb, unit=unit, **PROMISE)
+        valid = assess([curves], n=60, ucb=ucb, unit=unit, **GUARANTEE)
         assert valid.violation_rate <= 0.1 + 2 * max(valid.standard_error, 0.01)
         assert valid.interval_size_mean > official.interval_size_mean
     expected = math.sqrt(official.violation_rate * (1 - official.violation_rate) / 300)
@@ -145,7 +145,7 @@ def test_promise_of_pixels_weighs_images_by_their_pixels():
     lambdas = np.array([1.0, 2.0, 3.0])
     losses = np.array([[1.0, 0.5, 0.0], [1.0, 0.0, 0.0]], dtype=np.float32)
     curves = LossCurves(lambdas, losses, losses * 0 + np.float32([0.1, 0.2, 0.3]), np.array([100, 10000]))
-    settings = {**PROMISE, "n_draws": 2000, "n": 1}
+    settings = {**GUARANTEE, "n_draws": 2000, "n": 1}
     assessed = assess([curves], ucb="official", unit="pixel", **settings)
     # Drawing the large image gives lambda 2, whose pool risk is 50 / 10100; the small one gives lambda 3.
     assert assessed.violation_rate == 0.0
@@ -153,14 +153,14 @@ def test_promise_of_pixels_weighs_images_by_their_pixels():
 
 
 def test_infeasible_draws_are_counted_apart(curves):
-    assessed = assess([curves], n=5, ucb="hoeffding_bentkus", unit="image", **PROMISE)
+    assessed = assess([curves], n=5, ucb="hoeffding_bentkus", unit="image", **GUARANTEE)
     assert (assessed.infeasible_rate, assessed.violation_rate) == (1.0, 0.0)
     assert math.isnan(assessed.interval_size_mean)
 
 
 def test_reselection_takes_the_narrowest_candidate_of_each_draw(pool, curves):
     wide = loss_curves(LabelledBounds(*make_pool(300, blur=1.6), groups=curves.groups), MULTIPLICATIVE)
-    settings = {"n": 60, "ucb": "official", "unit": "pixel", **PROMISE}
+    settings = {"n": 60, "ucb": "official", "unit": "pixel", **GUARANTEE}
     alone = assess([curves], **settings)
     assert assess([wide, curves, wide], reselect=True, **settings) == alone
     ungrouped = LossCurves(curves.lambdas, curves.losses, curves.sizes, curves.n_pixels)
@@ -175,13 +175,13 @@ def test_reselection_takes_the_narrowest_candidate_of_each_draw(pool, curves):
 
 def test_results_depend_on_the_seed_only(curves):
     settings = {"n": 40, "ucb": "wsr", "unit": "image"}
-    first = assess([curves], **settings, **PROMISE)
-    assert first == assess([curves], **settings, **PROMISE)
-    assert first != assess([curves], **settings, **{**PROMISE, "seed": 4})
+    first = assess([curves], **settings, **GUARANTEE)
+    assert first == assess([curves], **settings, **GUARANTEE)
+    assert first != assess([curves], **settings, **{**GUARANTEE, "seed": 4})
 
 
 def test_bad_requests_are_named(curves):
-    good = {"n": 10, "ucb": "wsr", "unit": "image", **PROMISE}
+    good = {"n": 10, "ucb": "wsr", "unit": "image", **GUARANTEE}
     for change, message in [
         ({"alpha": 2.0}, "alpha = 2.0"),
         ({"delta": 0.0}, "delta = 0.0"),
@@ -210,5 +210,5 @@ def test_a_thousand_draws_take_seconds():
     start = time.process_time()
     curves = loss_curves(LabelledBounds(*pool), MULTIPLICATIVE)
     for ucb, unit in [("wsr", "image"), ("official", "pixel")]:
-        assess([curves], n=200, ucb=ucb, unit=unit, **{**PROMISE, "n_draws": 1000})
+        assess([curves], n=200, ucb=ucb, unit=unit, **{**GUARANTEE, "n_draws": 1000})
     assert time.process_time() - start < 6.0

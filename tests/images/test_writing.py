@@ -345,7 +345,7 @@ WRITER = """
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".zarr"])
 def test_two_processes_that_write_one_output(tmp_path: Path, suffix: str) -> None:
-    """Whoever comes last wins whole; of folders, a loser may be told so."""
+    """The last writer's output is there, complete; with folders, the other writer may get an error that says so."""
     noisy(suffix, tmp_path)
     command = [sys.executable, "-c", textwrap.dedent(WRITER), str(tmp_path / f"a{suffix}"), str(tmp_path / "out")]
     with contextlib.ExitStack() as stack:

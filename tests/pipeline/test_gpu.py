@@ -75,7 +75,7 @@ def test_third_job_waits_for_a_dead_one_and_takes_its_place(jobs: Jobs) -> None:
 
 
 def test_jobs_that_want_all_gpus_take_turns(jobs: Jobs) -> None:
-    """None holds half of them while it waits, whoever comes first."""
+    """In any order, none holds half of them while it waits."""
     waiting = [jobs.start(CUDA_VISIBLE_DEVICES="0,1", WANTED="2") for _ in range(3)]
     while waiting:
         ready, _, _ = select.select([job.stdout for job in waiting], [], [], 30)

@@ -77,7 +77,7 @@ def test_full_disk_leaves_nothing_and_room_mends_it(tmp_path: Path) -> None:
 
 
 def test_full_disk_is_noticed_before_the_last_row(tmp_path: Path) -> None:
-    """The writing thread's error reaches whoever makes the rows, two shards later at most."""
+    """The writing thread's error reaches the caller that makes the rows, two shards later at most."""
     taken = 0
     with (
         mounted(tmp_path / "disk", "size=1m") as disk,

@@ -118,7 +118,7 @@ def test_a_calibrated_sampler_controls_the_risk(deepinv: Any, physics: Any, deno
     model = from_deepinv(reconstructor(deepinv, denoiser, "DDRM"), physics, 8)
     calibrated = CalibratedModel.calibrate(model, pairs(25, 0), 0.3, 0.2)
     evaluation = calibrated.evaluate(pairs(50, 1))
-    assert evaluation.measured.risk < 0.3 and "Kept on these images" in evaluation.verdict
+    assert evaluation.measured.risk < 0.3 and "Risk controlled on these images" in evaluation.verdict
 
 
 def test_snippet_of_the_page_on_python_runs(deepinv: Any, physics: Any, denoiser: Any) -> None:

@@ -124,7 +124,7 @@ def test_a_calibrated_pipeline_controls_the_risk(filling: Any) -> None:
 
     calibrated = CalibratedModel.calibrate(from_diffusers(filling, 8), pairs(20, 0), 0.3, 0.3)
     evaluation = calibrated.evaluate(pairs(40, 1))
-    assert evaluation.measured.risk < 0.3 and "Kept on these images" in evaluation.verdict
+    assert evaluation.measured.risk < 0.3 and "Risk controlled on these images" in evaluation.verdict
 
 
 def test_snippet_of_the_page_on_python_runs(enlarging: Any) -> None:

@@ -33,7 +33,7 @@ def copied(run_of: Callable[[str], SmallRun], tmp_path: Path) -> SmallRun:
 
 
 def complete(run: SmallRun) -> SmallRun:
-    """Device everything."""
+    """Compute all stages."""
     torch.set_num_threads(1)
     run.prepare()
     run.train_prior()

@@ -191,7 +191,7 @@ def test_no_candidates_stop_the_validity_assessment(run: SmallRun) -> None:
     assert not (run.root / "curves").exists()
 
 
-# ---- too little to promise anything
+# ---- too little for any guarantee
 
 
 @pytest.mark.parametrize(("alpha", "delta"), [(0.01, 0.1), (0.3, 1e-9)])
