@@ -73,7 +73,7 @@ def hole_tiles(missing: npt.NDArray[np.uint8], trained: npt.NDArray[np.uint8]) -
     Raises:
         DataError: If a hole does not fit into the box of the training.
     """
-    labels, n_holes = ndimage.label(missing, structure=_TOUCHING)
+    labels, _ = ndimage.label(missing, structure=_TOUCHING)
     box_rows, box_columns = ndimage.find_objects(trained)[0]
     box = box_rows.stop - box_rows.start, box_columns.stop - box_columns.start
     tiles = []
