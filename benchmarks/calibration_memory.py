@@ -19,6 +19,7 @@ import zarr
 
 from conffusion.calibration import Family, LabelledBounds, calibrate, fit_family
 from conffusion.core.arrays import FloatArray
+from conffusion.core.choices import PLAIN_FAMILIES
 from conffusion.core.randomness import keyed_generator
 from conffusion.errors import CalibrationError
 
@@ -86,7 +87,7 @@ def measure_memory(options: argparse.Namespace) -> list[Table]:
 
 def _fitted(name: str, size: Shape, seed: int) -> Family:
     """The family, fitted to a few other images where it has a shape."""
-    if name in ("multiplicative", "additive", "interval"):
+    if name in PLAIN_FAMILIES:
         return Family(name)
     images = LabelledBounds(*made_up_bounds((_N_FITTED, *size[1:]), seed + 1))
     return fit_family(name, images, level=0.08, seed=seed)

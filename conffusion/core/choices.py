@@ -27,6 +27,7 @@ UNET_KINDS: tuple[UNetKind, ...] = get_args(UNetKind)
 DEFAULT_ALPHA = 0.1
 DEFAULT_DELTA = 0.1
 DEFAULT_SCALING: ScalingName = "interval"
+PAPER_SCALING: ScalingName = "multiplicative"
 RECOMMENDED_BOUND: FiniteSampleBound = "star"  # what `ucb=None` stands for; on losses in the random order of ORDER_SEED
 ORDER_SEED = 0
 BATCH_SIZE = 64  # tiles per network call of a prediction

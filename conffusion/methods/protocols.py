@@ -8,7 +8,7 @@ from conffusion.calibration import Calibration, CalibrationOptions, Family, offi
 from conffusion.calibration.families import get_family
 from conffusion.calibration.procedure import LambdaGrid, calibrate_images
 from conffusion.config.schema import CalibrationSettings
-from conffusion.core.choices import BoundName, ScalingName, UnitName
+from conffusion.core.choices import PAPER_SCALING, BoundName, ScalingName, UnitName
 from conffusion.core.labelled_bounds import LabelledBounds
 from conffusion.errors import CalibrationError
 from conffusion.methods.quirks import NO_QUIRK, Quirk
@@ -91,7 +91,7 @@ class Protocol:
 COMPARISON = "comparison"  # in place of a protocol in rows that only compare bounds and families
 PROTOCOLS: Mapping[str, Protocol] = MappingProxyType(
     {
-        "paper": Protocol("paper", "calibration", "pixel", "official", "multiplicative", sorts_bounds=False),
+        "paper": Protocol("paper", "calibration", "pixel", "official", PAPER_SCALING, sorts_bounds=False),
         "guaranteed": Protocol("guaranteed", "selection", None, None, None, sorts_bounds=True),
     }
 )

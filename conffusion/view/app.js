@@ -307,7 +307,7 @@ function setUpHeader() {
     const cells = [side.protocol, side.is_guaranteed ? "yes" : "none", side.alpha, side.delta, Number(side.lambda_hat.toPrecision(5)), side.n.toLocaleString("en"), side.unit, side.n_images.toLocaleString("en"), side.estimate.replaceAll("_", " "), decimal(side.mean_size, 4), decimal(side.mean_risk, 4), side.drift_p_value === null ? "–" : pValue(side.drift_p_value)];
     return make("tr", {}, make("th", { scope: "row", textContent: side.label }), ...cells.map((text) => make("td", { textContent: text })));
   }));
-  const notes = [...index.notes, "Mean size and risk are means over the images of this page.", "A drift p-value of one image up to 0.01 is called out; by chance one image in a hundred has one."];
+  const notes = [...index.notes, "Mean size and risk are means over the images of this page.", `A drift p-value of one image up to ${index.atypical} is called out; by chance a share of ${index.atypical} of the images has one.`];
   if (index.images.some((image) => image.step > 1)) notes.unshift("Large images are reduced: every k-th pixel of every k-th row is kept and nothing is averaged, so that what is read is the interval of a real pixel. Risk and mean size are those of the whole images.");
   byId("notes").replaceChildren(...notes.map((text) => make("li", { textContent: text })));
 }

@@ -11,10 +11,11 @@ from conffusion.calibration.learned import CLIP, LOG_LEAST, LOG_MOST, LearnedSca
 from conffusion.calibration.scaling import get_scaling
 from conffusion.contrib.onnx.features import pixel_features
 from conffusion.core.arrays import FloatArray
+from conffusion.core.choices import PLAIN_FAMILIES
 from conffusion.errors import ExportError
 
-PLAIN_FAMILIES = (
-    "make the model anew with `calibration.families: [multiplicative, additive, interval]` in the run's configuration"
+PLAIN_REMEDY = (
+    f"make the model anew with `calibration.families: [{', '.join(PLAIN_FAMILIES)}]` in the run's configuration"
 )
 
 
@@ -92,7 +93,7 @@ def _shape_module(family: Family, n_channels: int) -> nn.Module | None:
     if isinstance(shape, LearnedScale) and len(shape.mean) == _n_features(n_channels):
         return LearnedShape(shape)
     raise ExportError(
-        f"the set family {family.name!r} was not fitted to images of {n_channels} channels: {PLAIN_FAMILIES}"
+        f"the set family {family.name!r} was not fitted to images of {n_channels} channels: {PLAIN_REMEDY}"
     )
 
 

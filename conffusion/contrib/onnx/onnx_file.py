@@ -16,7 +16,7 @@ import torch
 
 from conffusion import __version__
 from conffusion.bounds import sort_bounds
-from conffusion.contrib.onnx.families import PLAIN_FAMILIES
+from conffusion.contrib.onnx.families import PLAIN_REMEDY
 from conffusion.contrib.onnx.graph import COLOURS, ExportedBounds, ExportedPredictor
 from conffusion.contrib.onnx.metadata import METADATA_KEY, describe, takes_any_size
 from conffusion.core.arrays import FloatArray
@@ -76,7 +76,7 @@ def export_onnx(package: Package, path: str | Path) -> Exported:
     if not difference <= TOLERANCE:
         raise ExportError(
             f"{package.record.name}: onnxruntime {onnxruntime.__version__} differs from the model by {difference:.2g}, "
-            f"more than {TOLERANCE:g}; nothing was written. With a plain set family less can differ: {PLAIN_FAMILIES}"
+            f"more than {TOLERANCE:g}; nothing was written. With a plain set family less can differ: {PLAIN_REMEDY}"
         )
     with atomic_path(path) as temporary:
         onnx.save(model, str(temporary))

@@ -7,6 +7,7 @@ import numpy as np
 
 from conffusion.calibration import Family
 from conffusion.core.arrays import FloatArray
+from conffusion.core.choices import PAPER_SCALING
 from conffusion.core.device import Device
 from conffusion.core.progress import Progress
 from conffusion.errors import StoreError
@@ -83,7 +84,7 @@ def _trace(
     for store in stores:
         lower, upper, _ = predict_store(predictor, store, seed, device)
         pairs.append(({"lower": lower, "upper": upper}, store))
-    return pool_curves(pairs, splits, Family("multiplicative"))
+    return pool_curves(pairs, splits, Family(PAPER_SCALING))
 
 
 def predict_store(

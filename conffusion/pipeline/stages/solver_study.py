@@ -15,13 +15,12 @@ from conffusion.calibration import critical_lambda
 from conffusion.calibration.scaling import get_scaling
 from conffusion.config.schema import SolverStudySettings
 from conffusion.core.arrays import FloatArray
-from conffusion.core.choices import ScalingName
+from conffusion.core.choices import PAPER_SCALING
 from conffusion.core.randomness import keyed_generator
 from conffusion.evaluation.scores import crps
 from conffusion.sampling.adaptive_stopping import AdaptiveStopping
 from conffusion.store import SealedStore, atomic_path, open_store, read_array, write_text
 
-SCALING: ScalingName = "multiplicative"  # the paper's family
 _N_RESAMPLES = 400
 _GRID = np.linspace(0.85, 1.15, 13)  # scales around lambda at which sizes are known; between them they are interpolated
 
@@ -171,7 +170,7 @@ def _bounds(pool: npt.NDArray[Any], numbers: Sequence[int], alpha: float) -> tup
 def _sizes(bounds: tuple[FloatArray, FloatArray], alpha: float, truth: _Truth) -> tuple[float, FloatArray]:
     """Mean size of intervals scaled to risk alpha: on the images, and on each bootstrap sample of them."""
     lower, upper, target = (array[truth.mask].reshape(len(truth.target), -1) for array in (*bounds, truth.target))
-    critical = critical_lambda(lower, upper, target, SCALING)
+    critical = critical_lambda(lower, upper, target, PAPER_SCALING)
     order = np.argsort(critical, axis=None)
     sorted_lambdas, image_of = critical.ravel()[order], order // critical.shape[1]
     weights = np.concatenate([np.ones((1, len(critical))), truth.resamples])
@@ -189,7 +188,7 @@ def _quantile(values: FloatArray, weights: FloatArray, level: float) -> float:
 
 
 def _mean_widths(lower: FloatArray, upper: FloatArray, scale: float) -> FloatArray:
-    low, high = get_scaling(SCALING).apply(lower, upper, scale)
+    low, high = get_scaling(PAPER_SCALING).apply(lower, upper, scale)
     widths: FloatArray = (high.clip(0, 1) - low.clip(0, 1)).mean(axis=1)
     return widths
 

@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from conffusion.core.choices import PAPER_SCALING
 from conffusion.methods.protocols import COMPARISON
 from conffusion.report.figures.style import (
     BLACK,
@@ -27,7 +28,6 @@ _COLOURS = {
     "star": BLUE, "wsr": SKY, "hoeffding_bentkus": GREEN, "bentkus": PURPLE, "empirical_bernstein": ORANGE,
     "hoeffding": GREY, "clt": BLACK, "conformal_risk_control": "#8c564b", "official": VERMILION,
 }  # fmt: skip
-_DASHED = "multiplicative"  # the paper's family
 
 
 def plot_bounds(validity_csv: Path | str, output: Path | str, *, delta: float, n_variants: int) -> None:
@@ -62,7 +62,7 @@ def plot_bounds(validity_csv: Path | str, output: Path | str, *, delta: float, n
 def _draw(axes: Axes, rows: pd.DataFrame, column: str) -> None:
     for (bound, family), line in rows.groupby(["bound", "family"], sort=False):
         chosen = rows["family"].iloc[-1]  # the chosen family's rows come last
-        if family not in (chosen, _DASHED):
+        if family not in (chosen, PAPER_SCALING):
             continue
         feasible = line[line["infeasible_rate"] < 1].sort_values("n")
         axes.plot(
@@ -83,5 +83,5 @@ def _handles(table: pd.DataFrame, delta: float) -> list[Line2D]:
     bounds = list(dict.fromkeys(table["bound"]))
     lines = [Line2D([], [], color=_colour(name), label=name) for name in bounds]
     lines.append(Line2D([], [], color=BLACK, label="family chosen on selection"))
-    lines.append(Line2D([], [], color=BLACK, linestyle=(0, (3, 2)), label=f"{_DASHED} (paper)"))
+    lines.append(Line2D([], [], color=BLACK, linestyle=(0, (3, 2)), label=f"{PAPER_SCALING} (paper)"))
     return [*lines, Line2D([], [], color=LIMIT, linewidth=1.3, linestyle=(0, (5, 2)), label=f"allowed: δ = {delta:g}")]
