@@ -93,7 +93,7 @@ def test_only_images_that_may_be_shown_are_examples(run: tree.Run) -> None:
     store = open_store(run.images("inpainting"))
     wanted = store.image_ids[3]
     assert load_examples(run.images("inpainting"), 4, f"^{re.escape(wanted)}$").rows == (3,)
-    with pytest.raises(DataError, match=r"report.shown = 'nobody'.*matches none"):
+    with pytest.raises(DataError, match=r"report.example_pattern = 'nobody'.*matches none"):
         load_examples(run.images("inpainting"), 1, "nobody")
 
 

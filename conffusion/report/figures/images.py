@@ -100,7 +100,7 @@ def load_examples(images: Path | str, n_examples: int, shown: str = "") -> Examp
     store = open_store(images)
     allowed = [row for row, image_id in enumerate(store.image_ids) if re.search(shown, image_id)]
     if not allowed:
-        raise DataError(f"report.shown = {shown!r}: matches none of the {len(store.image_ids)} test images")
+        raise DataError(f"report.example_pattern = {shown!r}: matches none of the {len(store.image_ids)} test images")
     rows = tuple(allowed[k] for k in spread(len(allowed), n_examples))
     mask = _rows(store, "mask", rows).max(axis=1) > 0
     return Examples(rows, store.image_ids, _rows(store, "target", rows), _rows(store, "condition", rows), mask)
