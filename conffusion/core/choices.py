@@ -3,7 +3,7 @@
 from typing import Literal, TypeAlias, get_args
 
 ScalingName: TypeAlias = Literal["multiplicative", "additive", "interval"]
-FamilyName: TypeAlias = Literal["multiplicative", "additive", "interval", "pixel_groups", "learned"]
+FamilyName: TypeAlias = Literal[ScalingName, "pixel_groups", "learned"]
 FiniteSampleBound: TypeAlias = Literal[
     "star", "wsr", "hoeffding_bentkus", "bentkus", "hoeffding", "empirical_bernstein"
 ]  # hold for any number of independent losses

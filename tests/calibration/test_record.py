@@ -84,7 +84,7 @@ _WRONG: dict[type, tuple[Any, ...]] = {
 @pytest.mark.parametrize(
     ("key", "value"),
     [(key, wrong) for key, right in CALIBRATION.to_dict().items() for wrong in _WRONG[type(right)]]
-    + [("ucb", "chernoff"), ("unit", "patient"), ("scaling", "cubic")],
+    + [("ucb", "magic"), ("unit", "patient"), ("scaling", "cubic")],
 )
 def test_a_wrong_value_is_refused_by_name(tmp_path: Path, key: str, value: Any) -> None:
     path = tmp_path / "calibration.json"

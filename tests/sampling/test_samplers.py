@@ -237,8 +237,8 @@ def test_deterministic_solver_is_of_second_order_too() -> None:
 
 
 def test_an_unknown_solver_is_refused() -> None:
-    with pytest.raises(ConfigError, match=f"sampling.solver 'euler' is unknown; known: {', '.join(sorted(SAMPLERS))}"):
-        Solver("euler", 4).n_calls(COSINE)
+    with pytest.raises(ConfigError, match=f"sampling.solver 'magic' is unknown; known: {', '.join(sorted(SAMPLERS))}"):
+        Solver("magic", 4).n_calls(COSINE)
 
 
 def test_configured_solvers_are_those_that_exist() -> None:

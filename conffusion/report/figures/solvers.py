@@ -8,7 +8,18 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
-from conffusion.report.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, VERMILION, facets, saved_figure
+from conffusion.report.figures.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    facets,
+    saved_figure,
+)
 from conffusion.report.results import task_label
 
 _HIGHEST = 1.3  # size shown, in units of the reference's
@@ -57,7 +68,8 @@ def _draw(axes: Axes, rows: pd.DataFrame, choice: Mapping[str, Any], reference: 
     fixed = rows[rows["precision"].isna()]
     own = rows[(rows["solver"] == choice["solver"]) & (rows["n_steps"] == choice["n_steps"])]
     early, many = own[own["precision"].notna()], own[own["precision"].isna()].sort_values("n_variants")
-    for solver, (label, colour, marker) in _SOLVERS.items():
+    for solver in [*_SOLVERS, *sorted(set(rows["solver"]) - set(_SOLVERS))]:
+        label, colour, marker = _SOLVERS.get(solver, (solver, PURPLE, "v"))
         line = fixed[(fixed["solver"] == solver) & (fixed["n_variants"] == reference["n_variants"])]
         line = line.sort_values(_COST)
         error = [line["size_ratio"] - line["ci_low"], line["ci_high"] - line["size_ratio"]]

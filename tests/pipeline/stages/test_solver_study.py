@@ -6,13 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from matplotlib.figure import Figure
 
 from conffusion.bounds import sampled_bounds
 from conffusion.calibration import critical_lambda
 from conffusion.config.schema import SolverStudySettings
 from conffusion.evaluation.scores import crps
 from conffusion.pipeline.stages.solver_study import choose_solver, measure_solvers, write_choice
-from conffusion.report.figures.solvers import plot_solvers
+from conffusion.report.figures.solvers import _draw, plot_solvers
 from conffusion.report.writing import write_table
 from conffusion.store import open_store, read_array, write_store
 
@@ -128,6 +129,13 @@ def test_the_cheapest_setting_that_is_good_enough_on_every_task_is_chosen() -> N
     ]  # fmt: skip
     chosen = choose_solver(pd.DataFrame(rows, columns=columns), 0.01)
     assert chosen == {"solver": "s", "n_steps": 8, "n_variants": 12}
+
+
+def test_figure_shows_further_solvers(study: tuple[Path, pd.DataFrame]) -> None:
+    table = study[1].replace({"solver": {"dpmpp_2m_sde": "heun"}})
+    axes = Figure().subplots()
+    _draw(axes, table, choose_solver(table, 0.01), SETTINGS.reference.model_dump())
+    assert "heun, J = 12" in axes.get_legend_handles_labels()[1]
 
 
 def test_table_figure_and_overlay(study: tuple[Path, pd.DataFrame], tmp_path: Path) -> None:
