@@ -7,8 +7,6 @@ from conffusion.calibration.krcps import PixelGroups
 from conffusion.calibration.learned import LearnedScale
 from tests.conformance import Array
 
-NAMES = ("multiplicative", "additive", "interval", "pixel_groups", "learned")
-
 
 def images(n_images: int, shape: tuple[int, ...] = (3, 8, 8), seed: int = 0) -> list[Array]:
     """(lower, upper, target) float32 in [0, 1], whose relative error is four times as large where the level is high.

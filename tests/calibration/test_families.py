@@ -14,12 +14,12 @@ from conffusion.calibration.fitting import fit_family
 from conffusion.calibration.pixels import Pixels
 from conffusion.calibration.risk_bounds import BOUNDS, Level
 from conffusion.calibration.scaling import SCALINGS
+from conffusion.core.choices import FAMILIES
 from conffusion.core.labelled_bounds import LabelledBounds
 from conffusion.errors import CalibrationError, ConfigError, DataError, ShapeError
 from conffusion.evaluation.validity import loss_curves
 from tests import synthetic_families
 from tests.calibration_in_order import calibrate
-from tests.synthetic_families import NAMES
 
 SHAPED = ("pixel_groups", "learned")
 SMALL = (2, 3, 4)
@@ -52,10 +52,10 @@ def fitted():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("conffusion.calibration.learned._STEPS", 60)
         patch.setattr("conffusion.calibration.learned._BATCH", 1024)
-        return {name: fit_family(name, LabelledBounds(*arrays), level=0.15) for name in NAMES}
+        return {name: fit_family(name, LabelledBounds(*arrays), level=0.15) for name in FAMILIES}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FAMILIES)
 @settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**32 - 1),
@@ -76,7 +76,7 @@ def test_sets_grow_with_lambda(name, seed, scales, values):
     assert (high - 1e-15 <= wider_high)[inside].all()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FAMILIES)
 @given(seed=st.integers(0, 2**32 - 1), shades=st.sampled_from([None, 2, 8]))
 def test_critical_value_is_the_smallest_lambda_that_covers(name, seed, shades):
     family, generator = synthetic_families.family(name, SMALL, seed % 100), np.random.default_rng(seed)
@@ -142,7 +142,7 @@ def brute_force(values, images, ucb, alpha, delta):
     return best
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("ucb", ["wsr", "star", "hoeffding_bentkus"])
 @settings(max_examples=10)
 @given(
@@ -187,7 +187,7 @@ def test_apply_misses_on_the_calibration_images_what_calibrate_counted(fitted, n
     assert 0.0 <= low.min() <= high.max() <= 1.0
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("reshaped_at_once", [True, False])
 def test_zarr_and_torch_give_what_numpy_gives(fitted, name, reshaped_at_once, tmp_path, monkeypatch):
     arrays = synthetic_families.images(40, seed=2)
@@ -262,7 +262,7 @@ def test_loss_curves_of_a_shaped_family(fitted, name):
         assert np.allclose(curves.sizes[:, at], (high - low).mean(axis=(1, 2, 3)), atol=2e-3)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_json_gives_the_same_family(fitted, name):
     restored = Family.from_dict(json.loads(json.dumps(fitted[name].to_dict())))
     assert restored.name == name

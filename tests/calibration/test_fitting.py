@@ -9,6 +9,7 @@ from conffusion.calibration import Family, choose_family, fit_family
 from conffusion.calibration import fitting as fitting_module
 from conffusion.calibration.fitting import image_weights
 from conffusion.calibration.risk_bounds import BOUNDS, Level
+from conffusion.core.choices import FAMILIES
 from conffusion.core.labelled_bounds import LabelledBounds
 from conffusion.errors import CalibrationError, ConfigError, DataError, ShapeError
 from tests import synthetic_families
@@ -62,7 +63,7 @@ def test_size_of_a_plain_family_is_the_mean_over_halves(quick):
 
 def test_single_candidate_is_not_compared(quick):
     arrays = synthetic_families.images(1)
-    for name in synthetic_families.NAMES:
+    for name in FAMILIES:
         family, sizes = choose_family([name], LabelledBounds(*arrays), level=LEVEL)
         assert (family.name, sizes) == (name, {})
     with pytest.raises(DataError, match="at least 2"):
@@ -109,7 +110,7 @@ def test_mask_of_one_channel_is_that_of_all(quick):
     assert choose_family(names, LabelledBounds(*arrays), level=LEVEL)[1] != pytest.approx(sizes, rel=1e-3)
 
 
-@pytest.mark.parametrize("name", synthetic_families.NAMES)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_torch_and_zarr_are_fitted_as_numpy_is(quick, name, tmp_path):
     arrays, groups = synthetic_families.images(12), np.arange(12) // 2
     stored = []
@@ -165,7 +166,7 @@ def test_bad_requests_are_named_before_anything_is_fitted(monkeypatch):
         with pytest.raises(ShapeError, match="groups has shape"):
             choose_family(names, LabelledBounds(*arrays, groups=[1, 2]), level=LEVEL)
     mask[3] = 0
-    for name in synthetic_families.NAMES:
+    for name in FAMILIES:
         with pytest.raises(DataError, match="no pixel in image 3"):
             fit_family(name, LabelledBounds(*arrays, mask=mask), level=LEVEL)
     with pytest.raises(DataError, match="no pixel in image 3"):

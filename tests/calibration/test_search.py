@@ -17,6 +17,7 @@ from conffusion.calibration import Calibration, clt_ucb, critical_lambda, empiri
 from conffusion.calibration import search as search_module
 from conffusion.calibration.risk_bounds import BOUNDS, StarBound, VarianceBound
 from conffusion.calibration.units import group_index
+from conffusion.core.choices import PLAIN_FAMILIES
 from conffusion.errors import CalibrationError, ConfigError, DataError, ShapeError
 from tests import calibration_fixtures, conformance
 from tests.calibration_in_order import calibrate
@@ -46,7 +47,6 @@ CONTRACT |= {
 }
 BOUNDS_OF_LOSSES = {"wsr": wsr_ucb, "star": star_ucb, "empirical_bernstein": empirical_bernstein_ucb, "clt": clt_ucb}
 PAPER = {"alpha": 0.1, "delta": 0.1, "unit": "pixel", "ucb": "official"}
-SCALINGS = ["multiplicative", "additive", "interval"]
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def brute_force(arrays, chosen, groups, guarantee, weights=None):
     seed=st.integers(0, 2**32 - 1),
     shades=st.sampled_from([None, 2, 5, 20]),
     dtype=st.sampled_from([np.float32, np.float64]),
-    scaling=st.sampled_from(SCALINGS),
+    scaling=st.sampled_from(PLAIN_FAMILIES),
     ucb=st.sampled_from(sorted(BOUNDS)),
     unit=st.sampled_from(["image", "group", "pixel"]),
     levels=st.tuples(st.sampled_from([0.1, 0.3, 0.6]), st.sampled_from([0.1, 0.4, 0.8])),
@@ -156,7 +156,7 @@ def test_exact_search_equals_brute_force(seed, shades, dtype, scaling, ucb, unit
     seed=st.integers(0, 2**32 - 1),
     shades=st.sampled_from([None, 4, 20]),
     kind=st.sampled_from(["whole", "real", "one channel", "wide range"]),
-    scaling=st.sampled_from(SCALINGS),
+    scaling=st.sampled_from(PLAIN_FAMILIES),
     ucb=st.sampled_from(sorted(set(BOUNDS) - {"official"})),
     unit=st.sampled_from(["image", "group"]),
     levels=st.tuples(st.sampled_from([0.1, 0.3, 0.6]), st.sampled_from([0.1, 0.4, 0.8])),
@@ -251,7 +251,7 @@ def test_bound_that_is_not_monotone_in_lambda_is_followed_from_above():
     assert calibrate(target + critical, np.ones_like(target), target, **guarantee).lambda_hat == 0.75
 
 
-@pytest.mark.parametrize("scaling", SCALINGS)
+@pytest.mark.parametrize("scaling", PLAIN_FAMILIES)
 @pytest.mark.parametrize(("unit", "ucb"), [("pixel", "official"), ("image", "wsr"), ("group", "hoeffding_bentkus")])
 def test_zarr_and_torch_give_what_numpy_gives(faces, tmp_path, scaling, unit, ucb):
     mask = (np.random.default_rng(0).random(faces[0].shape) < 0.5).astype(np.uint8)

@@ -8,6 +8,7 @@ from conffusion.calibration import Calibration
 from conffusion.calibration.features import pixel_features as reference_features
 from conffusion.contrib.onnx.families import ScaledFamily
 from conffusion.contrib.onnx.features import pixel_features
+from conffusion.core.choices import FAMILIES
 from conffusion.errors import ExportError
 from tests import synthetic_families
 
@@ -32,7 +33,7 @@ def test_features_are_those_of_the_calibration(shape: tuple[int, ...]) -> None:
     np.testing.assert_allclose(np.moveaxis(floats.numpy(), -1, 0), expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", synthetic_families.NAMES)
+@pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("lambda_hat", [0.7, 1.0, 1.8])
 def test_bounds_are_those_of_the_calibration(name: str, lambda_hat: float) -> None:
     shape = (3, 16, 16)
