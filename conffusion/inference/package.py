@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from conffusion import __version__
 from conffusion.calibration import Calibration, Family
 from conffusion.calibration.guarantee import Guarantee
 from conffusion.inference.evidence import Evidence
@@ -140,6 +141,25 @@ class Package:
     def weights_sha256(self) -> str:
         """Checksum of the weights file."""
         return hashlib.sha256(self.weights).hexdigest()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What every result of the model says about it and its guarantee, in plain values."""
+        record, calibration = self.record, self.calibration
+        return {
+            "version": __version__,
+            "task": record.task,
+            "method": record.method,
+            "protocol": record.protocol,
+            "guarantee": str(self.guarantee),
+            "alpha": calibration.alpha,
+            "delta": calibration.delta,
+            "lambda_hat": calibration.lambda_hat,
+            "unit": calibration.unit,
+            "n": calibration.n,
+            "n_images": calibration.n_images,
+            "model_sha256": self.weights_sha256,
+        }
 
     def recalibrated(
         self, calibration: Calibration, on: CalibratedOn, evidence: Evidence, *, bfloat16: bool

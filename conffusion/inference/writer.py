@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from conffusion import __version__
 from conffusion.errors import StoreError
 from conffusion.evaluation.drift import ATYPICAL
 from conffusion.images.image import kinds_of_warnings
@@ -113,24 +112,13 @@ class PredictionWriter:
         return summary
 
     def _record(self, item: Item, interval: Interval) -> dict[str, Any]:
-        record, calibration = self.package.record, self.package.calibration
+        record = self.package.record
         encoding = item.original.encoding
         return {
             "image": item.original.name,
             "name": item.name,
-            "task": record.task,
-            "method": record.method,
-            "protocol": record.protocol,
-            "guarantee": str(self.package.guarantee),
-            "alpha": calibration.alpha,
-            "delta": calibration.delta,
-            "lambda_hat": calibration.lambda_hat,
-            "unit": calibration.unit,
-            "n": calibration.n,
-            "n_images": calibration.n_images,
+            **self.package.facts,
             "package": record.name,
-            "model_sha256": self.package.weights_sha256,
-            "version": __version__,
             "estimate": interval.estimate_kind,
             "risk": None if item.target is None else interval.risk(item.target),
             "interval_size_mean": interval.size_mean,

@@ -20,6 +20,7 @@ from typing import Any
 
 from conffusion.core.layout import RunLayout
 from conffusion.core.progress import Reading
+from conffusion.store.files import is_alive
 
 BEAT_SECONDS = 10.0
 SILENT_SECONDS = 120.0  # a job that has not been heard of for so long is dead: 12 beats
@@ -70,7 +71,7 @@ class JobRecord:
         """
         if self.state != "running":
             return False
-        return now - self.beat > SILENT_SECONDS or (self.host == socket.gethostname() and not _exists(self.pid))
+        return now - self.beat > SILENT_SECONDS or (self.host == socket.gethostname() and not is_alive(self.pid))
 
 
 class Recorder(logging.Handler):
@@ -224,13 +225,3 @@ def _run_folder(log: Path) -> Path | None:
 
 def _path(folder: Path, name: str) -> Path:
     return folder / f"{name}.json"
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        return True
-    return True

@@ -117,7 +117,7 @@ def remove_leftovers(final: Path, *, sole_writer: bool = False) -> None:
         if name != final.name:
             continue
         if host == socket.gethostname():
-            abandoned = int(process) == os.getpid() or not _is_alive(int(process))
+            abandoned = int(process) == os.getpid() or not is_alive(int(process))
         else:
             abandoned = time.time() - _last_change(leftover) > ABANDONED_AFTER_SECONDS
         if sole_writer or abandoned:
@@ -173,7 +173,8 @@ def _is_below(name: Any, folder: Path) -> bool:
     return isinstance(name, str | bytes | os.PathLike) and Path(os.fsdecode(name)).is_relative_to(folder)
 
 
-def _is_alive(process: int) -> bool:
+def is_alive(process: int) -> bool:
+    """Whether a process of this host runs, of any user."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from conffusion import __version__
 from conffusion.calibration.krcps import PixelGroups
 from conffusion.contrib.onnx.graph import ExportedPredictor
 from conffusion.inference.package import Package
@@ -37,24 +36,13 @@ def describe(package: Package, predictor: ExportedPredictor) -> dict[str, Any]:
     (top, left), (bottom, right) = hole.min(axis=0).tolist(), (hole.max(axis=0) + 1).tolist()
     return {
         "format": 1,
-        "version": __version__,
+        **package.facts,
         "name": record.name,
-        "task": record.task,
         "degradation": record.degradation,
         "factor": package.task.factor,
-        "method": record.method,
-        "protocol": record.protocol,
-        "alpha": calibration.alpha,
-        "delta": calibration.delta,
-        "lambda_hat": calibration.lambda_hat,
-        "unit": calibration.unit,
-        "n": calibration.n,
-        "n_images": calibration.n_images,
         "family": calibration.family.name,
-        "guarantee": str(package.guarantee),
         "calibrated_on": record.calibrated_on.model_dump(mode="json"),
         "calibrated_in": "bfloat16" if record.bfloat16 else "float32",
-        "model_sha256": package.weights_sha256,
         "tile_size": record.image_size,
         "overlap": record.overlap,
         "size_multiple": predictor.size_multiple,
